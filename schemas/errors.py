@@ -1,0 +1,244 @@
+"""The one error tree.
+
+    FlowyardError
+    ├── UserError                    the caller's mistake: a 4xx, the message says where and what to do
+    │   ├── InvalidRequestError      a parameter, header or body that cannot be read
+    │   ├── InvalidInputError        an input that does not fit the model it was sent to
+    │   ├── InvalidArchiveError      an archive that is broken or refused
+    │   ├── InvalidWorkflowError     a workflow file with problems (all of them are listed)
+    │   ├── InvalidModelError        a model that its engine cannot load
+    │   ├── ForbiddenError           asked for something that the settings do not allow
+    │   ├── NotFoundError            no such model, workflow, version or route
+    │   │   └── ModelNotFoundError   a URL that leads to no model
+    │   ├── ConflictError            the name is taken
+    │   ├── MethodNotAllowedError
+    │   └── TooLargeError            over a size limit
+    ├── NodeError                    code of the user's (handler, function, model) raised
+    ├── UnavailableError             cannot be done now; another try may work
+    │   ├── QueueFullError
+    │   ├── WorkerDiedError
+    │   ├── ShutDownError            the model has been scaled to zero or is going away
+    │   └── NotReadyError            still starting, or failed to start
+    ├── DeadlineError                not done in time
+    ├── OutOfMemoryError
+    └── InternalError                a defect of ours
+
+Each dialect maps this tree to status and body once. `code` is a stable slug: it travels between processes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing wrong with a workflow file or an archive.
+
+    Attributes:
+        message: What is wrong, naming the node, model, key or file at fault.
+        file: Path inside the archive, or as the caller gave it.
+        line: 1-based line, 0 when the whole file is meant.
+        column: 1-based column, 0 when the whole line is meant.
+        name: The name at fault.
+        fix: What to do about it, e.g. the nearest valid name.
+        severity: `error` refuses a registration, `warning` does not.
+    """
+
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    name: str = ""
+    fix: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        """Renders as a compiler does: `file:line:column: severity: message (fix)`."""
+        place = ":".join([self.file, *(str(n) for n in (self.line, self.column) if n)]) if self.file else ""
+        prefix = f"{place}: " if place else ""
+        suffix = f" ({self.fix})" if self.fix else ""
+        return f"{prefix}{self.severity}: {self.message}{suffix}"
+
+
+class FlowyardError(Exception):
+    """Base of every error that flowyard raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    #: Whether the same request may succeed when tried again.
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class UserError(FlowyardError):
+    """The caller's mistake."""
+
+    code = "user_error"
+
+
+class InvalidRequestError(UserError):
+    """A parameter, header or body that cannot be read."""
+
+    code = "invalid_request"
+
+
+class InvalidInputError(UserError):
+    """An input that does not fit the model it was sent to."""
+
+    code = "invalid_input"
+
+
+class InvalidArchiveError(UserError):
+    """An archive that is broken or refused."""
+
+    code = "invalid_archive"
+
+
+class InvalidWorkflowError(UserError):
+    """A workflow file with problems.
+
+    Attributes:
+        problems: Every problem found, errors and warnings.
+    """
+
+    code = "invalid_workflow"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        errors = [problem for problem in problems if problem.severity == "error"]
+        super().__init__("\n".join(str(problem) for problem in errors or problems))
+        self.problems = problems
+
+
+class InvalidModelError(UserError):
+    """A model that its engine cannot load."""
+
+    code = "invalid_model"
+
+
+class ForbiddenError(UserError):
+    """Something that the settings do not allow; the message names the setting."""
+
+    code = "forbidden"
+
+
+class NotFoundError(UserError):
+    """No such model, workflow, version or route."""
+
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """A URL that leads to no model."""
+
+    code = "model_not_found"
+
+
+class ConflictError(UserError):
+    """The name is taken."""
+
+    code = "conflict"
+
+
+class MethodNotAllowedError(UserError):
+    """The route exists, the method does not."""
+
+    code = "method_not_allowed"
+
+
+class TooLargeError(UserError):
+    """Over a size limit."""
+
+    code = "too_large"
+
+
+class NodeError(FlowyardError):
+    """Code of the user's (a handler, function or model) raised.
+
+    Attributes:
+        node: Name of the workflow node that failed, empty until the run knows it.
+    """
+
+    code = "node_error"
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class UnavailableError(FlowyardError):
+    """Cannot be done now; another try may work."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class QueueFullError(UnavailableError):
+    """The model's queue holds `job_queue_size` requests."""
+
+    code = "queue_full"
+
+
+class WorkerDiedError(UnavailableError):
+    """The worker that computed this request ended."""
+
+    code = "worker_died"
+
+
+class ShutDownError(UnavailableError):
+    """The model has no workers by request: scaled to zero or going away."""
+
+    code = "shut_down"
+    retryable = False
+
+
+class NotReadyError(UnavailableError):
+    """The model is still starting, or its workers cannot start."""
+
+    code = "not_ready"
+
+
+class DeadlineError(FlowyardError):
+    """Not done in time."""
+
+    code = "deadline"
+    retryable = True
+
+
+class OutOfMemoryError(FlowyardError):
+    """A device or the host ran out of memory for this request or model."""
+
+    code = "out_of_memory"
+
+
+class InternalError(FlowyardError):
+    """A defect of ours; the log has the details."""
+
+    code = "internal"
+
+
+def _subclasses(cls: type[FlowyardError]) -> list[type[FlowyardError]]:
+    return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
+
+
+#: Every error class by its slug.
+BY_CODE: dict[str, type[FlowyardError]] = {cls.code: cls for cls in _subclasses(FlowyardError)}
+
+
+def from_code(code: str, message: str) -> FlowyardError:
+    """Rebuilds an error that another process reported.
+
+    Args:
+        code: The slug of the class; an unknown one becomes `InternalError`.
+        message: The message for the caller.
+
+    Returns:
+        The error, ready to raise. An `InvalidWorkflowError` carries the message as its single problem.
+    """
+    cls = BY_CODE.get(code, InternalError)
+    if cls is InvalidWorkflowError:
+        return InvalidWorkflowError((Problem(message=message),))
+    return cls(message)

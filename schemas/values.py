@@ -1,0 +1,289 @@
+"""Values between nodes and processes, and their binary form.
+
+A value is JSON (null, bool, number, string, list, mapping with string keys), bytes, or a read-only numpy array, and lists and
+mappings of these. Its binary form is a *tree*, msgpack with extension types where an array or a long run of bytes stands, and
+a tuple of *buffers* that hold the contents of those, so that a tensor is never copied into a message.
+
+Nothing here unpickles: arrays of Python objects are refused on both sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from flowyard.schemas.errors import InvalidInputError
+
+Value: TypeAlias = Any
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+EXT_ARRAY = 1
+EXT_BYTES = 2
+EXT_STRINGS = 3
+EXT_JSON = 4
+
+#: Bytes shorter than this stay in the tree: a buffer of their own costs more than the copy.
+INLINE_BYTES = 1024
+#: numpy kinds that are plain memory: bool, signed, unsigned, float, complex.
+PLAIN_KINDS = frozenset("biufc")
+
+_encoder = msgspec.msgpack.Encoder()
+_decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
+_decode_index = msgspec.msgpack.Decoder(int)
+_decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
+
+
+class Encoded(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The binary form of one value.
+
+    Attributes:
+        tree: msgpack, with extension types that refer to `buffers` by index.
+        buffers: Contents of arrays and long bytes, in order.
+    """
+
+    tree: bytes
+    buffers: tuple[Buffer, ...] = ()
+
+
+def encode(value: Value) -> Encoded:
+    """Turns a value into its binary form, without copying the contents of arrays.
+
+    Args:
+        value: The value; torch tensors and numpy scalars are accepted and arrive as arrays and numbers.
+
+    Returns:
+        The tree and its buffers. The buffers refer to the memory of `value`: it must not change while they are in use.
+
+    Raises:
+        InvalidInputError: The value holds something that is no value (a set, an object array, a class instance).
+    """
+    buffers: list[Buffer] = []
+    hook = _Flattener(buffers)
+    if type(value) is bytes and len(value) >= INLINE_BYTES:
+        return Encoded(_encoder.encode(hook.long_bytes(value)), (value,))
+    try:
+        tree = msgspec.msgpack.encode(_without_long_bytes(value, hook), enc_hook=hook)
+    except (TypeError, RecursionError, OverflowError, NotImplementedError) as error:
+        raise InvalidInputError(f"not a value that can be passed on: {error}") from None
+    return Encoded(tree, tuple(buffers))
+
+
+class _Flattener:
+    """Replaces what msgpack does not know by an extension and collects the buffers."""
+
+    def __init__(self, buffers: list[Buffer]) -> None:
+        self.buffers = buffers
+
+    def __call__(self, item: Any) -> Any:
+        if isinstance(item, np.ndarray):
+            return self.array(item)
+        if isinstance(item, np.generic):
+            return item.item()
+        if hasattr(item, "detach") and hasattr(item, "numpy"):
+            return self.array(_from_torch(item))
+        if isinstance(item, (bytes, bytearray, memoryview)):
+            return bytes(item)
+        raise TypeError(f"an object of type {type(item).__name__!r}")
+
+    def array(self, array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
+        if array.dtype.kind not in PLAIN_KINDS:
+            return _strings(array)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.buffers.append(memoryview(flat))
+        return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.name, array.shape)))
+
+    def long_bytes(self, data: bytes) -> msgspec.msgpack.Ext:
+        self.buffers.append(data)
+        return msgspec.msgpack.Ext(EXT_BYTES, _encoder.encode(len(self.buffers) - 1))
+
+
+def _from_torch(tensor: Any) -> np.ndarray[Any, Any]:
+    """A torch tensor as an array. bfloat16 has no numpy dtype and becomes float32."""
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()
+    array: np.ndarray[Any, Any] = tensor.numpy()
+    return array
+
+
+def _strings(array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
+    flat = array.reshape(-1).tolist()
+    if array.dtype.kind == "S":
+        flat = [item.decode("utf-8", "replace") for item in flat]
+    if not all(isinstance(item, str) for item in flat):
+        raise TypeError(f"an array of dtype {array.dtype}")
+    return msgspec.msgpack.Ext(EXT_STRINGS, _encoder.encode((array.shape, flat)))
+
+
+def _without_long_bytes(value: Any, hook: _Flattener) -> Any:
+    """Moves long bytes out of the tree. Only lists and mappings that may hold some are rebuilt."""
+    if isinstance(value, bytes):
+        return hook.long_bytes(value) if len(value) >= INLINE_BYTES else value
+    if isinstance(value, dict):
+        if any(isinstance(item, (bytes, dict, list, tuple)) for item in value.values()):
+            return {key: _without_long_bytes(item, hook) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, (bytes, dict, list, tuple)) for item in value):
+        return [_without_long_bytes(item, hook) for item in value]
+    return value
+
+
+def decode(encoded: Encoded) -> Value:
+    """Rebuilds a value from its binary form.
+
+    Args:
+        encoded: What `encode` returned, here or in another process.
+
+    Returns:
+        The value. Arrays are read-only views of the buffers.
+
+    Raises:
+        InvalidInputError: JSON text inside that does not parse, or a tree that refers to what is not there.
+    """
+    buffers = encoded.buffers
+
+    def ext_hook(code: int, data: memoryview) -> Any:
+        if code == EXT_ARRAY:
+            index, dtype, shape = _decode_ext.decode(data)
+            return _array(buffers[index], dtype, shape)
+        if code == EXT_BYTES:
+            return bytes(buffers[_decode_index.decode(data)])
+        if code == EXT_STRINGS:
+            shape, flat = _decode_strings.decode(data)
+            return np.array(flat, dtype=object).reshape(shape)
+        if code == EXT_JSON:
+            return decode_json(bytes(buffers[_decode_index.decode(data)]))
+        raise InvalidInputError(f"unknown extension type {code}")
+
+    try:
+        return msgspec.msgpack.decode(encoded.tree, ext_hook=ext_hook)
+    except InvalidInputError:
+        raise
+    except (msgspec.MsgspecError, ValueError, IndexError, TypeError, RecursionError) as error:
+        raise InvalidInputError(f"a value that cannot be decoded: {error}") from None
+
+
+def _array(buffer: Buffer, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+    kind = np.dtype(dtype)
+    if kind.kind not in PLAIN_KINDS:
+        raise InvalidInputError(f"an array of dtype {dtype}")
+    array: np.ndarray[Any, Any] = np.frombuffer(buffer, dtype=kind).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def decode_json(text: bytes) -> Value:
+    """Parses JSON strictly: no NaN, Infinity, overflow or trailing text.
+
+    Args:
+        text: UTF-8 JSON.
+
+    Returns:
+        The value.
+
+    Raises:
+        InvalidInputError: The text is no JSON; the message says at which byte.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidInputError("the body is not valid JSON: nested too deeply") from None
+
+
+class Payload:
+    """A value in whichever form it is at hand; the other form is made when somebody asks, once.
+
+    A value that goes from one worker to another is never decoded in between, and a JSON body that only a worker reads is
+    parsed only there.
+    """
+
+    __slots__ = ("_encoded", "_has_value", "_value")
+
+    def __init__(self) -> None:
+        self._value: Value = None
+        self._has_value = False
+        self._encoded: Encoded | None = None
+
+    @classmethod
+    def of(cls, value: Value) -> Payload:
+        """From a value."""
+        payload = cls()
+        payload._value = value
+        payload._has_value = True
+        return payload
+
+    @classmethod
+    def from_encoded(cls, encoded: Encoded) -> Payload:
+        """From the binary form."""
+        payload = cls()
+        payload._encoded = encoded
+        return payload
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Payload:
+        """From JSON text, unparsed."""
+        return cls.from_encoded(Encoded(_JSON_TREE, (text,)))
+
+    def value(self) -> Value:
+        """The value; treat it as read-only, other nodes may hold it too.
+
+        Raises:
+            InvalidInputError: It is JSON text that does not parse.
+        """
+        if not self._has_value:
+            assert self._encoded is not None
+            self._value = decode(self._encoded)
+            self._has_value = True
+        return self._value
+
+    def encoded(self) -> Encoded:
+        """The binary form.
+
+        Raises:
+            InvalidInputError: The value holds something that is no value.
+        """
+        if self._encoded is None:
+            self._encoded = encode(self._value)
+        return self._encoded
+
+    def __repr__(self) -> str:
+        """Shows the value where it is at hand, else the size of the binary form."""
+        if self._has_value:
+            return f"Payload({self._value!r})"
+        assert self._encoded is not None
+        size = len(self._encoded.tree) + sum(len(buffer) for buffer in self._encoded.buffers)
+        return f"Payload(<{size} bytes>)"
+
+
+_JSON_TREE = _encoder.encode(msgspec.msgpack.Ext(EXT_JSON, _encoder.encode(0)))
+
+
+def to_jsonable(value: Value) -> Value:
+    """Replaces arrays by nested lists and bytes by base64 text, for an answer in JSON.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        The same with JSON's own types only. A NaN or infinity becomes null, as JSON has neither.
+    """
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "c":
+            return [to_jsonable(value.real), to_jsonable(value.imag)]
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            return to_jsonable(value.tolist())
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
