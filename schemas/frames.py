@@ -128,8 +128,8 @@ ToServer: TypeAlias = Ready | LoadFailed | Results
 _PREFIX = struct.Struct("<IQ")
 PREFIX_BYTES = _PREFIX.size
 _encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
-_to_server = msgspec.msgpack.Decoder(ToServer)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 _PADDING = bytes(ALIGNMENT_BYTES)
 
 

@@ -95,7 +95,7 @@ class _Flattener:
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.buffers.append(memoryview(flat))
+        self.buffers.append(flat.data)
         return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.name, array.shape)))
 
     def long_bytes(self, data: bytes) -> msgspec.msgpack.Ext:
