@@ -1,0 +1,342 @@
+"""One model's worker groups, alive: carries out what the scheduler decides."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+
+from flowyard.platform.workers.process import Outcome, WorkerProcess, worker_environment
+from flowyard.platform.workers.scheduler import (
+    Answer,
+    Closed,
+    Dispatch,
+    Group,
+    Instruction,
+    Job,
+    Kill,
+    Policy,
+    Retire,
+    Scheduler,
+    Spawn,
+    Started,
+    StartFailed,
+)
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import FlowyardError, UnavailableError
+from flowyard.schemas.frames import Context, Load, Predict, WireCall, WireValue
+from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.tensors import Signature
+from flowyard.schemas.values import Buffer, Payload
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: Numbers workers through the life of the server, as DJL does.
+WORKER_IDS = itertools.count(1)
+
+
+class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pool serves, with every default filled in.
+
+    Attributes:
+        name: Name of the model, or `NAME functions`.
+        engine: Name of the engine adapter.
+        root: Folder of the unpacked archive.
+        path: The model, or empty for functions.
+        functions: Functions of the workflow by name.
+        devices: One worker group each.
+        threads: Intra-op threads per worker.
+        startup_timeout_s: A worker that is not ready by then is killed.
+    """
+
+    name: str
+    engine: str
+    root: str
+    path: str
+    spec: ModelSpec
+    policy: Policy
+    devices: tuple[Device, ...]
+    min_workers: int
+    max_workers: int
+    functions: dict[str, str] = {}
+    threads: int = 1
+    startup_timeout_s: float = 240.0
+
+
+class Task:
+    """What a job computes: the arguments, what is known of the request, and whom to tell."""
+
+    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_done", "request_id")
+
+    def __init__(
+        self,
+        args: tuple[Payload, ...],
+        on_done: Callable[[Outcome], None],
+        *,
+        callee: str = "",
+        request_id: str = "",
+        headers: dict[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.args = args
+        self.on_done = on_done
+        self.callee = callee
+        self.request_id = request_id
+        self.headers = headers if headers is not None else {}
+        self.deadline = deadline
+        self.compute_s = 0.0
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """A worker as `describe` shows it."""
+
+    id: int
+    device: Device
+    started: datetime
+    state: str
+    pid: int | None
+
+
+class ModelPool:
+    """Queue and worker groups of one model. Every method belongs to the event loop's thread."""
+
+    def __init__(self, spec: PoolSpec) -> None:
+        self.spec = spec
+        self.signature: Signature | None = None
+        self._loop = asyncio.get_running_loop()
+        groups = [Group(device, spec.min_workers, spec.max_workers) for device in spec.devices]
+        self._scheduler = Scheduler(spec.policy, groups, WORKER_IDS)
+        self._processes: dict[int, WorkerProcess] = {}
+        self._started_at: dict[int, datetime] = {}
+        self._start_timers: dict[int, asyncio.TimerHandle] = {}
+        self._spawning: set[asyncio.Task[None]] = set()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._closed = asyncio.Event()
+        self._todo: deque[Instruction] = deque()
+        self._acting = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._environ = worker_environment(os.environ)
+
+    # ---- for those who use the model ----
+
+    async def start(self) -> None:
+        """Starts the minimum of workers and waits until they have loaded the model.
+
+        Raises:
+            FlowyardError: The model cannot be loaded; no worker is left behind.
+        """
+        self._act(self._scheduler.start(time.monotonic()))
+        try:
+            await asyncio.shield(self._started)
+        except BaseException:
+            await self.close(0)
+            raise
+
+    def submit(self, task: Task) -> Job:
+        """Queues a job. `task.on_done` gets its one outcome, possibly before this returns.
+
+        Args:
+            task: What to compute and whom to tell.
+
+        Returns:
+            The job, for `cancel`.
+        """
+        now = time.monotonic()
+        limit = now + self.spec.policy.timeout_s
+        job = Job(task, limit if task.deadline is None else min(limit, task.deadline))
+        self._act(self._scheduler.submit(job, now))
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Takes a job back. Nobody is told; one that is computing is left to end."""
+        if not job.answered:
+            job.item.on_done = _nobody
+            self._act(self._scheduler.cancel(job, time.monotonic()))
+
+    def scale(self, min_workers: int, max_workers: int, device: Device | None = None) -> None:
+        """Changes the number of workers; takes effect on its own."""
+        self._act(self._scheduler.scale(min_workers, max_workers, time.monotonic(), device))
+
+    async def close(self, drain_s: float) -> None:
+        """Finishes what was accepted, for `drain_s` seconds at most, answers the rest with 503 and ends all workers."""
+        now = time.monotonic()
+        self._act(self._scheduler.drain(now + drain_s, now))
+        if drain_s <= 0:
+            self._act(self._scheduler.tick(now))
+        await self._await_close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _await_close(self) -> None:
+        if self._scheduler.phase != "closed":
+            await self._closed.wait()
+        while self._spawning:
+            await asyncio.wait(self._spawning)
+        for process in list(self._processes.values()):
+            await process.ended.wait()
+
+    @property
+    def queue_length(self) -> int:
+        """Jobs that wait."""
+        return self._scheduler.queue_length
+
+    @property
+    def groups(self) -> Iterable[Group]:
+        """The worker groups."""
+        return self._scheduler.groups.values()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there are as many ready workers as there should be."""
+        return all(sum(worker.ready_at > 0 for worker in group.workers.values()) >= group.min for group in self.groups)
+
+    def workers(self) -> list[WorkerView]:
+        """All workers, by number."""
+        views = []
+        for worker in self._scheduler.workers:
+            process = self._processes.get(worker.id)
+            started = self._started_at.get(worker.id, datetime.now(UTC))
+            views.append(WorkerView(worker.id, worker.device, started, worker.state, process.pid if process else None))
+        return views
+
+    # ---- what the workers report ----
+
+    def on_ready(self, worker: int, signature: Signature | None) -> None:
+        """A worker has loaded the model."""
+        self._stop_start_timer(worker)
+        if self.signature is None:
+            self.signature = signature
+        log.info("worker ready", model=self.spec.name, worker=worker)
+        self._act(self._scheduler.worker_ready(worker, time.monotonic()))
+
+    def on_load_failed(self, worker: int, error: FlowyardError) -> None:
+        """A worker could not load the model."""
+        log.error("worker could not load the model", model=self.spec.name, worker=worker, error=str(error))
+        self._act(self._scheduler.worker_failed(worker, error, time.monotonic()))
+
+    def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
+        """A worker has computed a batch."""
+        self._act(self._scheduler.batch_done(worker, batch, outcomes, time.monotonic()))
+
+    def on_exit(self, worker: int, reason: str) -> None:
+        """A worker process has ended."""
+        self._stop_start_timer(worker)
+        self._processes.pop(worker, None)
+        self._started_at.pop(worker, None)
+        log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
+        self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
+
+    # ---- carrying out ----
+
+    def _act(self, instructions: list[Instruction]) -> None:
+        """Carries out instructions in order. Those that follow from carrying out one are appended, not nested."""
+        self._todo.extend(instructions)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while self._todo:
+                self._carry_out(self._todo.popleft())
+        finally:
+            self._acting = False
+        self._set_timer()
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Answer(job, outcome):
+                job.item.on_done(outcome)
+            case Dispatch():
+                self._dispatch(instruction)
+            case Spawn(worker, device):
+                self._spawn(worker, device)
+            case Retire(worker):
+                self._processes[worker].retire()
+            case Kill(worker, reason):
+                self._kill(worker, reason)
+            case Started():
+                if not self._started.done():
+                    self._started.set_result(None)
+            case StartFailed(error):
+                if not self._started.done():
+                    self._started.set_exception(error)
+                self._closed.set()
+            case Closed():
+                self._closed.set()
+
+    def _dispatch(self, dispatch: Dispatch) -> None:
+        buffers: list[Buffer] = []
+        now = time.monotonic()
+        calls = tuple([_wire_call(job.item, buffers, now) for job in dispatch.jobs])
+        self._processes[dispatch.worker].send(Predict(dispatch.batch, calls), buffers)
+
+    def _spawn(self, worker: int, device: Device) -> None:
+        spec = self.spec
+        load = Load(spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads)
+        process = WorkerProcess(worker, load, self, self._environ)
+        self._processes[worker] = process
+        self._started_at[worker] = datetime.now(UTC)
+        task = self._loop.create_task(self._start_process(process))
+        self._spawning.add(task)
+        task.add_done_callback(self._spawning.discard)
+
+    async def _start_process(self, process: WorkerProcess) -> None:
+        worker = process.worker
+        try:
+            await process.start()
+        except OSError as error:
+            self._processes.pop(worker, None)
+            failure = UnavailableError(f"cannot start a worker process: {error}")
+            self._act(self._scheduler.worker_failed(worker, failure, time.monotonic()))
+            return
+        timeout_s = self.spec.startup_timeout_s
+        reason = f"not ready within {timeout_s:g} s"
+        self._start_timers[worker] = self._loop.call_later(timeout_s, process.kill, reason)
+
+    def _kill(self, worker: int, reason: str) -> None:
+        process = self._processes.get(worker)
+        if process is not None:
+            log.warning("killing worker", model=self.spec.name, worker=worker, reason=reason)
+            process.kill(reason)
+
+    def _stop_start_timer(self, worker: int) -> None:
+        timer = self._start_timers.pop(worker, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _set_timer(self) -> None:
+        at = self._scheduler.wake_at
+        if at >= self._timer_at and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = at
+        if at != float("inf"):
+            self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        self._act(self._scheduler.tick(time.monotonic()))
+
+
+def _nobody(outcome: Outcome) -> None:
+    """Takes the answer of a cancelled job."""
+
+
+def _wire_call(task: Task, buffers: list[Buffer], now: float) -> WireCall:
+    values = []
+    for payload in task.args:
+        encoded = payload.encoded()
+        buffers.extend(encoded.buffers)
+        values.append(WireValue(encoded.tree, tuple(len(buffer) for buffer in encoded.buffers)))
+    time_left_s = None if task.deadline is None else task.deadline - now
+    return WireCall(task.callee, tuple(values), Context(task.request_id, task.headers, time_left_s))

@@ -1,0 +1,189 @@
+"""One worker process: start it, talk to it, notice its end.
+
+The process is our own interpreter running `flowyard.engines.worker` in a process group of its own, with a minimal environment
+and one end of a Unix socketpair. It ends when its socket ends. Its death is noticed through a pidfd, which a child that the
+worker has left behind cannot delay, as it could the end of the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from flowyard.platform.workers.channel import WorkerChannel
+from flowyard.schemas.errors import FlowyardError, from_code
+from flowyard.schemas.frames import BodyReader, Load, LoadFailed, Predict, Ready, Results, ToServer, WireError
+from flowyard.schemas.tensors import Signature
+from flowyard.schemas.values import Buffer, Payload
+
+#: Environment variables that a worker gets. No other one, so that no secret of the server reaches user code.
+PASSED_ENV = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "KMP_", "ORT_", "TORCH_", "PYTORCH_", "HF_")
+#: Seconds between closing a worker's socket and killing it.
+RETIRE_GRACE_S = 5.0
+
+Outcome = Payload | FlowyardError
+
+
+class WorkerEvents(Protocol):
+    """Who listens to a worker process."""
+
+    def on_ready(self, worker: int, signature: Signature | None) -> None:
+        """The model is loaded."""
+
+    def on_load_failed(self, worker: int, error: FlowyardError) -> None:
+        """The model cannot be loaded."""
+
+    def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
+        """A batch is computed."""
+
+    def on_exit(self, worker: int, reason: str) -> None:
+        """The process has ended. Called exactly once, last."""
+
+
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker, from the server's.
+
+    Args:
+        environ: The server's environment.
+
+    Returns:
+        What is on the list of variables a worker needs, and `PYTHONUNBUFFERED` so that prints are not lost with a killed worker.
+    """
+    passed = {key: value for key, value in environ.items() if key in PASSED_ENV or key.startswith(PASSED_ENV_PREFIXES)}
+    return passed | {"PYTHONUNBUFFERED": "1"}
+
+
+class WorkerProcess:
+    """A running worker.
+
+    Args:
+        worker: Its number, for the events.
+        load: What it is to load.
+        events: Who listens.
+        environ: Its environment.
+    """
+
+    def __init__(self, worker: int, load: Load, events: WorkerEvents, environ: Mapping[str, str]) -> None:
+        self.worker = worker
+        self._load = load
+        self._events = events
+        self._environ = environ
+        self._loop = asyncio.get_running_loop()
+        self._channel = WorkerChannel(self._on_frame, self._on_lost)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._kill_reason = ""
+        self._grace: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, `None` before the start."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Starts the process and sends it what to load. What follows is reported to the events.
+
+        Raises:
+            OSError: The process cannot be started (no memory, no file descriptors).
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
+                self._process = subprocess.Popen(  # noqa: ASYNC220
+                    [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=dict(self._environ),
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._on_process_end)
+        if self._kill_reason:
+            self.kill(self._kill_reason)
+        ours.setblocking(False)
+        await self._loop.create_unix_connection(lambda: self._channel, sock=ours)
+        self._channel.send(self._load)
+
+    def send(self, batch: Predict, buffers: Sequence[Buffer]) -> None:
+        """Sends a batch."""
+        self._channel.send(batch, buffers)
+
+    def retire(self) -> None:
+        """Asks the process to end, and kills it when it does not."""
+        self._channel.close()
+        if self._grace is None and not self.ended.is_set():
+            self._grace = self._loop.call_later(RETIRE_GRACE_S, self.kill, "it did not end when asked to")
+
+    def kill(self, reason: str) -> None:
+        """Ends the process and everything in its process group at once."""
+        self._kill_reason = self._kill_reason or reason
+        if self.ended.is_set() or self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            self._process.kill()
+
+    def _on_frame(self, message: ToServer, body: BodyReader) -> None:
+        match message:
+            case Results():
+                self._events.on_results(self.worker, message.batch_id, _outcomes(message, body), message.compute_s)
+            case Ready():
+                self._events.on_ready(self.worker, message.signature)
+            case LoadFailed():
+                self._events.on_load_failed(self.worker, from_code(message.code, message.message))
+
+    def _on_lost(self, reason: str) -> None:
+        """A worker without a socket is of no use; usually it has just ended and the pidfd says why."""
+        if self._grace is None and not self.ended.is_set():
+            self._grace = self._loop.call_later(RETIRE_GRACE_S, self.kill, reason)
+
+    def _on_process_end(self) -> None:
+        assert self._process is not None
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        code = self._process.wait()
+        self._kill_group_remains()
+        if self._grace is not None:
+            self._grace.cancel()
+        self.ended.set()
+        self._channel.close()
+        self._events.on_exit(self.worker, self._kill_reason or _exit_reason(code))
+
+    def _kill_group_remains(self) -> None:
+        """Ends what the worker has started itself and left behind."""
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+def _outcomes(results: Results, body: BodyReader) -> list[Outcome]:
+    return [
+        from_code(outcome.code, outcome.message)
+        if isinstance(outcome, WireError)
+        else Payload.from_encoded(body.take(outcome.tree, outcome.sizes))
+        for outcome in results.outcomes
+    ]
+
+
+def _exit_reason(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

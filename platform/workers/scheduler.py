@@ -1,0 +1,607 @@
+"""The state of one model's queue and its worker groups: events in, instructions out.
+
+There is no event loop, no socket and no clock in here. Every method takes what happened and the time it happened at (`now`,
+monotonic seconds), changes the state and returns what is to be done about it. `pool.py` does it.
+
+What holds after every event:
+- every job that was submitted gets exactly one `Answer`, now or after a later event;
+- an idle worker and a queued job do not stand side by side, unless the model batches by `fill` and the batch is not due;
+- a job whose worker died is tried once more, alone, so that whoever killed the worker does not take its batch-mates along;
+- at most `job_queue_size` jobs wait.
+
+A job's way: queued -> running -> answered; cancellation and the deadline answer it from either state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import (
+    DeadlineError,
+    FlowyardError,
+    NotReadyError,
+    QueueFullError,
+    ShutDownError,
+    WorkerDiedError,
+)
+
+#: Seconds until the next attempt, by the number of starts or workers that failed in a row.
+BACKOFF_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
+#: After this many failures in a row without a computed batch, and with no worker left, requests are refused at once.
+CRASH_LOOP = 3
+#: A worker that lived this long did not die of its start.
+SETTLED_S = 60.0
+#: Another worker is started when the oldest queued job has waited this long.
+SCALE_UP_AFTER_S = 0.2
+#: Cancelled jobs that still lie in the queue before it is swept.
+SWEEP_AT = 64
+
+FOREVER = math.inf
+WorkerState: TypeAlias = Literal["starting", "idle", "busy"]
+Phase: TypeAlias = Literal["starting", "serving", "draining", "closed"]
+
+
+class Job:
+    """One request to a model, in the scheduler's eyes.
+
+    Attributes:
+        item: What is to be computed; opaque here.
+        deadline: When it must be answered, monotonic seconds.
+        submitted: When it was submitted.
+        dispatched: When its last batch was sent, 0 before.
+        deaths: Workers that died computing it.
+        answered: Whether it has had its answer.
+    """
+
+    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "queued", "submitted")
+
+    def __init__(self, item: Any, deadline: float = FOREVER) -> None:
+        self.item = item
+        self.deadline = deadline
+        self.submitted = 0.0
+        self.dispatched = 0.0
+        self.deaths = 0
+        self.queued = False
+        self.answered = False
+
+
+class Dispatch(msgspec.Struct, frozen=True, gc=False):
+    """Send this batch to this worker."""
+
+    worker: int
+    batch: int
+    jobs: tuple[Job, ...]
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """Give this job its one answer: a result (opaque) or a `FlowyardError`."""
+
+    job: Job
+    outcome: Any
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start a worker on this device."""
+
+    worker: int
+    device: Device
+
+
+class Retire(msgspec.Struct, frozen=True):
+    """End this idle worker in good order."""
+
+    worker: int
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """End this worker by force; `worker_died` is expected to follow."""
+
+    worker: int
+    reason: str
+
+
+class Started(msgspec.Struct, frozen=True):
+    """All workers that were asked for are ready."""
+
+
+class StartFailed(msgspec.Struct, frozen=True):
+    """The first workers could not be started; nothing is retried."""
+
+    error: FlowyardError
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """Everything is answered and every worker has been told to end."""
+
+
+Instruction: TypeAlias = Dispatch | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is served. Times are in seconds.
+
+    Attributes:
+        name: Name of the model, for messages.
+        batch_size: Most jobs of one batch.
+        batch_delay_s: With `fill`, how long a batch waits for company.
+        fill: Whether to wait for full batches.
+        queue_size: Most jobs that wait.
+        idle_s: A surplus worker is retired after being idle for so long.
+        timeout_s: A batch that computes for longer hangs: its worker is killed.
+    """
+
+    name: str
+    batch_size: int = 1
+    batch_delay_s: float = 0.1
+    fill: bool = False
+    queue_size: int = 1000
+    idle_s: float = 60.0
+    timeout_s: float = 120.0
+
+
+class Worker:
+    """One worker process, in the scheduler's eyes."""
+
+    __slots__ = ("batch", "device", "due", "id", "jobs", "ready_at", "retiring", "since", "state")
+
+    def __init__(self, worker_id: int, device: Device, now: float) -> None:
+        self.id = worker_id
+        self.device = device
+        self.state: WorkerState = "starting"
+        self.since = now
+        self.ready_at = 0.0
+        self.batch = 0
+        self.jobs: tuple[Job, ...] = ()
+        self.due = FOREVER
+        self.retiring = False
+
+
+class Group:
+    """The workers of the model on one device."""
+
+    __slots__ = ("device", "failures", "max", "min", "retry_at", "workers")
+
+    def __init__(self, device: Device, min_workers: int, max_workers: int) -> None:
+        self.device = device
+        self.min = min_workers
+        self.max = max_workers
+        self.workers: dict[int, Worker] = {}
+        self.failures = 0
+        self.retry_at = 0.0
+
+    def staying(self) -> int:
+        """Number of workers that are there or starting, without those on their way out."""
+        return sum(not worker.retiring for worker in self.workers.values())
+
+
+class Scheduler:
+    """The state machine. See the module's text for what it promises.
+
+    Attributes:
+        wake_at: Call `tick` no later than this, monotonic seconds; may be earlier than anything is due.
+    """
+
+    def __init__(self, policy: Policy, groups: Iterable[Group], worker_ids: Iterator[int]) -> None:
+        self.policy = policy
+        self.groups = {group.device: group for group in groups}
+        self.phase: Phase = "starting"
+        self.wake_at = FOREVER
+        self._worker_ids = worker_ids
+        self._batch_ids = itertools.count(1)
+        self._queue: deque[Job] = deque()
+        self._queued = 0
+        self._live: dict[Job, None] = {}
+        self._workers: dict[int, Worker] = {}
+        self._idle: list[Worker] = []
+        self._drain_until = FOREVER
+
+    # ---- what happened ----
+
+    def start(self, now: float) -> list[Instruction]:
+        """The model is to be brought up."""
+        out = self._keep_minimum(now)
+        return out + self._check_started()
+
+    def submit(self, job: Job, now: float) -> list[Instruction]:
+        """A request came in."""
+        job.submitted = now
+        refusal = self._refusal()
+        if refusal is not None:
+            return [self._answer(job, refusal)]
+        self._live[job] = None
+        self._enqueue(job)
+        self._wake(job.deadline)
+        return self._advance(now)
+
+    def cancel(self, job: Job, now: float) -> list[Instruction]:
+        """Nobody waits for this job any more. Its answer is a `ShutDownError` that nobody reads."""
+        if job.answered:
+            return []
+        out: list[Instruction] = [self._answer(job, ShutDownError("cancelled"))]
+        self._sweep()
+        return out + self._advance(now)
+
+    def worker_ready(self, worker_id: int, now: float) -> list[Instruction]:
+        """A worker has loaded the model."""
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.state != "starting":
+            return []
+        worker.ready_at = now
+        out = self._set_idle(worker, now)
+        return out + self._check_started() + self._advance(now)
+
+    def worker_failed(self, worker_id: int, error: FlowyardError, now: float) -> list[Instruction]:
+        """A worker could not load the model and has ended."""
+        worker = self._forget(worker_id)
+        if worker is None:
+            return []
+        if self.phase == "starting":
+            self.phase = "closed"
+            return [*self._answer_all(error), *self._retire_all(), StartFailed(error)]
+        self._count_failure(worker, now)
+        return self._advance(now)
+
+    def worker_died(self, worker_id: int, reason: str, now: float) -> list[Instruction]:
+        """A worker process ended, asked to or not. `reason` is for messages: `killed by signal 9`."""
+        worker = self._forget(worker_id)
+        if worker is None:
+            return []
+        if self.phase == "starting":
+            return self._start_died(reason)
+        out = self._return_jobs(worker, reason)
+        if not worker.retiring:
+            self._count_failure(worker, now)
+        return out + self._advance(now)
+
+    def batch_done(self, worker_id: int, batch: int, outcomes: Sequence[Any], now: float) -> list[Instruction]:
+        """A worker has computed a batch; one outcome per job, in order."""
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.state != "busy" or worker.batch != batch:
+            return []
+        if len(outcomes) != len(worker.jobs):
+            return [Kill(worker_id, f"it answered {len(outcomes)} of {len(worker.jobs)} requests")]
+        out: list[Instruction] = []
+        for job, outcome in zip(worker.jobs, outcomes, strict=True):
+            if not job.answered:
+                out.append(self._answer(job, outcome))
+        self.groups[worker.device].failures = 0
+        # The next batch goes out before the answers are written: the worker computes meanwhile.
+        return self._set_idle(worker, now) + self._advance(now) + out
+
+    def scale(self, min_workers: int, max_workers: int, now: float, device: Device | None = None) -> list[Instruction]:
+        """The number of workers is to change, on one device (a new group if need be) or on each."""
+        if device is not None and device not in self.groups:
+            self.groups[device] = Group(device, 0, 0)
+        for group in self.groups.values():
+            if device is None or group.device == device:
+                group.min, group.max = min_workers, max(min_workers, max_workers)
+                group.retry_at = min(group.retry_at, now)
+        return self._advance(now)
+
+    def drain(self, until: float, now: float) -> list[Instruction]:
+        """The model is going away: finish what was accepted, by `until` at the latest."""
+        if self.phase == "closed":
+            return []
+        self.phase = "draining"
+        self._drain_until = until
+        self._wake(until)
+        return self._advance(now)
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Time has passed."""
+        self.wake_at = FOREVER
+        out = self._expire(now)
+        for worker in self._workers.values():
+            if worker.due <= now:
+                worker.due = FOREVER
+                out.append(Kill(worker.id, f"no answer within {self.policy.timeout_s:g} s"))
+            self._wake(worker.due)
+        if self.phase == "draining":
+            if now >= self._drain_until:
+                return out + self._close()
+            self._wake(self._drain_until)
+        return out + self._advance(now)
+
+    # ---- what is the case ----
+
+    @property
+    def queue_length(self) -> int:
+        """Jobs that wait."""
+        return self._queued
+
+    @property
+    def workers(self) -> Iterable[Worker]:
+        """All workers, also those that are starting or on their way out."""
+        return self._workers.values()
+
+    @property
+    def crash_looping(self) -> bool:
+        """Whether workers keep failing and none is there."""
+        groups = [group for group in self.groups.values() if group.max > 0]
+        return bool(groups) and all(
+            group.failures >= CRASH_LOOP and not any(worker.ready_at for worker in group.workers.values()) for group in groups
+        )
+
+    def _refusal(self) -> FlowyardError | None:
+        name = self.policy.name
+        if self.phase in ("draining", "closed") or all(group.max == 0 for group in self.groups.values()):
+            return ShutDownError(f"All model workers has been shutdown: {name}")
+        if self.crash_looping:
+            return NotReadyError(f"Model is not ready: {name}")
+        if self._queued >= self.policy.queue_size:
+            return QueueFullError(f"Worker queue capacity exceeded for model: {name}")
+        return None
+
+    # ---- the queue ----
+
+    def _enqueue(self, job: Job, *, first: bool = False) -> None:
+        job.queued = True
+        self._queued += 1
+        if first:
+            self._queue.appendleft(job)
+        else:
+            self._queue.append(job)
+
+    def _answer(self, job: Job, outcome: Any) -> Answer:
+        job.answered = True
+        if job.queued:
+            job.queued = False
+            self._queued -= 1
+        self._live.pop(job, None)
+        return Answer(job, outcome)
+
+    def _answer_all(self, error: FlowyardError) -> list[Instruction]:
+        out: list[Instruction] = [self._answer(job, error) for job in list(self._live)]
+        self._queue.clear()
+        return out
+
+    def _sweep(self) -> None:
+        """Takes answered jobs out of the queue before they outgrow the waiting ones."""
+        if len(self._queue) - self._queued > max(SWEEP_AT, self._queued):
+            self._queue = deque(job for job in self._queue if job.queued)
+
+    def _head(self) -> Job | None:
+        """The job that is next, after dropping those that were answered while they waited."""
+        queue = self._queue
+        while queue and not queue[0].queued:
+            queue.popleft()
+        return queue[0] if queue else None
+
+    def _expire(self, now: float) -> list[Instruction]:
+        """Answers the jobs that are past their deadline and finds the next one."""
+        out: list[Instruction] = []
+        earliest = FOREVER
+        for job in list(self._live):
+            if job.deadline <= now:
+                waited = "in the queue" if job.queued else "in computation"
+                out.append(self._answer(job, DeadlineError(f"Deadline exceeded {waited}: {self.policy.name}")))
+            elif job.deadline < earliest:
+                earliest = job.deadline
+        self._wake(earliest)
+        return out
+
+    def _batch_is_due(self, head: Job, now: float) -> bool:
+        policy = self.policy
+        if (
+            not policy.fill
+            or head.deaths
+            or self._queued >= min(policy.batch_size, policy.queue_size)
+            or self.phase == "draining"
+        ):
+            return True
+        due = head.submitted + policy.batch_delay_s
+        if due > now:
+            self._wake(due)
+        return due <= now
+
+    def _take_batch(self, now: float) -> tuple[tuple[Job, ...], list[Instruction]]:
+        """Takes the next jobs off the queue; a job that has cost a worker goes alone."""
+        jobs: list[Job] = []
+        expired: list[Instruction] = []
+        while len(jobs) < self.policy.batch_size and (head := self._head()) is not None:
+            if head.deadline <= now:
+                expired.append(self._answer(head, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
+                continue
+            if head.deaths and jobs:
+                break
+            self._queue.popleft()
+            head.queued = False
+            self._queued -= 1
+            jobs.append(head)
+            if head.deaths:
+                break
+        return tuple(jobs), expired
+
+    # ---- the workers ----
+
+    def _advance(self, now: float) -> list[Instruction]:
+        """Brings queue and workers together, then sees to the number of workers."""
+        out = self._dispatch(now)
+        if self.phase == "closed":
+            return out
+        out += self._keep_minimum(now)
+        if self.phase == "serving":
+            out += self._scale_up(now) + self._scale_down(now) + self._give_up()
+        elif self.phase == "draining" and not self._live:
+            out += self._close()
+        elif self.phase == "draining":
+            out += self._give_up()
+        return out
+
+    def _dispatch(self, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        while self._idle and (head := self._head()) is not None and self._batch_is_due(head, now):
+            jobs, expired = self._take_batch(now)
+            out += expired
+            if jobs:
+                # The worker that became idle last is the warmest; the others get the chance to be retired.
+                out.append(self._send(self._idle.pop(), jobs, now))
+        return out
+
+    def _send(self, worker: Worker, jobs: tuple[Job, ...], now: float) -> Dispatch:
+        worker.state = "busy"
+        worker.since = now
+        worker.batch = next(self._batch_ids)
+        worker.jobs = jobs
+        worker.due = now + self.policy.timeout_s
+        self._wake(worker.due)
+        for job in jobs:
+            job.dispatched = now
+        return Dispatch(worker.id, worker.batch, jobs)
+
+    def _set_idle(self, worker: Worker, now: float) -> list[Instruction]:
+        worker.state = "idle"
+        worker.since = now
+        worker.jobs = ()
+        worker.due = FOREVER
+        if worker.retiring:
+            self._forget(worker.id)
+            return [Retire(worker.id)]
+        self._idle.append(worker)
+        return []
+
+    def _keep_minimum(self, now: float) -> list[Instruction]:
+        """Starts what is missing and ends what is too much in each group."""
+        out: list[Instruction] = []
+        for group in self.groups.values():
+            staying = group.staying()
+            wanted = group.min if self.phase in ("starting", "serving") else min(group.min, 1, self._queued)
+            if staying < wanted:
+                out += self._spawn(group, wanted - staying, now)
+            elif staying > group.max:
+                out += self._retire(group, staying - group.max)
+        return out
+
+    def _spawn(self, group: Group, count: int, now: float) -> list[Instruction]:
+        if group.retry_at > now:
+            self._wake(group.retry_at)
+            return []
+        out: list[Instruction] = []
+        for _ in range(count):
+            worker = Worker(next(self._worker_ids), group.device, now)
+            self._workers[worker.id] = group.workers[worker.id] = worker
+            out.append(Spawn(worker.id, group.device))
+        return out
+
+    def _retire(self, group: Group, count: int) -> list[Instruction]:
+        """Ends workers, the idle ones first; one that is busy finishes its batch, one that starts is killed."""
+        order = {"idle": 0, "starting": 1, "busy": 2}
+        staying = [worker for worker in group.workers.values() if not worker.retiring]
+        out: list[Instruction] = []
+        for worker in sorted(staying, key=lambda worker: order[worker.state])[:count]:
+            worker.retiring = True
+            if worker.state == "idle":
+                self._forget(worker.id)
+                out.append(Retire(worker.id))
+            elif worker.state == "starting":
+                self._forget(worker.id)
+                out.append(Kill(worker.id, "no longer wanted"))
+        return out
+
+    def _retire_all(self) -> list[Instruction]:
+        out: list[Instruction] = []
+        for worker in list(self._workers.values()):
+            self._forget(worker.id)
+            out.append(Retire(worker.id) if worker.state == "idle" else Kill(worker.id, "shut down"))
+        return out
+
+    def _forget(self, worker_id: int) -> Worker | None:
+        worker = self._workers.pop(worker_id, None)
+        if worker is None:
+            return None
+        self.groups[worker.device].workers.pop(worker_id, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        return worker
+
+    def _scale_up(self, now: float) -> list[Instruction]:
+        """One more worker when jobs wait too long and none is on its way."""
+        head = self._head()
+        if head is None or self._idle or any(worker.state == "starting" for worker in self._workers.values()):
+            return []
+        groups = [group for group in self.groups.values() if group.staying() < group.max]
+        if not groups:
+            return []
+        due = head.submitted + SCALE_UP_AFTER_S if self._workers else now
+        if due > now:
+            self._wake(due)
+            return []
+        return self._spawn(min(groups, key=lambda group: (group.retry_at, group.staying() / group.max)), 1, now)
+
+    def _scale_down(self, now: float) -> list[Instruction]:
+        """Retires surplus workers that have been idle for long enough, the longest idle first."""
+        out: list[Instruction] = []
+        for worker in list(self._idle):
+            group = self.groups[worker.device]
+            if group.staying() <= group.min:
+                continue
+            due = worker.since + self.policy.idle_s
+            if due > now:
+                self._wake(due)
+                continue
+            self._forget(worker.id)
+            out.append(Retire(worker.id))
+        return out
+
+    # ---- failure ----
+
+    def _check_started(self) -> list[Instruction]:
+        if self.phase != "starting" or any(worker.state == "starting" for worker in self._workers.values()):
+            return []
+        self.phase = "serving"
+        return [Started()]
+
+    def _start_died(self, reason: str) -> list[Instruction]:
+        self.phase = "closed"
+        error = WorkerDiedError(f"The worker of model {self.policy.name} ended while loading: {reason}")
+        return [*self._answer_all(error), *self._retire_all(), StartFailed(error)]
+
+    def _return_jobs(self, worker: Worker, reason: str) -> list[Instruction]:
+        """Queues a dead worker's jobs again, first in line; those that have killed two workers are answered."""
+        out: list[Instruction] = []
+        for job in reversed(worker.jobs):
+            if job.answered:
+                continue
+            job.deaths += 1
+            if job.deaths > 1:
+                out.append(self._answer(job, WorkerDiedError(f"Worker died computing this request ({reason})")))
+            else:
+                self._enqueue(job, first=True)
+        return out
+
+    def _count_failure(self, worker: Worker, now: float) -> None:
+        group = self.groups[worker.device]
+        if worker.ready_at and now - worker.ready_at > SETTLED_S:
+            group.failures = 0
+        delay = BACKOFF_S[min(group.failures, len(BACKOFF_S) - 1)]
+        group.failures += 1
+        group.retry_at = now + delay
+        self._wake(group.retry_at)
+
+    def _give_up(self) -> list[Instruction]:
+        """Answers the queue when nobody will come to compute it."""
+        if not self._queued:
+            return []
+        waiting = [job for job in self._queue if job.queued]
+        if all(group.max == 0 for group in self.groups.values()) and not self._workers:
+            error: FlowyardError = ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
+        elif self.crash_looping:
+            error = NotReadyError(f"Model is not ready: {self.policy.name}")
+        else:
+            return []
+        return [self._answer(job, error) for job in waiting]
+
+    def _close(self) -> list[Instruction]:
+        self.phase = "closed"
+        error = ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
+        return [*self._answer_all(error), *self._retire_all(), Closed()]
+
+    def _wake(self, at: float) -> None:
+        self.wake_at = min(self.wake_at, at)

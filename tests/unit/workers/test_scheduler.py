@@ -1,0 +1,400 @@
+"""The scheduler: events in, instructions out."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from flowyard.platform.workers.scheduler import (
+    BACKOFF_S,
+    CRASH_LOOP,
+    SCALE_UP_AFTER_S,
+    SETTLED_S,
+    SWEEP_AT,
+    Answer,
+    Closed,
+    Dispatch,
+    Group,
+    Job,
+    Kill,
+    Policy,
+    Retire,
+    Scheduler,
+    Spawn,
+    Started,
+    StartFailed,
+)
+from flowyard.schemas.devices import CPU, Device
+from flowyard.schemas.errors import (
+    DeadlineError,
+    InvalidModelError,
+    NotReadyError,
+    QueueFullError,
+    ShutDownError,
+    WorkerDiedError,
+)
+
+GPU = Device("gpu", 0)
+
+
+def make(low=1, high=1, devices=(CPU,), **policy):
+    groups = [Group(device, low, high) for device in devices]
+    return Scheduler(Policy(name="m", **policy), groups, itertools.count(1))
+
+
+def serving(low=1, high=None, devices=(CPU,), **policy):
+    """A scheduler whose first workers are ready and idle at time 0."""
+    scheduler = make(low, high or low, devices, **policy)
+    for spawn in [item for item in scheduler.start(0) if isinstance(item, Spawn)]:
+        scheduler.worker_ready(spawn.worker, 0)
+    assert scheduler.phase == "serving"
+    return scheduler
+
+
+def kinds(instructions):
+    return [type(item) for item in instructions]
+
+
+def only(instructions, kind):
+    found = [item for item in instructions if isinstance(item, kind)]
+    assert len(found) == 1, instructions
+    return found[0]
+
+
+def outcome_of(instructions, job):
+    answers = [item for item in instructions if isinstance(item, Answer) and item.job is job]
+    assert len(answers) == 1, instructions
+    return answers[0].outcome
+
+
+class TestStart:
+    def test_spawns_the_minimum_on_every_device_and_says_when_all_are_ready(self):
+        scheduler = make(2, 4, devices=(CPU, GPU))
+        spawned = scheduler.start(0)
+        assert spawned == [Spawn(1, CPU), Spawn(2, CPU), Spawn(3, GPU), Spawn(4, GPU)]
+        assert [kinds(scheduler.worker_ready(worker, 1)) for worker in (1, 2, 3)] == [[], [], []]
+        assert scheduler.worker_ready(4, 1) == [Started()]
+
+    def test_with_a_minimum_of_zero_it_is_started_at_once(self):
+        assert make(0, 1).start(0) == [Started()]
+
+    def test_a_model_that_cannot_be_loaded_fails_the_start_and_ends_the_others(self):
+        scheduler = make(2, 2)
+        scheduler.start(0)
+        scheduler.worker_ready(1, 1)
+        error = InvalidModelError("broken")
+        assert scheduler.worker_failed(2, error, 1) == [Retire(1), StartFailed(error)]
+        assert scheduler.phase == "closed"
+
+    def test_a_worker_that_dies_while_loading_fails_the_start(self):
+        scheduler = make(1, 1)
+        scheduler.start(0)
+        failed = only(scheduler.worker_died(1, "killed by SIGSEGV", 1), StartFailed)
+        assert isinstance(failed.error, WorkerDiedError)
+        assert "SIGSEGV" in failed.error.message
+
+
+class TestDispatch:
+    def test_an_idle_worker_takes_a_job_at_once(self):
+        scheduler = serving(batch_size=8)
+        job = Job("a")
+        assert only(scheduler.submit(job, 1), Dispatch).jobs == (job,)
+
+    def test_what_queued_up_while_it_computed_becomes_one_batch(self):
+        scheduler = serving(batch_size=3)
+        jobs = [Job(name) for name in "abcde"]
+        first = only([item for job in jobs for item in scheduler.submit(job, 1)], Dispatch)
+        assert first.jobs == (jobs[0],)
+        out = scheduler.batch_done(1, first.batch, ["A"], 2)
+        assert outcome_of(out, jobs[0]) == "A"
+        assert only(out, Dispatch).jobs == (jobs[1], jobs[2], jobs[3])
+
+    def test_the_next_batch_goes_out_before_the_answers_are_written(self):
+        scheduler = serving()
+        first = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler.submit(Job("b"), 1)
+        assert kinds(scheduler.batch_done(1, first.batch, ["A"], 2)) == [Dispatch, Answer]
+
+    def test_all_devices_are_fed_from_the_one_queue(self):
+        scheduler = serving(devices=(CPU, GPU))
+        sent = [only(scheduler.submit(Job(name), 1), Dispatch).worker for name in "ab"]
+        assert sorted(sent) == [1, 2]
+
+    def test_results_of_another_batch_or_worker_are_ignored(self):
+        scheduler = serving()
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        assert scheduler.batch_done(1, sent.batch + 1, ["A"], 2) == []
+        assert scheduler.batch_done(9, sent.batch, ["A"], 2) == []
+
+    def test_a_worker_that_answers_too_few_is_killed(self):
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        assert kinds(scheduler.batch_done(1, sent.batch, [], 2)) == [Kill]
+
+
+class TestFill:
+    def test_waits_for_a_full_batch(self):
+        scheduler = serving(batch_size=2, fill=True, batch_delay_s=0.1)
+        first, second = Job("a"), Job("b")
+        assert scheduler.submit(first, 1) == []
+        assert scheduler.wake_at == pytest.approx(1.1)
+        assert only(scheduler.submit(second, 1.05), Dispatch).jobs == (first, second)
+
+    def test_waits_no_longer_than_the_delay(self):
+        scheduler = serving(batch_size=2, fill=True, batch_delay_s=0.1)
+        job = Job("a")
+        scheduler.submit(job, 1)
+        assert scheduler.tick(1.05) == []
+        assert only(scheduler.tick(1.1), Dispatch).jobs == (job,)
+
+    def test_a_queue_that_can_never_hold_a_full_batch_is_sent_when_it_is_full(self):
+        scheduler = serving(batch_size=8, fill=True, batch_delay_s=10, queue_size=2)
+        assert scheduler.submit(Job("a"), 1) == []
+        assert len(only(scheduler.submit(Job("b"), 1), Dispatch).jobs) == 2
+
+
+class TestQueue:
+    def test_is_bounded(self):
+        scheduler = serving(queue_size=2)
+        for name in "abc":
+            scheduler.submit(Job(name), 1)
+        refused = Job("d")
+        error = outcome_of(scheduler.submit(refused, 1), refused)
+        assert isinstance(error, QueueFullError)
+        assert error.message == "Worker queue capacity exceeded for model: m"
+
+    def test_a_cancelled_job_is_never_dispatched_and_frees_its_place(self):
+        scheduler = serving(queue_size=1)
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        gone, next_one = Job("b"), Job("c")
+        scheduler.submit(gone, 1)
+        scheduler.cancel(gone, 1)
+        assert scheduler.submit(next_one, 1) == []
+        assert only(scheduler.batch_done(1, sent.batch, ["A"], 2), Dispatch).jobs == (next_one,)
+
+    def test_cancelling_one_in_computation_leaves_its_mates_alone(self):
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit(Job("x"), 1), Dispatch)
+        gone, mate = Job("a"), Job("b")
+        scheduler.submit(gone, 1)
+        scheduler.submit(mate, 1)
+        sent = only(scheduler.batch_done(1, sent.batch, ["X"], 1), Dispatch)
+        assert kinds(scheduler.cancel(gone, 1)) == [Answer]
+        out = scheduler.batch_done(1, sent.batch, ["A", "B"], 2)
+        assert [(item.job, item.outcome) for item in out] == [(mate, "B")]
+
+    def test_cancelled_jobs_do_not_pile_up_behind_a_busy_worker(self):
+        scheduler = serving()
+        scheduler.submit(Job("busy"), 1)
+        for _ in range(10 * SWEEP_AT):
+            job = Job("gone")
+            scheduler.submit(job, 1)
+            scheduler.cancel(job, 1)
+        assert len(scheduler._queue) <= SWEEP_AT + 1
+
+
+class TestDeadline:
+    def test_a_job_past_its_deadline_is_answered_and_never_dispatched(self):
+        scheduler = serving()
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        late = Job("b", deadline=1.5)
+        scheduler.submit(late, 1)
+        assert scheduler.wake_at == pytest.approx(1.5)
+        assert isinstance(outcome_of(scheduler.tick(1.5), late), DeadlineError)
+        assert Dispatch not in kinds(scheduler.batch_done(1, sent.batch, ["A"], 2))
+
+    def test_one_in_computation_is_answered_at_its_deadline_and_its_result_dropped(self):
+        scheduler = serving()
+        job = Job("a", deadline=2)
+        sent = only(scheduler.submit(job, 1), Dispatch)
+        assert isinstance(outcome_of(scheduler.tick(2), job), DeadlineError)
+        assert scheduler.batch_done(1, sent.batch, ["A"], 3) == []
+
+    def test_a_deadline_that_nobody_ticked_for_still_keeps_a_job_from_being_dispatched(self):
+        scheduler = serving()
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        late = Job("b", deadline=1.5)
+        scheduler.submit(late, 1)
+        out = scheduler.batch_done(1, sent.batch, ["A"], 9)
+        assert isinstance(outcome_of(out, late), DeadlineError)
+        assert Dispatch not in kinds(out)
+
+    def test_a_worker_that_computes_for_longer_than_the_timeout_is_killed_once(self):
+        scheduler = serving(timeout_s=10)
+        scheduler.submit(Job("a", deadline=5), 1)
+        assert Kill not in kinds(scheduler.tick(10.9))
+        assert only(scheduler.tick(11), Kill).worker == 1
+        assert scheduler.tick(12) == []
+
+
+class TestDeath:
+    def test_a_dead_workers_jobs_are_tried_once_more_each_alone(self):
+        scheduler = serving(batch_size=4)
+        sent = only(scheduler.submit(Job("x"), 1), Dispatch)
+        pair = [Job("a"), Job("b")]
+        for job in pair:
+            scheduler.submit(job, 1)
+        scheduler.batch_done(1, sent.batch, ["X"], 1)
+        out = scheduler.worker_died(1, "killed by SIGKILL", 2)
+        assert out == [Spawn(2, CPU)]
+        first = only(scheduler.worker_ready(2, 3), Dispatch)
+        assert first.jobs == (pair[0],)
+        out = scheduler.batch_done(2, first.batch, ["A"], 4)
+        assert outcome_of(out, pair[0]) == "A"
+        assert only(out, Dispatch).jobs == (pair[1],)
+
+    def test_a_request_that_kills_two_workers_is_answered(self):
+        scheduler = serving()
+        poison = Job("poison")
+        scheduler.submit(poison, 1)
+        scheduler.worker_died(1, "killed by SIGKILL", 2)
+        scheduler.worker_ready(2, 3)
+        error = outcome_of(scheduler.worker_died(2, "killed by SIGKILL", 4), poison)
+        assert isinstance(error, WorkerDiedError)
+
+    def test_a_job_that_was_retried_goes_first(self):
+        scheduler = serving()
+        first, second = Job("a"), Job("b")
+        scheduler.submit(first, 1)
+        scheduler.submit(second, 1)
+        scheduler.worker_died(1, "gone", 2)
+        assert only(scheduler.worker_ready(2, 3), Dispatch).jobs == (first,)
+
+    def test_restarts_back_off(self):
+        scheduler = serving()
+        now, worker, waits = 0.0, 1, []
+        for _ in range(4):
+            out = scheduler.worker_died(worker, "gone", now)
+            died_at = now
+            while not any(isinstance(item, Spawn) for item in out):
+                now = scheduler.wake_at
+                out = scheduler.tick(now)
+            waits.append(now - died_at)
+            worker = only(out, Spawn).worker
+        assert waits == pytest.approx(BACKOFF_S[:4])
+
+    def test_a_computed_batch_ends_the_back_off(self):
+        scheduler = serving()
+        scheduler.worker_died(1, "gone", 1)
+        scheduler.worker_ready(2, 2)
+        sent = only(scheduler.submit(Job("a"), 2), Dispatch)
+        scheduler.batch_done(2, sent.batch, ["A"], 3)
+        assert kinds(scheduler.worker_died(2, "gone", 4)) == [Spawn]
+
+    def test_a_settled_worker_ends_the_back_off_too(self):
+        scheduler = serving()
+        scheduler.worker_died(1, "gone", 1)
+        scheduler.worker_ready(2, 2)
+        assert kinds(scheduler.worker_died(2, "gone", 3 + SETTLED_S)) == [Spawn]
+
+    def test_a_crash_loop_answers_the_queue_and_refuses_until_a_worker_is_back(self):
+        scheduler = serving()
+        now, worker, waiting = 1.0, 1, Job("waiting", deadline=1e9)
+        out = scheduler.worker_died(worker, "gone", now)
+        out += scheduler.submit(waiting, now)
+        for _ in range(CRASH_LOOP - 1):
+            while not any(isinstance(item, Spawn) for item in out):
+                now = scheduler.wake_at
+                out = scheduler.tick(now)
+            worker = only(out, Spawn).worker
+            out = scheduler.worker_failed(worker, InvalidModelError("broken"), now)
+        assert isinstance(outcome_of(out, waiting), NotReadyError)
+        refused = Job("refused")
+        assert isinstance(outcome_of(scheduler.submit(refused, now), refused), NotReadyError)
+        while not any(isinstance(item, Spawn) for item in out):
+            now = scheduler.wake_at
+            out = scheduler.tick(now)
+        scheduler.worker_ready(only(out, Spawn).worker, now)
+        assert kinds(scheduler.submit(Job("welcome"), now)) == [Dispatch]
+
+
+class TestScale:
+    def test_a_queue_that_waits_gets_another_worker_one_at_a_time(self):
+        scheduler = serving(1, 3)
+        for name in "abc":
+            scheduler.submit(Job(name), 1)
+        assert Spawn not in kinds(scheduler.tick(1 + SCALE_UP_AFTER_S / 2))
+        assert kinds(scheduler.tick(1 + SCALE_UP_AFTER_S)) == [Spawn]
+        assert scheduler.tick(1 + 2 * SCALE_UP_AFTER_S) == []
+
+    def test_a_surplus_worker_is_retired_after_being_idle(self):
+        scheduler = serving(1, 2, idle_s=10)
+        for name in "ab":
+            scheduler.submit(Job(name), 1)
+        spawn = only(scheduler.tick(2), Spawn)
+        scheduler.worker_ready(spawn.worker, 3)
+        for worker in list(scheduler.workers):
+            scheduler.batch_done(worker.id, worker.batch, ["done"], 4)
+        assert scheduler.wake_at <= 14
+        assert kinds(scheduler.tick(14)) == [Retire]
+        assert scheduler.tick(100) == []
+
+    def test_from_zero_the_first_request_starts_a_worker_and_waits_for_it(self):
+        scheduler = serving(0, 1)
+        job = Job("a")
+        spawn = only(scheduler.submit(job, 1), Spawn)
+        assert only(scheduler.worker_ready(spawn.worker, 2), Dispatch).jobs == (job,)
+
+    def test_a_maximum_of_zero_means_off(self):
+        scheduler = serving()
+        assert scheduler.scale(0, 0, 1) == [Retire(1)]
+        job = Job("a")
+        error = outcome_of(scheduler.submit(job, 1), job)
+        assert isinstance(error, ShutDownError)
+        assert error.message == "All model workers has been shutdown: m"
+
+    def test_scaling_down_lets_a_busy_worker_finish(self):
+        scheduler = serving(2)
+        sent = [only(scheduler.submit(Job(name), 1), Dispatch) for name in "ab"]
+        assert scheduler.scale(1, 1, 2) == []
+        done = [scheduler.batch_done(item.worker, item.batch, ["x"], 3) for item in sent]
+        assert sorted(kind.__name__ for out in done for kind in kinds(out)) == ["Answer", "Answer", "Retire"]
+
+    def test_what_waits_when_everything_is_switched_off_is_answered(self):
+        scheduler = serving()
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        waiting = Job("b")
+        scheduler.submit(waiting, 1)
+        scheduler.scale(0, 0, 2)
+        out = scheduler.batch_done(1, sent.batch, ["A"], 3)
+        assert isinstance(outcome_of(out, waiting), ShutDownError)
+
+    def test_a_new_device_gets_a_group_of_its_own(self):
+        scheduler = serving()
+        assert scheduler.scale(1, 1, 1, GPU) == [Spawn(2, GPU)]
+        assert set(scheduler.groups) == {CPU, GPU}
+
+
+class TestDrain:
+    def test_finishes_what_was_accepted_then_closes(self):
+        scheduler = serving()
+        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        waiting, late = Job("b"), Job("c")
+        scheduler.submit(waiting, 1)
+        assert scheduler.drain(10, 2) == []
+        assert isinstance(outcome_of(scheduler.submit(late, 3), late), ShutDownError)
+        sent = only(scheduler.batch_done(1, sent.batch, ["A"], 3), Dispatch)
+        out = scheduler.batch_done(1, sent.batch, ["B"], 4)
+        assert outcome_of(out, waiting) == "B"
+        assert kinds(out) == [Retire, Closed, Answer]
+
+    def test_an_idle_model_closes_at_once(self):
+        assert serving().drain(10, 1) == [Retire(1), Closed()]
+
+    def test_what_is_left_at_the_end_of_the_time_is_answered_and_the_worker_killed(self):
+        scheduler = serving()
+        stuck, waiting = Job("a"), Job("b")
+        scheduler.submit(stuck, 1)
+        scheduler.submit(waiting, 1)
+        scheduler.drain(10, 2)
+        assert scheduler.wake_at <= 10
+        out = scheduler.tick(10)
+        assert isinstance(outcome_of(out, stuck), ShutDownError)
+        assert isinstance(outcome_of(out, waiting), ShutDownError)
+        assert [type(item) for item in out if not isinstance(item, Answer)] == [Kill, Closed]
+
+    def test_closing_twice_does_nothing(self):
+        scheduler = serving()
+        scheduler.drain(10, 1)
+        assert scheduler.drain(10, 2) == []

@@ -1,0 +1,171 @@
+"""The scheduler under any order of events: what it promises holds after every one."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowyard.platform.workers.scheduler import (
+    Answer,
+    Closed,
+    Dispatch,
+    Group,
+    Job,
+    Kill,
+    Policy,
+    Retire,
+    Scheduler,
+    Spawn,
+    StartFailed,
+)
+from flowyard.schemas.devices import CPU, Device
+from flowyard.schemas.errors import InvalidModelError
+
+EVENTS = st.tuples(
+    st.sampled_from(["submit", "submit", "submit", "cancel", "ready", "fail", "die", "done", "done", "scale", "drain", "tick"]),
+    st.integers(0, 7),
+    st.sampled_from([0.0, 0.001, 0.05, 0.3, 2.0, 70.0]),
+)
+
+
+class World:
+    """Plays the processes: knows which workers exist and what they compute, and holds the promises against the scheduler."""
+
+    def __init__(self, low: int, high: int, devices: int, batch_size: int, fill: bool) -> None:
+        policy = Policy(name="m", batch_size=batch_size, fill=fill, batch_delay_s=0.1, queue_size=5, timeout_s=10, idle_s=1)
+        groups = [Group(device, low, high) for device in (CPU, Device("gpu", 0))[:devices]]
+        self.scheduler = Scheduler(policy, groups, itertools.count(1))
+        self.now = 0.0
+        self.starting: list[int] = []
+        self.idle: set[int] = set()
+        self.busy: dict[int, Dispatch] = {}
+        self.dying: list[int] = []
+        self.jobs: list[Job] = []
+        self.outcomes: dict[Job, list[object]] = {}
+        self.closed = False
+        self.carry_out(self.scheduler.start(0))
+
+    def carry_out(self, instructions: list[object]) -> None:
+        for item in instructions:
+            match item:
+                case Spawn(worker):
+                    assert not self.closed
+                    self.starting.append(worker)
+                case Dispatch(worker, _, jobs):
+                    assert worker in self.idle
+                    assert 0 < len(jobs) <= self.scheduler.policy.batch_size
+                    assert not any(self.outcomes[job] for job in jobs)
+                    assert all(job.deadline > self.now for job in jobs)
+                    assert len(jobs) == 1 or not any(job.deaths for job in jobs)
+                    self.idle.remove(worker)
+                    self.busy[worker] = item
+                case Answer(job, outcome):
+                    self.outcomes[job].append(outcome)
+                    assert len(self.outcomes[job]) == 1
+                case Retire(worker):
+                    assert worker in self.idle or worker not in self.busy
+                    self.idle.discard(worker)
+                case Kill(worker):
+                    self.kill(worker)
+                case StartFailed() | Closed():
+                    self.closed = True
+        self.check()
+
+    def kill(self, worker: int) -> None:
+        if worker in self.starting:
+            self.starting.remove(worker)
+        self.idle.discard(worker)
+        self.busy.pop(worker, None)
+        self.dying.append(worker)
+
+    def check(self) -> None:
+        scheduler = self.scheduler
+        policy = scheduler.policy
+        assert scheduler.queue_length == sum(job.queued for job in self.jobs)
+        assert scheduler.queue_length <= policy.queue_size + policy.batch_size
+        for group in scheduler.groups.values():
+            assert group.staying() <= group.max
+        if scheduler.phase == "serving" and not policy.fill:
+            assert not (scheduler.queue_length and self.idle)
+        waiting = [job for job in self.jobs if not self.outcomes[job]]
+        assert all(job.queued or any(job in sent.jobs for sent in self.busy.values()) or self.dying for job in waiting)
+        assert all(job.deadline >= scheduler.wake_at for job in waiting)
+
+    def submit(self, pick: int) -> None:
+        job = Job(len(self.jobs), self.now + (0.04 if pick == 0 else 30))
+        self.jobs.append(job)
+        self.outcomes[job] = []
+        self.carry_out(self.scheduler.submit(job, self.now))
+
+    def cancel(self, pick: int) -> None:
+        if self.jobs:
+            job = self.jobs[-1 - pick % len(self.jobs)]
+            self.carry_out(self.scheduler.cancel(job, self.now))
+
+    def ready(self, pick: int) -> None:
+        if self.starting:
+            worker = self.starting.pop(pick % len(self.starting))
+            self.idle.add(worker)
+            self.carry_out(self.scheduler.worker_ready(worker, self.now))
+
+    def fail(self, pick: int) -> None:
+        if self.starting and pick < 3:
+            worker = self.starting.pop(0)
+            self.carry_out(self.scheduler.worker_failed(worker, InvalidModelError("broken"), self.now))
+            self.carry_out(self.scheduler.worker_died(worker, "exit status 3", self.now))
+
+    def die(self, pick: int) -> None:
+        alive = self.dying or sorted({*self.idle, *self.busy, *self.starting})
+        if alive:
+            worker = alive[pick % len(alive)]
+            self.kill(worker)
+            self.dying = [other for other in self.dying if other != worker]
+            self.carry_out(self.scheduler.worker_died(worker, "killed", self.now))
+
+    def done(self, pick: int) -> None:
+        if self.busy:
+            worker = sorted(self.busy)[pick % len(self.busy)]
+            sent = self.busy.pop(worker)
+            self.idle.add(worker)
+            self.carry_out(self.scheduler.batch_done(worker, sent.batch, [job.item for job in sent.jobs], self.now))
+
+    def scale(self, pick: int) -> None:
+        self.carry_out(self.scheduler.scale(pick % 3, pick % 4, self.now))
+
+    def drain(self, pick: int) -> None:
+        if pick == 0:
+            self.carry_out(self.scheduler.drain(self.now + 5, self.now))
+
+    def tick(self, pick: int) -> None:
+        self.carry_out(self.scheduler.tick(self.now))
+
+    def wind_up(self) -> None:
+        """Nothing new comes; time goes on and the workers do what they are told."""
+        for _ in range(400):
+            if all(self.outcomes[job] for job in self.jobs):
+                return
+            self.now = max(self.now, min(self.scheduler.wake_at, self.now + 1))
+            self.tick(0)
+            for step in (self.die if self.dying else self.ready, self.ready, self.done):
+                step(0)
+        raise AssertionError("a request was never answered")
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    low=st.integers(0, 2),
+    extra=st.integers(0, 2),
+    devices=st.integers(1, 2),
+    batch_size=st.integers(1, 4),
+    fill=st.booleans(),
+    events=st.lists(EVENTS, max_size=60),
+)
+def test_every_request_gets_one_answer_whatever_happens(low, extra, devices, batch_size, fill, events):
+    world = World(low, low + extra, devices, batch_size, fill)
+    for kind, pick, pause_s in events:
+        world.now += pause_s
+        getattr(world, kind)(pick)
+    world.wind_up()
+    assert all(len(outcomes) == 1 for outcomes in world.outcomes.values())
