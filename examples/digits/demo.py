@@ -34,7 +34,18 @@ MODELS = ("cnn", "mlp")
 THREADS = 8
 ENOUGH = 9  # of the ten images
 READY_LIMIT = 60.0  # seconds until a server of our own must accept requests
-STOP_LIMIT = 30.0  # seconds it may take to stop
+STOP_LIMIT = 60.0  # seconds it may take to stop
+TO_TRY = """Serving at {base_url} until Ctrl-C. To try in another terminal:
+
+  curl -X POST {base_url}/predictions/digits -T examples/digits/images/3.png
+  curl -i -X POST {base_url}/predictions/digits -H 'Content-Type: image/png' --data-binary @examples/digits/images/9.png
+  curl {base_url}/workflows
+  curl {base_url}/workflows/digits
+  curl {base_url}/ping
+  curl {base_url}/schema
+  curl -X DELETE {base_url}/workflows/digits
+  python examples/digits/archive.py /tmp/digits.zip && curl -X POST {base_url}/workflows --data-binary @/tmp/digits.zip
+"""
 
 
 class DemoError(Exception):
@@ -283,8 +294,8 @@ def _unregister(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def own_server(ready_limit: float = READY_LIMIT) -> Iterator[str]:
-    """Start a server on a free port, yield its base URL, and stop it.
+def own_server(port: int = 0, ready_limit: float = READY_LIMIT) -> Iterator[str]:
+    """Start a server (on a free port where `port` is 0), yield its base URL, and stop it.
 
     Raises:
         DemoError: it does not become ready, or does not stop with status 0.
@@ -337,6 +348,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--base-url", metavar="URL", help="a running server, such as http://127.0.0.1:8080")
     where.add_argument("--serve", action="store_true", help="start a server on a free port, and stop it at the end")
+    parser.add_argument("--port", type=int, default=0, help="with --serve, the port; a free one by default")
     parser.add_argument("--accuracy", action="store_true", help="send all held-out images too and print the accuracy")
     parser.add_argument("--keep", action="store_true", help="leave the workflow registered; with --serve, serve until Ctrl-C")
     return parser.parse_args(arguments)
@@ -348,7 +360,7 @@ def main() -> int:
     try:
         if not options.serve:
             return 0 if run(options.base_url, accuracy=options.accuracy, keep=options.keep) else 1
-        with own_server() as base_url:
+        with own_server(options.port) as base_url:
             enough = run(base_url, accuracy=options.accuracy, keep=True)
             if options.keep:
                 _serve_until_interrupted(base_url)
@@ -359,7 +371,7 @@ def main() -> int:
 
 
 def _serve_until_interrupted(base_url: str) -> None:
-    print(f"serving at {base_url} until Ctrl-C", flush=True)
+    print(TO_TRY.format(base_url=base_url), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
 

@@ -123,7 +123,7 @@ class ModelPool:
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._environ = worker_environment(os.environ)
+        self._environ = worker_environment(os.environ, spec.threads)
 
     # ---- for those who use the model ----
 

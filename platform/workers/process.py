@@ -24,7 +24,8 @@ from flowyard.schemas.values import Buffer, Payload
 
 #: Environment variables that a worker gets. No other one, so that no secret of the server reaches user code.
 PASSED_ENV = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "KMP_", "ORT_", "TORCH_", "PYTORCH_", "HF_")
+PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TORCH_", "PYTORCH_", "HF_")
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Seconds between closing a worker's socket and killing it.
 RETIRE_GRACE_S = 5.0
 
@@ -47,17 +48,19 @@ class WorkerEvents(Protocol):
         """The process has ended. Called exactly once, last."""
 
 
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
     """The environment of a worker, from the server's.
 
     Args:
         environ: The server's environment.
+        threads: Threads that the numerical libraries may use; they read it when they are loaded, before the engine can say it.
 
     Returns:
         What is on the list of variables a worker needs, and `PYTHONUNBUFFERED` so that prints are not lost with a killed worker.
     """
     passed = {key: value for key, value in environ.items() if key in PASSED_ENV or key.startswith(PASSED_ENV_PREFIXES)}
-    return passed | {"PYTHONUNBUFFERED": "1"}
+    limits = dict.fromkeys(THREAD_LIMITS, str(threads))
+    return limits | passed | {"PYTHONUNBUFFERED": "1"}
 
 
 class WorkerProcess:

@@ -378,5 +378,5 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(monkeypatch, tmp_pa
     failing.write_text("#!/bin/sh\necho no such module >&2\nexit 3\n")
     failing.chmod(0o755)
     monkeypatch.setattr(demo.sys, "executable", str(failing))
-    with pytest.raises(demo.DemoError, match=r"status 3 before it was ready:\nno such module"), demo.own_server(10):
+    with pytest.raises(demo.DemoError, match=r"status 3 before it was ready:\nno such module"), demo.own_server(ready_limit=10):
         pass

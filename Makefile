@@ -1,0 +1,42 @@
+# Everything runs from one virtual environment that is made on first use and kept up to date afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := schemas engines workflows platform
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint format test demo serve clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make the virtual environment
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	mkdir -p .typing/flowyard
+	for package in $(PACKAGES); do ln -sfn ../../$$package .typing/flowyard/$$package; done
+	touch $(STAMP)
+
+lint: $(STAMP) ## Check style, types and the rules between the packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(STAMP) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+demo: $(STAMP) ## Serve the digits example, send it real images, show the answers, stop
+	$(BIN)/python examples/digits/demo.py --serve
+
+serve: $(STAMP) ## Serve the digits example on port 8080 until Ctrl-C and show what to try
+	$(BIN)/python examples/digits/demo.py --serve --keep --port 8080
+
+clean: ## Remove what was built
+	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,158 @@
+"""Batching of tensor calls: one run for the rows of many calls, and never a result that a call would not have got alone.
+
+A model computes row by row when the first dimension of every output is that of its inputs. Some say so in their signature; of
+the others it is found out, once, by comparing a run of one call with a run of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, cast
+
+import numpy as np
+
+from flowyard.engines.base import Call, Outcome
+from flowyard.engines.inputs import Array, Prepared, prepare
+from flowyard.schemas.errors import FlowyardError, OutOfMemoryError
+from flowyard.schemas.tensors import Signature, TensorSpec
+from flowyard.schemas.values import Value
+
+#: Inputs in signature order -> outputs by name, in the model's order.
+Run: TypeAlias = Callable[[tuple[Array, ...]], Mapping[str, Value]]
+#: What a run raised -> the error of the call.
+Failure: TypeAlias = Callable[[Exception], FlowyardError]
+
+
+_Ranks: TypeAlias = tuple[int, ...]
+
+
+class _Job(NamedTuple):
+    place: int
+    prepared: Prepared
+
+
+class RowBatcher:
+    """Runs the calls of a batch together where that cannot change their results, else one by one."""
+
+    def __init__(self, run: Run, failure: Failure, signature: Signature | None, *, row_wise: bool = False) -> None:
+        """Starts without knowledge of the model beyond its signature.
+
+        Args:
+            run: Computes the model once. Arrays may be read-only and must not be written to.
+            failure: Maps what `run` raises.
+            signature: What the model takes, `None` when not even the number of inputs is known.
+            row_wise: Whether it is certain that all outputs have as many rows as the inputs.
+        """
+        self._run = run
+        self._failure = failure
+        self._inputs = signature.inputs if signature else None
+        self._may_join = signature is None or not any(map(_has_fixed_rows, signature.inputs + signature.outputs))
+        self._declared_row_wise = row_wise
+        #: By the ranks of the inputs, as a model of undeclared rank may do different things to them: whether rows can be
+        #: joined; absent while it is not known.
+        self._row_wise: dict[_Ranks, bool] = {}
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        """Computes a batch.
+
+        Args:
+            batch: The calls.
+
+        Returns:
+            One outcome per call, in order.
+        """
+        outcomes: list[Outcome] = [None] * len(batch)
+        groups: dict[Hashable, list[_Job]] = {}
+        for index, call in enumerate(batch):
+            try:
+                prepared = prepare(call.args, self._inputs)
+            except Exception as error:  # noqa: BLE001 - whatever one call brings, the others go on
+                outcomes[index] = error if isinstance(error, FlowyardError) else self._failure(error)
+            else:
+                groups.setdefault(self._group_key(index, prepared), []).append(_Job(index, prepared))
+        for jobs in groups.values():
+            for job, outcome in zip(jobs, self._group(jobs), strict=True):
+                outcomes[job.place] = outcome
+        return outcomes
+
+    def _group_key(self, index: int, prepared: Prepared) -> Hashable:
+        if prepared.rows is None or not self._may_join:
+            return index
+        return tuple((array.dtype.str, array.shape[1:]) for array in prepared.arrays)
+
+    def _group(self, jobs: list[_Job]) -> list[Outcome]:
+        ranks = tuple(array.ndim for array in jobs[0].prepared.arrays)
+        if len(jobs) == 1 or self._row_wise.get(ranks) is False:
+            return [self._alone(job) for job in jobs]
+        try:
+            return self._together(jobs, ranks)
+        except Exception as error:  # noqa: BLE001 - each call gets its own error when it runs alone
+            outcomes = [self._alone(job) for job in jobs]
+            self._learn_from(error, outcomes, ranks)
+            return outcomes
+
+    def _learn_from(self, error: Exception, outcomes: list[Outcome], ranks: _Ranks) -> None:
+        """A model that fails on the rows of several calls, but on none of them alone, takes one call at a time."""
+        known = isinstance(error, _NotRowWiseError)
+        if known or any(isinstance(outcome, FlowyardError) for outcome in outcomes):
+            return
+        if not isinstance(self._failure(error), OutOfMemoryError):
+            self._row_wise[ranks] = False
+
+    def _alone(self, job: _Job) -> Outcome:
+        try:
+            outputs = self._run(job.prepared.arrays)
+        except Exception as error:  # noqa: BLE001 - an outcome, not an end
+            return self._failure(error)
+        return _value(outputs, 0, None, added=job.prepared.added)
+
+    def _together(self, jobs: list[_Job], ranks: _Ranks) -> list[Outcome]:
+        counts = [cast("int", job.prepared.rows) for job in jobs]
+        columns = zip(*(job.prepared.arrays for job in jobs), strict=True)
+        joined = tuple(np.concatenate(column) for column in columns)
+        if not self._row_wise.get(ranks, self._declared_row_wise):
+            self._require_rows(self._run(jobs[0].prepared.arrays), counts[0], ranks)
+        outputs = self._run(joined)
+        self._require_rows(outputs, sum(counts), ranks)
+        self._row_wise[ranks] = True
+        starts = np.cumsum([0, *counts]).tolist()
+        return [
+            _value(outputs, start, start + count, added=job.prepared.added)
+            for job, start, count in zip(jobs, starts[:-1], counts, strict=True)
+        ]
+
+    def _require_rows(self, outputs: Mapping[str, Value], rows: int, ranks: _Ranks) -> None:
+        if not all(_rows(output) == rows for output in outputs.values()):
+            self._row_wise[ranks] = False
+            raise _NotRowWiseError
+
+
+class _NotRowWiseError(Exception):
+    """The outputs of a run cannot be split by rows."""
+
+
+def _has_fixed_rows(spec: TensorSpec) -> bool:
+    return spec.shape is not None and (not spec.shape or spec.shape[0] >= 0)
+
+
+def _rows(output: Value) -> int | None:
+    if isinstance(output, np.ndarray):
+        return output.shape[0] if output.ndim else None
+    return len(output) if isinstance(output, list) else None
+
+
+def _value(outputs: Mapping[str, Value], start: int, stop: int | None, *, added: bool) -> Value:
+    """One call's part of the outputs: the only one itself, several as a mapping by name."""
+    parts = {name: _part(output, start, stop, added=added) for name, output in outputs.items()}
+    return _only(parts.values()) if len(parts) == 1 else parts
+
+
+def _only(values: Iterable[Value]) -> Value:
+    return next(iter(values))
+
+
+def _part(output: Value, start: int, stop: int | None, *, added: bool) -> Value:
+    part = output if stop is None else output[start:stop]
+    if not added or _rows(part) != 1:
+        return part
+    return part[0, ...] if isinstance(part, np.ndarray) else part[0]

@@ -1,0 +1,115 @@
+"""Builds the Litestar application."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from litestar import Litestar, Request, Response, asgi, route
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.types import Receive, Scope, Send
+
+from flowyard.platform.http import openapi
+from flowyard.platform.http.bodies import ClientGoneError
+from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
+from flowyard.platform.http.native.management import Models, Workflows, ping
+from flowyard.platform.http.native.predictions import Predictions, request_id_of
+from flowyard.platform.registry.registry import Registry
+from flowyard.schemas.errors import (
+    FlowyardError,
+    InternalError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+)
+
+log = structlog.stdlib.get_logger(__name__)
+HttpRequest = Request[Any, Any, State]
+
+
+def build_app(registry: Registry) -> RequestIds:
+    """The application of the native API.
+
+    Args:
+        registry: What is registered. Its life is its owner's: the application neither opens nor closes it.
+
+    Returns:
+        The ASGI application.
+    """
+    predictions = Predictions(registry)
+
+    @asgi(["/predictions"], is_mount=True, copy_scope=False)
+    async def predict(scope: Scope, receive: Receive, send: Send) -> None:
+        await predictions(scope, receive, send)
+
+    app = Litestar(
+        [Models, Workflows, ping, describe_api, predict],
+        dependencies={"registry": Provide(lambda: registry, sync_to_thread=False)},
+        exception_handlers={Exception: _on_error},
+        openapi_config=OpenAPIConfig(
+            title="flowyard", version=version("flowyard"), path="/schema", render_plugins=[openapi.Document()]
+        ),
+        logging_config=None,
+    )
+    return RequestIds(app)
+
+
+@route("/", http_method=["OPTIONS"], include_in_schema=False)
+async def describe_api(request: HttpRequest) -> Response[bytes]:
+    """The OpenAPI document, where TorchServe has it."""
+    return Response(to_json(openapi.document(request.app.openapi_schema.to_schema())), media_type="application/json")
+
+
+class RequestIds:
+    """Gives every answer its `x-request-id` (DJL §1.1). Predictions do it themselves, at less cost.
+
+    Args:
+        app: What answers.
+    """
+
+    def __init__(self, app: Litestar) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Passes a request on and adds the header to its answer."""
+        if scope["type"] != "http" or scope["path"].startswith("/predictions"):
+            await self.app(scope, receive, send)
+            return
+        given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"}
+        header = (b"x-request-id", request_id_of(given).encode("latin-1"))
+
+        async def send_with_id(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], header]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def _on_error(request: HttpRequest, error: Exception) -> Response[bytes]:
+    """Tells an error of the management API; what is no `FlowyardError` and not the router's is a defect of ours."""
+    told = _translate(error)
+    if isinstance(told, InternalError):
+        log.error("request failed", path=request.scope["path"], exc_info=error)
+    body = error_body(told)
+    return Response(to_json(body), status_code=body.code, media_type="application/json")
+
+
+def _translate(error: Exception) -> FlowyardError:
+    match error:
+        case FlowyardError():
+            return error
+        case NotFoundException():
+            return NotFoundError(NO_ROUTE)
+        case MethodNotAllowedException():
+            return MethodNotAllowedError(NO_METHOD)
+        case HTTPException() if error.status_code < 500:
+            return InvalidRequestError(error.detail)
+        case ClientGoneError():
+            return InvalidRequestError("the client went away")
+        case _:
+            return InternalError("internal error; the log has the details")

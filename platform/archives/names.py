@@ -1,0 +1,123 @@
+"""Names and versions of models and workflows, given or inferred."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from flowyard.schemas.errors import InvalidRequestError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_ARCHIVE_SUFFIX = re.compile(r"\.(tar\.gz|tar\.z|tgz|zip|tar|mar|gz|z)$", re.IGNORECASE)
+_NOT_A_WORD = re.compile(r"\W|^_", re.ASCII)
+
+
+class LoadItem(msgspec.Struct, frozen=True):
+    """One thing to load at the start.
+
+    Attributes:
+        url: Where it is.
+        name: The name to serve it under, `None` to infer it.
+        version: Its version, `None` for none.
+    """
+
+    url: str
+    name: str | None = None
+    version: str | None = None
+
+
+def infer_model_name(url: str) -> str:
+    """Makes a name from a URL (DJL §1.3).
+
+    The last segment of the path without an archive's extension, where every character that is not a letter, digit or underscore
+    becomes an underscore: `my-model.v1.zip` is `my_model_v1`. A URL that ends in `/` keeps its extension.
+
+    Args:
+        url: URL or path of a model.
+
+    Returns:
+        The name. It may still break the rule of `check_name`, by its first character or its length.
+
+    Raises:
+        InvalidRequestError: The URL has no last segment.
+    """
+    path = unquote(_path_of(url)) if _SCHEME.match(url) else url
+    segment = path.rstrip("/").rpartition("/")[2]
+    if not path.endswith("/"):
+        segment = _ARCHIVE_SUFFIX.sub("", segment)
+    if not segment:
+        raise InvalidRequestError(f"No model name can be inferred from url {url!r}; give model_name.")
+    return _NOT_A_WORD.sub("_", segment)
+
+
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise InvalidRequestError(f"Invalid url: {url!r}") from error
+
+
+def check_name(name: str) -> str:
+    """Holds a name of a model or workflow against the rule.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The name.
+
+    Raises:
+        InvalidRequestError: It breaks the rule, which the message tells.
+    """
+    if not _NAME.fullmatch(name):
+        rule = "up to 128 letters, digits, `_`, `.` and `-`, the first a letter or digit"
+        raise InvalidRequestError(f"Invalid name: {name[:200]!r}; allowed are {rule}.")
+    return name
+
+
+def check_version(version: str) -> str:
+    """Holds a version against the rule.
+
+    Args:
+        version: The version.
+
+    Returns:
+        The version.
+
+    Raises:
+        InvalidRequestError: It breaks the rule, which the message tells.
+    """
+    if not _VERSION.fullmatch(version):
+        rule = "up to 64 letters, digits, `_`, `.`, `+` and `-`, the first a letter or digit"
+        raise InvalidRequestError(f"Invalid version: {version[:200]!r}; allowed are {rule}.")
+    return version
+
+
+def parse_load_item(text: str) -> LoadItem:
+    """Reads `[NAME[:VERSION]=]URL`.
+
+    What is before the first `=` is a name unless it has a slash: `/models/a=b.onnx` is a URL. DJL's brackets around the name are
+    accepted.
+
+    Args:
+        text: The item.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        InvalidRequestError: A bad name or version, or no URL.
+    """
+    before, equals, after = text.strip().partition("=")
+    if not equals or "/" in before:
+        before, equals, after = "", "", text.strip()
+    if not after:
+        raise InvalidRequestError(f"No url in {text!r}; expected is [NAME[:VERSION]=]URL.")
+    if not equals:
+        return LoadItem(after)
+    name, colon, version = before.removeprefix("[").removesuffix("]").partition(":")
+    return LoadItem(after, check_name(name), check_version(version) if colon else None)

@@ -1,0 +1,133 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from flowyard.schemas.errors import FlowyardError, InvalidWorkflowError
+
+app = App(name="flowyard", help="Serve workflows of PyTorch, ONNX and Python models over HTTP.")
+
+
+@app.command
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    model_store: Path | None = None,
+    load: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    state_dir: Path | None = None,
+    config: Path | None = None,
+    allowed_paths: str | None = None,
+    log_level: str | None = None,
+    log_format: str | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Serve models and workflows until SIGTERM or SIGINT.
+
+    Every setting can also be given as FLOWYARD_<KEY> in the environment, or in the file of --config.
+
+    Parameters
+    ----------
+    host
+        Address to listen on; 127.0.0.1 by default.
+    port
+        Port to listen on; 8080 by default, 0 takes a free one.
+    model_store
+        Folder that relative model URLs are relative to.
+    load
+        [NAME[:VERSION]=]URL of a model or workflow to load at the start. Can be given several times.
+    state_dir
+        Folder that remembers what is registered; ~/.local/state/flowyard by default.
+    config
+        YAML file with settings.
+    allowed_paths
+        Further folders that URLs may lead into, separated by colons.
+    log_level
+        debug, info, warning or error.
+    log_format
+        console, json, or auto.
+    ready_file
+        Gets the base URL once requests are accepted.
+    """
+    from flowyard.platform.settings import load_settings
+    from flowyard.platform.telemetry.logs import configure_logs
+
+    flags: dict[str, object] = {
+        "host": host,
+        "port": port,
+        "model_store": model_store,
+        "load": load,
+        "state_dir": state_dir,
+        "allowed_paths": allowed_paths,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    settings, warnings = load_settings(config, os.environ, flags)
+    configure_logs(settings.log_level, settings.log_format)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    from flowyard.platform.server import run
+
+    run(settings, ready_file)
+    return 0
+
+
+@app.command
+def check(path: Path) -> int:
+    """Check a workflow: a file, a folder or an archive. Exit status 1 when it would be refused.
+
+    Parameters
+    ----------
+    path
+        Workflow file, folder with a workflow file, or archive.
+    """
+    from flowyard.platform.cli.offline import check_path
+
+    checked = check_path(path)
+    for problem in checked.problems:
+        print(problem)
+    errors = [problem for problem in checked.problems if problem.severity == "error"]
+    if not errors and checked.plan is not None:
+        print(f"{path}: workflow {checked.plan.name} is valid")
+    return 1 if errors else 0
+
+
+@app.command
+def graph(path: Path) -> int:
+    """Print the graph of a workflow as Mermaid text.
+
+    Parameters
+    ----------
+    path
+        Workflow file, folder with a workflow file, or archive.
+    """
+    from flowyard.platform.cli.offline import check_path
+    from flowyard.workflows.mermaid import to_mermaid
+
+    checked = check_path(path)
+    if checked.plan is None:
+        raise InvalidWorkflowError(checked.problems)
+    print(to_mermaid(checked.plan))
+    return 0
+
+
+def main() -> None:
+    """Runs the command line; a mistake of the user is a message and exit status 1, never a traceback."""
+    try:
+        status = app(result_action="return_value")
+    except FlowyardError as error:
+        print(f"flowyard: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

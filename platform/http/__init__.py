@@ -1,0 +1,1 @@
+"""All that knows HTTP: one package per dialect, and what they share."""

@@ -1,0 +1,229 @@
+"""Request bodies: reading them within limits, forms, and what a body is as a value."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+import multipart
+
+from flowyard.schemas.errors import InvalidRequestError, TooLargeError
+from flowyard.schemas.values import Payload
+
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+
+#: Most fields and files of a form.
+MAX_PARTS = 1000
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was complete; nobody is there to be answered."""
+
+
+async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """Reads a whole body into memory.
+
+    Args:
+        receive: ASGI's.
+        limit_bytes: Largest body.
+
+    Returns:
+        The body.
+
+    Raises:
+        TooLargeError: It is longer.
+        ClientGoneError: The client went away.
+    """
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        _check_size(len(body), limit_bytes)
+        return body
+    chunks: list[bytes] = []
+    length = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        length += len(chunk)
+        _check_size(length, limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+
+
+def _check_size(length: int, limit_bytes: int) -> None:
+    if length > limit_bytes:
+        raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
+
+
+def content_type(header: str) -> tuple[str, dict[str, str]]:
+    """Splits a Content-Type into the media type, in lower case, and its parameters."""
+    media_type, options = multipart.parse_options_header(header)
+    return media_type.lower(), options
+
+
+def payload_of(header: str, body: bytes) -> Payload:
+    """What a prediction's body is as a value.
+
+    Args:
+        header: The Content-Type; empty when there is none.
+        body: The body.
+
+    Returns:
+        JSON (unparsed), a mapping for forms, bytes for everything else.
+
+    Raises:
+        InvalidRequestError: A form that cannot be read.
+    """
+    if not header:
+        return Payload.of(body)
+    media_type, options = content_type(header)
+    if media_type == "application/json" or media_type.endswith("+json"):
+        if not body:
+            raise InvalidRequestError("The body is empty; a Content-Type of application/json promises JSON.")
+        return Payload.from_json(body)
+    if media_type == "multipart/form-data" and "boundary" in options:
+        return Payload.of(parse_multipart(body, options["boundary"]))
+    if media_type == "application/x-www-form-urlencoded":
+        return _urlencoded(body)
+    return Payload.of(body)
+
+
+def _urlencoded(body: bytes) -> Payload:
+    """A form; but curl says so of every `--data-binary`, so what is no form for certain is JSON or bytes."""
+    if body[:1] in (b"{", b"["):
+        return Payload.from_json(body)
+    if not body.isascii() or any(byte < 0x20 and byte not in b"\r\n\t" for byte in body):
+        return Payload.of(body)
+    pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    return Payload.of(dict(pairs) if pairs else body)
+
+
+def parse_multipart(body: bytes, boundary: str) -> dict[str, str | bytes]:
+    """Reads a multipart form.
+
+    Args:
+        body: The body.
+        boundary: From the Content-Type.
+
+    Returns:
+        Text fields as text; files, and fields of any other type than text, as bytes. Of a repeated name the last counts.
+
+    Raises:
+        InvalidRequestError: It is broken.
+    """
+    fields: dict[str, str | bytes] = {}
+    limit = len(body) + 1
+    parser = multipart.PushMultipartParser(boundary, max_segment_size=limit, max_segment_count=MAX_PARTS)
+    name, data, is_text = "", bytearray(), False
+    try:
+        with parser:
+            for event in [*parser.parse(body), *parser.parse(b"")]:
+                if isinstance(event, multipart.MultipartSegment):
+                    name, data, is_text = event.name, bytearray(), _is_text(event)
+                elif event:
+                    data += event
+                else:
+                    fields[name] = data.decode() if is_text else bytes(data)
+    except (multipart.MultipartError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The multipart form cannot be read: {error}") from None
+    return fields
+
+
+def _is_text(segment: multipart.MultipartSegment) -> bool:
+    media_type, _ = content_type(segment.content_type or "text/plain")
+    return segment.filename is None and media_type.startswith("text/")
+
+
+class Upload:
+    """An uploaded archive on its way to disk.
+
+    Attributes:
+        filename: What the form calls the file, empty for a raw body.
+        length: Bytes written.
+        fields: Text fields of the form.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        self.filename = ""
+        self.length = 0
+        self.fields: dict[str, str] = {}
+        self._path = path
+        self._limit_bytes = limit_bytes
+        self._field = ""
+        self._text = bytearray()
+        self._is_file = False
+        self._files = 0
+
+    async def receive(self, receive: Receive, header: str) -> None:
+        """Reads the body to disk, chunk by chunk.
+
+        Args:
+            receive: ASGI's.
+            header: The Content-Type.
+
+        Raises:
+            TooLargeError: It is larger than allowed.
+            InvalidRequestError: A broken form, or one without a file or with several.
+            ClientGoneError: The client went away.
+        """
+        media_type, options = content_type(header)
+        is_form = media_type == "multipart/form-data"
+        parser = (
+            multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=self._limit_bytes) if is_form else None
+        )
+        with self._path.open("wb") as file:
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                more = bool(message.get("more_body"))
+                chunk = message.get("body", b"")
+                if parser is not None:
+                    chunk = self._parse(parser, chunk, last=not more)
+                self._count(chunk)
+                await asyncio.to_thread(file.write, chunk)
+        if is_form and self._files != 1:
+            raise InvalidRequestError(f"The form holds {self._files} files; exactly one archive or model file is expected.")
+
+    def _count(self, chunk: bytes) -> None:
+        self.length += len(chunk)
+        if self.length > self._limit_bytes:
+            raise TooLargeError(f"the archive is larger than {self._limit_bytes} bytes (setting max_archive_size_bytes)")
+
+    def _parse(self, parser: multipart.PushMultipartParser, chunk: bytes, *, last: bool) -> bytes:
+        """Takes the file's bytes out of a chunk of a form."""
+        found = bytearray()
+        try:
+            events = [*parser.parse(chunk)] if chunk else []
+            if last:
+                events += parser.parse(b"")
+            for event in events:
+                if isinstance(event, multipart.MultipartSegment):
+                    self._begin(event)
+                elif event is None:
+                    self._finish()
+                elif self._is_file:
+                    found += event
+                else:
+                    self._text += event
+        except (multipart.MultipartError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(f"The multipart form cannot be read: {error}") from None
+        return bytes(found)
+
+    def _begin(self, segment: multipart.MultipartSegment) -> None:
+        self._is_file = segment.filename is not None
+        self._field, self._text = segment.name, bytearray()
+        if self._is_file:
+            self._files += 1
+            self.filename = segment.filename or ""
+
+    def _finish(self) -> None:
+        if not self._is_file:
+            self.fields[self._field] = self._text.decode()

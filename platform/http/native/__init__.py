@@ -1,0 +1,1 @@
+"""The native API, shaped like DJL Serving's."""

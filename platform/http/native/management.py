@@ -1,0 +1,199 @@
+"""The management API: /models, /workflows and /ping."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import Method
+from litestar.types.internal_types import PathParameterDefinition
+
+from flowyard.platform.http.bodies import Upload, content_type, read_body
+from flowyard.platform.http.native import views
+from flowyard.platform.http.native.errors import to_json
+from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, read
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.registry.registry import Request as Registration
+from flowyard.schemas.errors import InvalidRequestError
+
+HttpRequest = Request[Any, Any, State]
+P = TypeVar("P", bound=msgspec.Struct)
+
+#: Bytes of a JSON body with parameters; it holds names and numbers.
+MAX_PARAMETERS_BYTES = 1 << 20
+
+
+def answer(body: object, status: int = 200) -> Response[bytes]:
+    """A management answer."""
+    return Response(to_json(body), status_code=status, media_type="application/json")
+
+
+def query(request: HttpRequest, kind: type[P]) -> P:
+    """Reads the query parameters; of a repeated one the first counts (DJL §1.1)."""
+    return read(kind, {name: request.query_params.getall(name)[0] for name in request.query_params}, text=True)
+
+
+def _by_version(name: str) -> Callable[[HTTPRouteHandler, Method, Sequence[str | PathParameterDefinition]], str]:
+    """Operation ids for a handler of two paths, without and with a version."""
+
+    def create(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
+        return name if len(path) == 2 else f"{name}Version"
+
+    return create
+
+
+class Models(Controller):
+    """Single models; each is a workflow of one node."""
+
+    path = "/models"
+    tags = ("Models",)
+
+    @post(summary="Register a model", operation_id="registerModel")
+    async def register(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
+        """Registers the model at `url`, or the one in the body, and starts its workers."""
+        async with _registration(request, registry, RegisterModel) as (parameters, registration):
+            asked = msgspec.structs.replace(registration, name=parameters.model_name, version=parameters.model_version)
+            entry = await registry.register(asked)
+        return answer(views.Status(f'Model "{entry.record.name}" registered.'))
+
+    @get(summary="List models", operation_id="listModels")
+    async def list_models(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
+        """Lists the models of all workflows, by name."""
+        entries, token = _page(registry, query(request, Page))
+        return answer(views.ModelList(models=views.model_items(entries), next_page_token=token))
+
+    @get(["/{name:str}", "/{name:str}/{version:str}"], summary="Describe a model", operation_id=_by_version("describeModel"))
+    async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Tells all about a model: settings, workers, queue."""
+        return _describe(request, registry, name, version)
+
+    @delete(
+        ["/{name:str}", "/{name:str}/{version:str}"],
+        status_code=200,
+        summary="Unregister",
+        operation_id=_by_version("unregisterModel"),
+    )
+    async def unregister(
+        self, request: HttpRequest, registry: Registry, name: str, version: str | None = None
+    ) -> Response[bytes]:
+        """Removes a model: one version, or all. Requests it has accepted are finished first."""
+        return await _unregister(request, registry, name, version)
+
+
+class Workflows(Controller):
+    """Workflows: DAGs of models and functions."""
+
+    path = "/workflows"
+    tags = ("Workflows",)
+
+    @post(summary="Register a workflow", operation_id="registerWorkflow")
+    async def register(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
+        """Registers the workflow archive at `url`, or the one in the body, and starts the workers of its models."""
+        async with _registration(request, registry, RegisterWorkflow) as (_, registration):
+            entry = await registry.register(msgspec.structs.replace(registration, kind="workflow"))
+        return answer(views.Status(f'Workflow "{entry.record.name}" registered.'))
+
+    @get(summary="List workflows", operation_id="listWorkflows")
+    async def list_workflows(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
+        """Lists workflows and single models with their versions, by name."""
+        entries, token = _page(registry, query(request, Page))
+        items = [
+            views.WorkflowItem(workflow_name=entry.record.name, version=entry.record.version or None, status=entry.status)
+            for entry in entries
+        ]
+        return answer(views.WorkflowList(workflows=items, next_page_token=token))
+
+    @get(
+        ["/{name:str}", "/{name:str}/{version:str}"], summary="Describe a workflow", operation_id=_by_version("describeWorkflow")
+    )
+    async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Tells all about a workflow: its models, their settings, workers and queues."""
+        return _describe(request, registry, name, version)
+
+    @delete(
+        ["/{name:str}", "/{name:str}/{version:str}"],
+        status_code=200,
+        summary="Unregister",
+        operation_id=_by_version("unregisterWorkflow"),
+    )
+    async def unregister(
+        self, request: HttpRequest, registry: Registry, name: str, version: str | None = None
+    ) -> Response[bytes]:
+        """Removes a workflow: one version, or all. Requests it has accepted are finished first."""
+        return await _unregister(request, registry, name, version)
+
+
+@get("/ping", summary="Health", operation_id="ping", tags=["Health"])
+async def ping(request: HttpRequest, registry: Registry) -> Response[bytes]:
+    """Tells the health of every model: 200, or 500 when one has failed (DJL §2.6)."""
+    found = views.health(registry.endpoints)
+    failed = any(health.status == "FAILED" for health in found.values())
+    return answer(found, 500 if failed else 200)
+
+
+def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:
+    """The entries of a page of names, and the token of the next page when there is one (DJL §1.5)."""
+    names = registry.endpoints.names()
+    end = page.next_page_token + page.limit
+    chosen = names[page.next_page_token : end]
+    entries = [entry for name in chosen for entry in registry.endpoints.versions(name)]
+    return entries, str(end) if end < len(names) else None
+
+
+def _describe(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
+    query(request, Nothing)
+    return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
+
+
+async def _unregister(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
+    query(request, Nothing)
+    await registry.unregister(name, version)
+    return answer(views.Status(f'Workflow "{name}" unregistered'))
+
+
+@contextlib.asynccontextmanager
+async def _registration(
+    request: HttpRequest, registry: Registry, kind: type[RegisterModel] | type[RegisterWorkflow]
+) -> AsyncIterator[tuple[Any, Registration]]:
+    """Reads what is to be registered: parameters from the query or a JSON body, or the archive itself as the body."""
+    media_type, _ = content_type(request.headers.get("content-type", ""))
+    if media_type == "application/json":
+        body = await read_body(request.receive, MAX_PARAMETERS_BYTES)
+        yield _by_url(read(kind, _json_object(body), text=False))
+        return
+    parameters = query(request, kind)
+    if parameters.url:
+        yield _by_url(parameters)
+        return
+    with registry.temporary_file() as path:
+        upload = await _receive_upload(request, registry, path)
+        merged = {name: request.query_params.getall(name)[0] for name in request.query_params} | upload.fields
+        parameters = read(kind, merged, text=True)
+        if not upload.length:
+            raise InvalidRequestError("Parameter url is required, or the archive itself as the body of the request.")
+        yield parameters, Registration(upload=path, filename=upload.filename, spec=parameters.spec())
+
+
+def _by_url(parameters: Any) -> tuple[Any, Registration]:
+    if not parameters.url:
+        raise InvalidRequestError("Parameter url is required.")
+    return parameters, Registration(url=parameters.url, spec=parameters.spec())
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise InvalidRequestError(f"The body is not a JSON object of parameters: {error}") from None
+
+
+async def _receive_upload(request: HttpRequest, registry: Registry, path: Path) -> Upload:
+    upload = Upload(path, registry.settings.max_archive_size_bytes)
+    await upload.receive(request.receive, request.headers.get("content-type", ""))
+    return upload

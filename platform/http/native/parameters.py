@@ -1,0 +1,137 @@
+"""Query parameters and JSON bodies of the management API: read strictly, refused by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import msgspec.inspect as types
+from msgspec import Meta
+
+from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.models import BatchSize, DelayMs, IdleS, ModelSpec, QueueSize, TimeoutS, Workers
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+Limit = Annotated[int, Meta(ge=1, le=100, description="Most names on a page.")]
+Token = Annotated[int, Meta(ge=0, le=10**9, description="Where the page starts: `nextPageToken` of the page before.")]
+
+
+class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Parameters of `POST /models` (DJL §1.3; the last four are ours)."""
+
+    url: str = ""
+    model_name: str = ""
+    model_version: str = ""
+    engine: str | None = None
+    device: str | None = None
+    job_queue_size: QueueSize | None = None
+    batch_size: BatchSize | None = None
+    max_batch_delay: DelayMs | None = None
+    max_idle_time: IdleS | None = None
+    min_worker: Workers | None = None
+    max_worker: Workers | None = None
+    synchronous: bool = True
+    timeout: TimeoutS | None = None
+    batching: Literal["eager", "fill"] | None = None
+    trusted: bool = False
+
+    def spec(self) -> ModelSpec:
+        """What is said about the model."""
+        given = {name: getattr(self, name) for name in ModelSpec.__struct_fields__ if name in self.__struct_fields__}
+        return msgspec.convert(given | {"url": ""}, ModelSpec)
+
+
+class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Parameters of `POST /workflows`: they apply to each model of the workflow that does not say otherwise."""
+
+    url: str = ""
+    engine: str | None = None
+    device: str | None = None
+    min_worker: Workers | None = None
+    max_worker: Workers | None = None
+    synchronous: bool = True
+
+    def spec(self) -> ModelSpec:
+        """What is said about every model."""
+        return ModelSpec(engine=self.engine, device=self.device, min_worker=self.min_worker, max_worker=self.max_worker)
+
+
+class Page(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Parameters of a list."""
+
+    limit: Limit = 100
+    next_page_token: Token = 0
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of a call that takes none."""
+
+
+def read(kind: type[P], given: dict[str, Any], *, text: bool) -> P:
+    """Reads parameters.
+
+    Args:
+        kind: What is allowed.
+        given: Name -> value. An empty text counts as absent (DJL §1.1).
+        text: Whether the values are text to be converted, as in a query.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        InvalidRequestError: An unknown name or a value that is not allowed; the message names it and what is allowed.
+    """
+    present = {name: value for name, value in given.items() if value not in ("", None)}
+    for name in present:
+        if name not in kind.__struct_fields__:
+            raise InvalidRequestError(f"Unknown parameter: {name}.{_instead(name, kind)}")
+    if text:
+        present = {name: _boolean(value) for name, value in present.items()}
+    for name, value in present.items():
+        _check(kind, name, value, strict=not text)
+    return msgspec.convert(present, kind, strict=not text)
+
+
+def _boolean(value: Any) -> Any:
+    """DJL reads booleans in any case."""
+    return value.lower() if isinstance(value, str) and value.lower() in ("true", "false") else value
+
+
+def _check(kind: type[msgspec.Struct], name: str, value: Any, *, strict: bool) -> None:
+    """Converts one parameter alone, so that the message can name it."""
+    try:
+        msgspec.convert({name: value}, kind, strict=strict)
+    except msgspec.ValidationError:
+        raise InvalidRequestError(
+            f"Parameter {name}: {str(value)[:100]!r} is not allowed; allowed is {allowed(kind, name)}."
+        ) from None
+
+
+def allowed(kind: type[msgspec.Struct], name: str) -> str:
+    """What a parameter may be, in words."""
+    info = types.type_info(kind)
+    assert isinstance(info, types.StructType)
+    (declared,) = (field.type for field in info.fields if field.name == name)
+    options = declared.types if isinstance(declared, types.UnionType) else (declared,)
+    plain = [option.type if isinstance(option, types.Metadata) else option for option in options]
+    match next(option for option in plain if not isinstance(option, types.NoneType)):
+        case types.IntType(ge=low, le=high):
+            return f"a whole number from {low} to {high}"
+        case types.FloatType(le=high):
+            return f"a number above 0 and up to {high:g}"
+        case types.BoolType():
+            return "true or false"
+        case types.LiteralType(values=values):
+            return " or ".join(str(value) for value in values)
+        case _:
+            return "text"
+
+
+def _instead(name: str, kind: type[msgspec.Struct]) -> str:
+    known = kind.__struct_fields__
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f" Did you mean {near[0]}?"
+    return f" Known are {', '.join(known)}." if known else " This call takes none."

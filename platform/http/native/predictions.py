@@ -1,0 +1,188 @@
+"""Predictions: one raw ASGI handler, because nothing else on this path may cost time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+import structlog
+
+from flowyard.platform.execution import Execution
+from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
+from flowyard.platform.http.native.errors import error_body, to_json
+from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.workers.process import Outcome
+from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, NotFoundError
+from flowyard.schemas.values import Value, to_jsonable
+
+log = structlog.stdlib.get_logger(__name__)
+
+Send = Callable[[Any], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+#: A request that takes longer gets somebody who watches whether its client is still there.
+WATCH_AFTER_S = 0.02
+MAX_TIMEOUT_S = 86_400.0
+_TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class Predictions:
+    """Answers `POST /predictions/{name}[/{version}]`.
+
+    Args:
+        registry: Where the endpoints are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._limit_bytes = registry.settings.max_request_size
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answers one request, whatever happens, unless its client is gone."""
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        request_id = request_id_of(headers)
+        try:
+            status, content_type, body, extra = await self._answer(scope, receive, headers, request_id)
+        except ClientGoneError:
+            return
+        except FlowyardError as error:
+            status, content_type, body, extra = error_answer(error)
+        except Exception:
+            log.exception("prediction failed", request_id=request_id, path=scope["path"])
+            status, content_type, body, extra = error_answer(InternalError("internal error; the log has the details"))
+        start = [
+            (b"content-type", content_type),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode("latin-1")),
+            *extra,
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(
+        self, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str
+    ) -> tuple[int, bytes, bytes, Headers]:
+        deployment = self._route(scope["raw_path"])
+        deadline = deadline_of(headers)
+        body = await read_body(receive, self._limit_bytes)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        execution = Execution(
+            deployment,
+            payload_of(headers.get("content-type", ""), body),
+            headers=headers,
+            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            request_id=request_id,
+            deadline=deadline,
+            lookup=self._registry.endpoints.route,
+            on_answer=lambda answer: None if outcome.done() else outcome.set_result(answer),
+        )
+        execution.start()
+        result = await _unless_gone(outcome, execution, receive)
+        timing = server_timing(execution)
+        if isinstance(result, FlowyardError):
+            status, content_type, body, extra = error_answer(result)
+            return status, content_type, body, [*extra, *timing]
+        content_type, body = encode_answer(result.value())
+        return 200, content_type, body, timing
+
+    def _route(self, raw_path: bytes) -> Deployment:
+        """The deployment a path names: `/predictions/{name}[/{version}]`."""
+        segments = [unquote(segment) for segment in raw_path.decode("latin-1").split("?")[0].rstrip("/").split("/")[2:]]
+        if not 1 <= len(segments) <= 2:
+            raise NotFoundError("Requested resource is not found: /predictions/{name}[/{version}] is.")
+        return self._registry.endpoints.route(segments[0], segments[1] if len(segments) == 2 else None)
+
+
+async def _unless_gone(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> Outcome:
+    """Waits for the answer; a client that goes away meanwhile cancels the run."""
+    if outcome.done():
+        return outcome.result()
+    loop = asyncio.get_running_loop()
+    watchers: list[asyncio.Task[None]] = []
+    watch = loop.call_later(WATCH_AFTER_S, lambda: watchers.append(loop.create_task(_watch(outcome, execution, receive))))
+    try:
+        return await outcome
+    except asyncio.CancelledError:
+        execution.cancel()
+        raise
+    finally:
+        watch.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await watcher
+
+
+async def _watch(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    execution.cancel()
+    if not outcome.done():
+        outcome.set_exception(ClientGoneError())
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """The caller's `x-request-id` where it is printable, else a new one (DJL §1.1)."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def deadline_of(headers: Mapping[str, str]) -> float | None:
+    """When the caller wants the answer: `X-Request-Timeout` as `300ms`, `2s`, `1m` or a number of seconds.
+
+    Returns:
+        Monotonic seconds, `None` without the header.
+
+    Raises:
+        InvalidRequestError: It is none of these, or out of range.
+    """
+    text = headers.get("x-request-timeout")
+    if text is None:
+        return None
+    found = _TIMEOUT.fullmatch(text.strip())
+    timeout_s = float(found[1]) * _UNITS_S[found[2]] if found else math.nan
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidRequestError(
+            f"Header X-Request-Timeout: {text[:50]!r}; allowed are a duration like 300ms or 2s, or seconds, up to 24 hours."
+        )
+    return time.monotonic() + timeout_s
+
+
+def encode_answer(value: Value) -> tuple[bytes, bytes]:
+    """Content type and body of a result: bytes as they are, a string as text, everything else as JSON."""
+    if isinstance(value, bytes):
+        return b"application/octet-stream", value
+    if isinstance(value, str):
+        return b"text/plain; charset=utf-8", value.encode()
+    try:
+        return b"application/json", msgspec.json.encode(value, enc_hook=to_jsonable)
+    except (TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise InternalError(f"the result cannot be told in JSON: {error}") from error
+
+
+def error_answer(error: FlowyardError) -> tuple[int, bytes, bytes, Headers]:
+    """Status, content type, body and further headers that tell an error."""
+    body = error_body(error)
+    extra = [(b"retry-after", b"1")] if body.code == 503 else []
+    return body.code, b"application/json", to_json(body), extra
+
+
+def server_timing(execution: Execution) -> Headers:
+    """The `Server-Timing` header: milliseconds per node that was called."""
+    entries = [
+        f"{entry.name};dur={(entry.ended - entry.started) * 1000:.2f}"
+        for entry in execution.run.timeline
+        if entry.ended and entry.started
+    ]
+    return [(b"server-timing", ", ".join(entries).encode("latin-1", "replace"))] if entries else []

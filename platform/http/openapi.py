@@ -1,0 +1,85 @@
+"""The OpenAPI document: what Litestar derives from the handlers, and the data plane, which has no typed handlers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import MediaType, Request
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+
+from flowyard.platform.http.native.errors import ErrorBody, to_json
+
+JSON = dict[str, Any]
+
+
+class Document(OpenAPIRenderPlugin):
+    """Serves the document as JSON at `/schema`."""
+
+    def __init__(self) -> None:
+        super().__init__(path=["/", "/openapi.json"], media_type=MediaType.JSON)
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: JSON) -> bytes:
+        """The document's text."""
+        return to_json(document(openapi_schema))
+
+
+def document(derived: JSON) -> JSON:
+    """The OpenAPI 3.1 document of the whole API.
+
+    Args:
+        derived: What Litestar derives from the handlers.
+
+    Returns:
+        The same with the data plane's paths, ready for JSON.
+    """
+    schema = derived | {"paths": dict(derived["paths"]), "components": dict(derived.get("components", {}))}
+    _, components = msgspec.json.schema_components([ErrorBody], ref_template="#/components/schemas/{name}")
+    schema["components"]["schemas"] = schema["components"].get("schemas", {}) | components
+    schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False)}
+    schema["paths"]["/predictions/{name}/{version}"] = {"post": _prediction("predictVersion", versioned=True)}
+    return schema
+
+
+def _prediction(operation: str, *, versioned: bool) -> JSON:
+    anything: JSON = {"application/json": {"schema": {}}, "application/octet-stream": {}, "multipart/form-data": {}}
+    parameters = [_path_parameter("name")] + ([_path_parameter("version")] if versioned else [])
+    timeout = {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "required": False,
+        "description": "`300ms`, `2s`, `1m` or a number of seconds; then the answer is 504.",
+        "schema": {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m)?$"},
+    }
+    failures = {
+        "400": "The input does not fit, or the request cannot be read.",
+        "404": "No such model or workflow.",
+        "413": "The body is too large.",
+        "424": "A handler or function of the workflow raised.",
+        "500": "A defect of the server.",
+        "503": "Queue full, workers gone, not ready or shut down.",
+        "504": "The deadline has passed.",
+        "507": "Out of memory.",
+    }
+    return {
+        "tags": ["Predictions"],
+        "summary": "Run a model or workflow",
+        "operationId": operation,
+        "parameters": [*parameters, timeout],
+        "requestBody": {"content": anything, "required": False},
+        "responses": {"200": {"description": "The result.", "content": _results()}}
+        | {status: _failure(text) for status, text in failures.items()},
+    }
+
+
+def _path_parameter(name: str) -> JSON:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _results() -> JSON:
+    return {"application/json": {"schema": {}}, "text/plain": {}, "application/octet-stream": {}}
+
+
+def _failure(text: str) -> JSON:
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": text, "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,1 @@
+"""What is registered: names, versions, what they run on, and the record of it that survives a restart."""

@@ -1,0 +1,217 @@
+"""A workflow version that runs: its plan, one pool of workers per model, and one for its functions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from flowyard.engines import discovery
+from flowyard.platform.archives.locate import Roots, resolve_url
+from flowyard.platform.devices import cpu_count, parse_devices
+from flowyard.platform.settings import Settings
+from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.scheduler import Policy
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import ForbiddenError, InvalidModelError, UserError
+from flowyard.schemas.models import ModelSpec
+from flowyard.workflows.plan import Plan
+
+#: Key of the pool of a workflow's functions; no model can be called that.
+FUNCTIONS = "functions/"
+
+
+class Deployment:
+    """Runs one version of a workflow. A single model is a workflow of one node.
+
+    Attributes:
+        name: Name of the endpoint.
+        version: Its version, empty for none.
+        plan: The compiled workflow.
+        pools: By local model name; the functions' under `FUNCTIONS`.
+    """
+
+    def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
+        self.name = name
+        self.version = version
+        self.plan = plan
+        self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
+
+    async def start(self) -> None:
+        """Starts all pools at the same time and waits for them.
+
+        Raises:
+            FlowyardError: One of them cannot start, with the model's name; none is left running.
+        """
+        starts = [asyncio.ensure_future(self._start(key, pool)) for key, pool in self.pools.items()]
+        try:
+            await asyncio.gather(*starts)
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+            await self.close(0)
+            raise
+
+    async def _start(self, key: str, pool: ModelPool) -> None:
+        try:
+            await pool.start()
+        except UserError as error:
+            if key == self.name:
+                raise
+            what = "functions" if key == FUNCTIONS else f'model "{key}"'
+            raise InvalidModelError(f"{what}: {error}") from error
+
+    async def close(self, drain_s: float) -> None:
+        """Finishes what was accepted, for `drain_s` seconds at most, and ends all workers."""
+        await asyncio.gather(*(pool.close(drain_s) for pool in self.pools.values()))
+
+
+class Planner:
+    """Turns a plan and an unpacked archive into the specification of the pools it needs."""
+
+    def __init__(self, settings: Settings, roots: Roots, available: tuple[Device, ...]) -> None:
+        self._settings = settings
+        self._roots = roots
+        self._available = available
+        self._cores = cpu_count()
+
+    def pool_specs(self, name: str, plan: Plan, folder: Path, overrides: ModelSpec) -> dict[str, PoolSpec]:
+        """The pools of a workflow.
+
+        Args:
+            name: Name of the endpoint.
+            plan: The compiled workflow; a model that refers to a registered one (`{model: x}`) gets no pool.
+            folder: Where the workflow file is.
+            overrides: What the registration says about every model that does not say it itself.
+
+        Returns:
+            Pool specifications by local model name, and `FUNCTIONS` when there are functions.
+
+        Raises:
+            UserError: A model that is not there, an engine or device that does not exist, something not allowed.
+        """
+        specs = {
+            key: self._model_pool(name, key, fill(spec, overrides), folder) for key, spec in plan.models.items() if not spec.model
+        }
+        if plan.functions:
+            specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder)
+        return specs
+
+    def _model_pool(self, name: str, key: str, spec: ModelSpec, folder: Path) -> PoolSpec:
+        if spec.trusted and not self._settings.allow_trusted:
+            raise ForbiddenError(f'model "{key}": `trusted` is not allowed here; the setting allow_trusted permits it')
+        engine, path = self._locate(key, spec, folder)
+        devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
+        low, high = workers(spec)
+        return PoolSpec(
+            name=key if key == name else f"{name}:{key}",
+            engine=engine,
+            root=str(folder),
+            path=path,
+            spec=spec,
+            policy=self._policy(key, spec),
+            devices=devices,
+            min_workers=low,
+            max_workers=high,
+            threads=max(1, self._cores // max(1, low * len(devices))),
+            startup_timeout_s=self._settings.startup_timeout_s,
+        )
+
+    def _locate(self, key: str, spec: ModelSpec, folder: Path) -> tuple[str, str]:
+        """The engine and what it is to load: a path, or `module:callable`."""
+        if spec.engine is not None:
+            engine = discovery.find(spec.engine)
+            if engine.name == "Python" and is_callable_reference(spec.url):
+                return engine.name, spec.url
+            model = engine.recognise(self._path(spec.url, folder))
+            if model is None:
+                raise InvalidModelError(f'model "{key}": {spec.url} is no model that the engine {engine.name} can load')
+            return engine.name, str(model)
+        if is_callable_reference(spec.url):
+            return "Python", spec.url
+        engine_name, path = discovery.infer(self._path(spec.url, folder))
+        return engine_name, str(path)
+
+    def _path(self, url: str, folder: Path) -> Path:
+        """Relative URLs stay in the archive; others follow the rule of every URL."""
+        path = Path(url)
+        if "://" not in url and not url.startswith("file:") and not path.is_absolute():
+            inside = (folder / path).resolve()
+            if not inside.is_relative_to(folder.resolve()):
+                raise ForbiddenError(f"{url} leads out of the archive")
+            return inside
+        if path.is_absolute() and path.resolve().is_relative_to(folder.resolve()):
+            return path.resolve()
+        return resolve_url(url, self._roots)
+
+    def _functions_pool(self, name: str, functions: dict[str, str], folder: Path) -> PoolSpec:
+        return PoolSpec(
+            name=f"{name} functions",
+            engine="Python",
+            root=str(folder),
+            path="",
+            spec=ModelSpec(),
+            policy=self._policy(f"{name} functions", ModelSpec(batch_size=1)),
+            devices=(Device("cpu"),),
+            min_workers=1,
+            max_workers=max(1, self._cores),
+            functions=functions,
+            startup_timeout_s=self._settings.startup_timeout_s,
+        )
+
+    def _policy(self, name: str, spec: ModelSpec) -> Policy:
+        settings = self._settings
+        delay_ms = settings.max_batch_delay if spec.max_batch_delay is None else spec.max_batch_delay
+        return Policy(
+            name=name,
+            batch_size=spec.batch_size or settings.batch_size,
+            batch_delay_s=delay_ms / 1000,
+            fill=spec.batching == "fill",
+            queue_size=spec.job_queue_size or settings.job_queue_size,
+            idle_s=settings.max_idle_time if spec.max_idle_time is None else spec.max_idle_time,
+            timeout_s=spec.timeout or settings.default_timeout_s,
+        )
+
+
+def workers(spec: ModelSpec) -> tuple[int, int]:
+    """Minimum and maximum of workers per device: 1 and 1 unless said; the maximum is at least the minimum."""
+    low = spec.min_worker if spec.min_worker is not None else (1 if spec.max_worker != 0 else 0)
+    high = spec.max_worker if spec.max_worker is not None else max(low, 1)
+    return min(low, high), high
+
+
+def fill(spec: ModelSpec, defaults: ModelSpec) -> ModelSpec:
+    """Fills what a specification leaves open from another one."""
+    absent = {
+        field: value
+        for field in ModelSpec.__struct_fields__
+        if getattr(spec, field) is None and (value := getattr(defaults, field)) is not None
+    }
+    return msgspec.structs.replace(spec, **absent) if absent else spec
+
+
+def is_callable_reference(url: str) -> bool:
+    """Whether a URL is `module:callable` or `file.py:callable` rather than a path or a real URL."""
+    module, colon, attribute = url.partition(":")
+    return bool(colon) and attribute.isidentifier() and "/" not in attribute and bool(module)
+
+
+Lookup = Callable[[str, str | None], Deployment]
+
+
+def registered_pool(lookup: Lookup, reference: str) -> ModelPool:
+    """The pool of a model that is registered on the server, by `name[:version]`.
+
+    Raises:
+        FlowyardError: It is not registered or not ready.
+        InvalidModelError: The name is a workflow of several models.
+    """
+    name, _, version = reference.partition(":")
+    deployment = lookup(name, version or None)
+    pool = deployment.pools.get(name)
+    if pool is None:
+        raise InvalidModelError(f'"{reference}" is a workflow, not a model; call it as {{workflow: {reference}}}')
+    return pool

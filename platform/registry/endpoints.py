@@ -1,0 +1,122 @@
+"""Names and versions in memory: which deployment answers a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.registry.store import Record
+from flowyard.schemas.errors import ConflictError, NotFoundError, NotReadyError
+
+Status = Literal["PENDING", "READY", "FAILED"]
+
+
+class Entry:
+    """One version of an endpoint.
+
+    Attributes:
+        record: What was registered.
+        status: `PENDING` while its workers start, `FAILED` when they could not.
+        reason: Why it failed.
+        deployment: What runs, once it does.
+        at_startup: Whether the operator asked for it when starting the server.
+    """
+
+    __slots__ = ("at_startup", "deployment", "reason", "record", "status")
+
+    def __init__(self, record: Record, *, at_startup: bool = False) -> None:
+        self.record = record
+        self.status: Status = "PENDING"
+        self.reason = ""
+        self.deployment: Deployment | None = None
+        self.at_startup = at_startup
+
+    def ready(self, deployment: Deployment) -> None:
+        """The deployment is up."""
+        self.deployment = deployment
+        self.status = "READY"
+
+    def failed(self, reason: str) -> None:
+        """The deployment could not be brought up."""
+        self.status = "FAILED"
+        self.reason = reason
+
+
+class Endpoints:
+    """All names with their versions, in the order the versions were registered."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, dict[str, Entry]] = {}
+        self._turn: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries, by name, then in order of registration."""
+        for name in sorted(self._by_name):
+            yield from self._by_name[name].values()
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._by_name)
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether exactly this version is registered."""
+        return version in self._by_name.get(name, {})
+
+    def add(self, entry: Entry) -> None:
+        """Takes an entry in.
+
+        Raises:
+            ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
+        """
+        record = entry.record
+        versions = self._by_name.get(record.name, {})
+        if record.version in versions or (versions and not record.version):
+            shown = f"{record.name}:{record.version}" if record.version else record.name
+            raise ConflictError(f"Workflow {shown} is already registered.")
+        self._by_name.setdefault(record.name, {})[record.version] = entry
+
+    def remove(self, entry: Entry) -> None:
+        """Takes an entry out; does nothing when it is not in."""
+        record = entry.record
+        versions = self._by_name.get(record.name, {})
+        if versions.get(record.version) is entry:
+            del versions[record.version]
+        if not versions:
+            self._by_name.pop(record.name, None)
+            self._turn.pop(record.name, None)
+
+    def versions(self, name: str, version: str | None = None) -> list[Entry]:
+        """The entries of a name, or the one of a version. `default` is the unversioned one (DJL §1.3).
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        versions = self._by_name.get(name)
+        if not versions:
+            raise NotFoundError(f"Model or workflow not found: {name}")
+        if version is None:
+            return list(versions.values())
+        entry = versions.get(version) or (versions.get("") if version == "default" else None)
+        if entry is None:
+            raise NotFoundError(f"Model or workflow not found: {name}/{version}")
+        return [entry]
+
+    def route(self, name: str, version: str | None = None) -> Deployment:
+        """The deployment that answers a request: the named version, or the ready ones in turn (DJL §2.3).
+
+        Raises:
+            NotFoundError: No such name or version.
+            NotReadyError: It is there, but does not run.
+        """
+        versions = self._by_name.get(name)
+        if versions is not None and version is None and len(versions) == 1:
+            (entry,) = versions.values()
+            if entry.deployment is not None:
+                return entry.deployment
+        ready = [entry.deployment for entry in self.versions(name, version) if entry.deployment is not None]
+        if not ready:
+            raise NotReadyError(f"Model is not ready: {name}")
+        turn = self._turn.get(name, 0)
+        self._turn[name] = turn + 1
+        return ready[turn % len(ready)]

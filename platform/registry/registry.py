@@ -1,0 +1,276 @@
+"""Registers, brings back and unregisters models and workflows.
+
+The order of a registration is what keeps the promises: the archive is stored, the workflow checked, the name taken, the workers
+started, the record committed, the endpoint opened, and only then is the caller told. What fails on the way undoes what came
+before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from flowyard.platform.archives.locate import Roots, resolve_url
+from flowyard.platform.archives.members import Limits
+from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name
+from flowyard.platform.archives.store import ArchiveStore, StoredArchive
+from flowyard.platform.archives.view import FolderView
+from flowyard.platform.devices import discover
+from flowyard.platform.registry.deployment import Deployment, Planner
+from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
+from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
+from flowyard.platform.settings import Settings
+from flowyard.schemas.errors import FlowyardError, InvalidRequestError
+from flowyard.schemas.models import ModelSpec
+from flowyard.workflows.check import compile_workflow
+from flowyard.workflows.plan import Plan, single_model_plan
+
+log = structlog.stdlib.get_logger(__name__)
+T = TypeVar("T")
+
+UPLOAD = "upload:sha256:"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants registered.
+
+    Attributes:
+        url: Where the archive is, or empty for an upload.
+        upload: The uploaded file.
+        filename: What the uploaded file is called, where the caller said so.
+        name: Name to serve it under; that of the workflow file, or inferred from the URL, when empty.
+        version: Version; that of the workflow file when empty.
+        spec: What is said about the model, or about every model of the workflow.
+        operator: Whether the operator asks, who may name any path.
+        kind: `workflow` refuses what is none; `any` takes a single model as well.
+    """
+
+    url: str = ""
+    upload: Path | None = None
+    filename: str = ""
+    name: str = ""
+    version: str = ""
+    spec: ModelSpec = msgspec.field(default_factory=ModelSpec)
+    operator: bool = False
+    kind: str = "any"
+
+
+class Registry:
+    """All that is registered, on disk and running."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.endpoints = Endpoints()
+        state_dir = Path(settings.state_dir)
+        self._lock = StateDirLock(state_dir)
+        self._archives = ArchiveStore(state_dir / "archives")
+        self._store = RegistryStore(state_dir / "registry.sqlite")
+        self._roots = Roots.of(settings)
+        self._planner = Planner(settings, self._roots, discover())
+        self._limits = Limits.of(settings)
+        self._registering = 0
+        self._background: set[asyncio.Task[Any]] = set()
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Opens the record and brings back what is in it, in parallel. One that fails stays, as `FAILED`."""
+        await self._store.open()
+        records = await self._store.all()
+        await asyncio.gather(*(self._restore(record) for record in records))
+
+    async def close(self) -> None:
+        """Drains and ends everything that runs. The record stays as it is."""
+        drain_s = self.settings.drain_timeout_s
+        running = [entry.deployment for entry in self.endpoints if entry.deployment is not None]
+        await asyncio.gather(*(deployment.close(drain_s) for deployment in running))
+        if self._background:
+            await asyncio.wait(self._background)
+        await self._store.close()
+        self._lock.release()
+
+    async def load(self, item: LoadItem) -> None:
+        """Loads what the operator asked for at the start. It replaces what the record has under that name.
+
+        Raises:
+            FlowyardError: It cannot be loaded.
+        """
+        request = Request(url=item.url, name=item.name or "", version=item.version or "", operator=True)
+        async with self._registration():
+            source, stored = await self._fetch(request)
+            plan, kind = self._compile(source, stored)
+            name, version = _identity(source, plan)
+            if self.endpoints.has(name, version):
+                (entry,) = self.endpoints.versions(name, version or "default")
+                if entry.record.digest == stored.digest and entry.deployment is not None:
+                    entry.at_startup = True
+                    return
+                log.info("replacing what was registered by what --load says", name=name, version=version)
+                await self.unregister(name, version or "default")
+            await self._register(source, stored, plan, kind)
+
+    # ---- registration ----
+
+    def temporary_file(self) -> AbstractContextManager[Path]:
+        """Lends a file for an upload, on the file system of the archives."""
+        return self._archives.temporary_file()
+
+    async def register(self, request: Request) -> Entry:
+        """Registers a model or workflow and waits until it serves.
+
+        Args:
+            request: What to register. An upload must stay until this returns.
+
+        Returns:
+            The entry, recorded on disk and open for requests.
+
+        Raises:
+            FlowyardError: It cannot be registered; nothing is left of the attempt.
+        """
+        return await self._unbroken(self._register_request(request))
+
+    async def _register_request(self, request: Request) -> Entry:
+        async with self._registration():
+            source, stored = await self._fetch(request)
+            plan, kind = self._compile(source, stored)
+            return await self._register(source, stored, plan, kind)
+
+    @contextlib.asynccontextmanager
+    async def _registration(self) -> AsyncIterator[None]:
+        """Keeps archives from being collected between being stored and being referred to."""
+        self._registering += 1
+        try:
+            yield
+        finally:
+            self._registering -= 1
+            self._collect()
+
+    async def _fetch(self, request: Request) -> tuple[Request, StoredArchive]:
+        """Puts the archive into the store; an upload gets its digest for a URL."""
+        if request.upload is not None:
+            filename = request.filename or "upload"
+            stored = await asyncio.to_thread(self._archives.add_file, request.upload, filename, self._limits)
+            return msgspec.structs.replace(request, url=UPLOAD + stored.digest), stored
+        path = resolve_url(request.url, self._roots, request.operator)
+        if path.is_dir():
+            return request, await asyncio.to_thread(self._archives.add_directory, path, self._limits)
+        # A workflow file names its models relative to itself: it is registered with the folder around it.
+        if path.name in WORKFLOW_FILES:
+            return request, await asyncio.to_thread(self._archives.add_directory, path.parent, self._limits)
+        return request, await asyncio.to_thread(self._archives.add_file, path, path.name, self._limits)
+
+    def _compile(self, request: Request, stored: StoredArchive) -> tuple[Plan, str]:
+        """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
+        file = workflow_file(stored.folder)
+        if file is not None:
+            return compile_workflow(file.read_bytes(), file.name, FolderView(stored.folder)), "workflow"
+        if request.kind == "workflow":
+            wanted = ", ".join(WORKFLOW_FILES)
+            raise InvalidRequestError(f"no workflow in {request.url}: none of {wanted} at its root; a model goes to POST /models")
+        name = request.name or self._model_name(request)
+        spec = msgspec.structs.replace(request.spec, url=stored.filename or ".")
+        return single_model_plan(check_name(name), spec), "model"
+
+    def _model_name(self, request: Request) -> str:
+        if request.upload is None:
+            return infer_model_name(request.url)
+        if not request.filename:
+            raise InvalidRequestError("Parameter model_name is required: the upload has no file name to take it from.")
+        return infer_model_name(request.filename)
+
+    async def _register(self, request: Request, stored: StoredArchive, plan: Plan, kind: str) -> Entry:
+        name, version = _identity(request, plan)
+        record = Record(
+            name=name,
+            version=version,
+            kind="workflow" if kind == "workflow" else "model",
+            url=request.url,
+            digest=stored.digest,
+            spec=request.spec,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+        entry = Entry(record, at_startup=request.operator)
+        self.endpoints.add(entry)
+        try:
+            deployment = await self._deploy(record, plan, stored)
+            try:
+                await self._store.put(record)
+            except BaseException:
+                await deployment.close(0)
+                raise
+        except BaseException:
+            self.endpoints.remove(entry)
+            raise
+        entry.ready(deployment)
+        log.info("registered", name=name, version=version or None, kind=kind, url=request.url)
+        return entry
+
+    async def _deploy(self, record: Record, plan: Plan, stored: StoredArchive) -> Deployment:
+        started = time.monotonic()
+        specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec)
+        deployment = Deployment(record.name, record.version, plan, specs)
+        await deployment.start()
+        log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
+        return deployment
+
+    async def _restore(self, record: Record) -> None:
+        entry = Entry(record)
+        self.endpoints.add(entry)
+        try:
+            stored = self._archives.open(record.digest)
+            request = Request(url=record.url, name=record.name, version=record.version, spec=record.spec)
+            plan, _ = self._compile(request, stored)
+            entry.ready(await self._deploy(record, plan, stored))
+        except (FlowyardError, OSError) as error:
+            entry.failed(str(error))
+            log.error("could not bring back", name=record.name, version=record.version or None, reason=str(error))
+
+    # ---- removal ----
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        """Removes one version of a name, or all. It is gone from the record, and its workers have ended, when this returns.
+
+        Raises:
+            NotFoundError: There is no such name or version.
+        """
+        entries = self.endpoints.versions(name, version)
+        for entry in entries:
+            self.endpoints.remove(entry)
+        await self._unbroken(self._remove(entries))
+
+    async def _remove(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            await self._store.delete(entry.record.name, entry.record.version)
+        running = [entry.deployment for entry in entries if entry.deployment is not None]
+        await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for deployment in running))
+        for entry in entries:
+            log.info("unregistered", name=entry.record.name, version=entry.record.version or None)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Removes the archives that nothing refers to, unless something is being registered just now."""
+        if not self._registering:
+            self._archives.remove_unused([entry.record.digest for entry in self.endpoints])
+
+    async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs work to its end even when the caller goes away in the middle of it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return await asyncio.shield(task)
+
+
+def _identity(request: Request, plan: Plan) -> tuple[str, str]:
+    """Name and version to register under: what the caller says, else what the file says."""
+    version = request.version or plan.version or ""
+    return check_name(request.name or plan.name), check_version(version) if version else ""

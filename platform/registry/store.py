@@ -1,0 +1,145 @@
+"""The record of what is registered, in SQLite: what was acknowledged is there after a crash.
+
+One thread owns the connection; every change is committed to disk (WAL, synchronous=FULL) before its method returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from flowyard.schemas.errors import ConflictError
+from flowyard.schemas.models import ModelSpec
+
+T = TypeVar("T")
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS registrations (
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT;
+"""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One registration, as it is to be brought up again.
+
+    Attributes:
+        name: Name of the model or workflow.
+        version: Its version, empty for none.
+        kind: Whether the archive is a workflow or a single model.
+        url: Where it came from, as the caller said; `upload:sha256:…` for an upload.
+        digest: Of the archive in the store.
+        spec: What the registration said about the model, or about every model of the workflow.
+        created: ISO 8601, UTC.
+    """
+
+    name: str
+    version: str = ""
+    kind: Literal["model", "workflow"]
+    url: str
+    digest: str
+    spec: ModelSpec
+    created: str
+
+
+class StateDirLock:
+    """Holds a state directory for one server; the kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Takes the lock.
+
+        Raises:
+            ConflictError: Another server has it.
+        """
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise ConflictError(
+                f"the state directory {state_dir} is in use by another server (process {holder or 'unknown'}); "
+                "stop it, or give this one its own --state-dir"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets go of the directory."""
+        os.close(self._fd)
+
+
+class RegistryStore:
+    """The table of registrations."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
+        self._connection: sqlite3.Connection | None = None
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(Record)
+
+    async def open(self) -> None:
+        """Opens the database and creates what is missing.
+
+        Raises:
+            sqlite3.DatabaseError: The file is no database, or it is damaged.
+        """
+        await self._call(self._open)
+
+    async def close(self) -> None:
+        """Closes the database."""
+        await self._call(self._close)
+        self._thread.shutdown()
+
+    async def put(self, record: Record) -> None:
+        """Records a registration; it is on disk when this returns."""
+        row = (record.name, record.version, self._encoder.encode(record))
+        await self._write("INSERT OR REPLACE INTO registrations VALUES (?, ?, ?)", row)
+
+    async def delete(self, name: str, version: str) -> None:
+        """Forgets a registration; gone from disk when this returns."""
+        await self._write("DELETE FROM registrations WHERE name = ? AND version = ?", (name, version))
+
+    async def all(self) -> list[Record]:
+        """Every registration, in the order they were made."""
+        rows = await self._call(self._select)
+        return [self._decoder.decode(row) for row in rows]
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        # Shielded: a caller that is cancelled must not leave its change half known.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    async def _write(self, statement: str, row: tuple[Any, ...]) -> None:
+        def write() -> None:
+            assert self._connection is not None
+            with self._connection:
+                self._connection.execute(statement, row)
+
+        await self._call(write)
+
+    def _open(self) -> None:
+        self._connection = sqlite3.connect(self._path)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.executescript(_TABLES)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _select(self) -> list[bytes]:
+        assert self._connection is not None
+        return [row[0] for row in self._connection.execute("SELECT record FROM registrations ORDER BY rowid")]
