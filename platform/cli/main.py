@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,11 @@ from cyclopts import App, Parameter
 
 from flowyard.schemas.errors import FlowyardError, InvalidWorkflowError
 
-app = App(name="flowyard", help="Serve workflows of PyTorch, ONNX and Python models over HTTP.")
+app = App(
+    name="flowyard",
+    help="Serve workflows of PyTorch, ONNX and Python models over HTTP.",
+    version=lambda: metadata.version("flowyard"),
+)
 
 
 @app.command

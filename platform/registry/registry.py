@@ -25,12 +25,12 @@ from flowyard.platform.archives.names import LoadItem, check_name, check_version
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.archives.view import FolderView
 from flowyard.platform.devices import discover
-from flowyard.platform.registry.deployment import Deployment, Planner
+from flowyard.platform.registry.deployment import Deployment, Planner, registered_pool
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
-from flowyard.schemas.errors import FlowyardError, InvalidRequestError
+from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, UserError
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.plan import Plan, single_model_plan
@@ -71,7 +71,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.endpoints = Endpoints()
-        state_dir = Path(settings.state_dir)
+        state_dir = Path(settings.state_dir).resolve()
         self._lock = StateDirLock(state_dir)
         self._archives = ArchiveStore(state_dir / "archives")
         self._store = RegistryStore(state_dir / "registry.sqlite")
@@ -190,6 +190,7 @@ class Registry:
 
     async def _register(self, request: Request, stored: StoredArchive, plan: Plan, kind: str) -> Entry:
         name, version = _identity(request, plan)
+        self._check_references(plan)
         record = Record(
             name=name,
             version=version,
@@ -214,6 +215,15 @@ class Registry:
         entry.ready(deployment)
         log.info("registered", name=name, version=version or None, kind=kind, url=request.url)
         return entry
+
+    def _check_references(self, plan: Plan) -> None:
+        """Models that are to be found on the server must be there when a workflow is registered."""
+        for key, spec in plan.models.items():
+            if spec.model:
+                try:
+                    registered_pool(self.endpoints.route, spec.model)
+                except UserError as error:
+                    raise InvalidModelError(f'model "{key}": {error}') from error
 
     async def _deploy(self, record: Record, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()
