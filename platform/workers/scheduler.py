@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -201,24 +201,29 @@ class Scheduler:
         self._workers: dict[int, Worker] = {}
         self._idle: list[Worker] = []
         self._drain_until = FOREVER
+        self._room = self._surplus = False
+        self._refused: Callable[[], FlowyardError] | None = None
 
     # ---- what happened ----
 
     def start(self, now: float) -> list[Instruction]:
         """The model is to be brought up."""
-        out = self._keep_minimum(now)
-        return out + self._check_started()
+        out = self._keep_minimum(now) + self._check_started()
+        self._recount()
+        return out
 
     def submit(self, job: Job, now: float) -> list[Instruction]:
         """A request came in."""
         job.submitted = now
-        refusal = self._refusal()
+        refusal = self._refused
         if refusal is not None:
-            return [self._answer(job, refusal)]
+            return [self._answer(job, refusal())]
+        if self._queued >= self.policy.queue_size:
+            return [self._answer(job, QueueFullError(f"Worker queue capacity exceeded for model: {self.policy.name}"))]
         self._live[job] = None
         self._enqueue(job)
         self._wake(job.deadline)
-        return self._advance(now)
+        return self._advance_queue(now)
 
     def cancel(self, job: Job, now: float) -> list[Instruction]:
         """Nobody waits for this job any more. Its answer is a `ShutDownError` that nobody reads."""
@@ -226,7 +231,7 @@ class Scheduler:
             return []
         out: list[Instruction] = [self._answer(job, ShutDownError("cancelled"))]
         self._sweep()
-        return out + self._advance(now)
+        return out + self._advance_queue(now)
 
     def worker_ready(self, worker_id: int, now: float) -> list[Instruction]:
         """A worker has loaded the model."""
@@ -273,7 +278,10 @@ class Scheduler:
                 out.append(self._answer(job, outcome))
         self.groups[worker.device].failures = 0
         # The next batch goes out before the answers are written: the worker computes meanwhile.
-        return self._set_idle(worker, now) + self._advance(now) + out
+        if worker.retiring:
+            return self._set_idle(worker, now) + self._advance(now) + out
+        self._set_idle(worker, now)
+        return self._advance_queue(now) + out
 
     def scale(self, min_workers: int, max_workers: int, now: float, device: Device | None = None) -> list[Instruction]:
         """The number of workers is to change, on one device (a new group if need be) or on each."""
@@ -329,15 +337,17 @@ class Scheduler:
             group.failures >= CRASH_LOOP and not any(worker.ready_at for worker in group.workers.values()) for group in groups
         )
 
-    def _refusal(self) -> FlowyardError | None:
-        name = self.policy.name
+    def _refusal(self) -> Callable[[], FlowyardError] | None:
+        """Why requests are refused, whatever the length of the queue."""
         if self.phase in ("draining", "closed") or all(group.max == 0 for group in self.groups.values()):
-            return ShutDownError(f"All model workers has been shutdown: {name}")
-        if self.crash_looping:
-            return NotReadyError(f"Model is not ready: {name}")
-        if self._queued >= self.policy.queue_size:
-            return QueueFullError(f"Worker queue capacity exceeded for model: {name}")
-        return None
+            return self._shut_down
+        return self._not_ready if self.crash_looping else None
+
+    def _shut_down(self) -> FlowyardError:
+        return ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
+
+    def _not_ready(self) -> FlowyardError:
+        return NotReadyError(f"Model is not ready: {self.policy.name}")
 
     # ---- the queue ----
 
@@ -421,8 +431,33 @@ class Scheduler:
 
     # ---- the workers ----
 
+    def _advance_queue(self, now: float) -> list[Instruction]:
+        """Brings queue and workers together after an event that leaves the set of workers as it was; every request comes by."""
+        if self.phase != "serving":
+            return self._advance(now)
+        out = self._dispatch(now)
+        if self._queued:
+            if self._room and not self._idle:
+                out += self._scale_up(now)
+        elif self._surplus and self._idle:
+            self._wake(now + self.policy.idle_s)
+        return out
+
     def _advance(self, now: float) -> list[Instruction]:
-        """Brings queue and workers together, then sees to the number of workers."""
+        """Brings queue and workers together, and sees to the number of workers."""
+        out = self._advance_all(now)
+        self._recount()
+        return out
+
+    def _recount(self) -> None:
+        """Works out, after the set of workers has changed, what requests would otherwise ask each time."""
+        groups = self.groups.values()
+        staying = {group.device: group.staying() for group in groups}
+        self._room = any(staying[group.device] < group.max for group in groups)
+        self._surplus = any(staying[group.device] > group.min for group in groups)
+        self._refused = self._refusal()
+
+    def _advance_all(self, now: float) -> list[Instruction]:
         out = self._dispatch(now)
         if self.phase == "closed":
             return out
@@ -591,17 +626,17 @@ class Scheduler:
             return []
         waiting = [job for job in self._queue if job.queued]
         if all(group.max == 0 for group in self.groups.values()) and not self._workers:
-            error: FlowyardError = ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
+            error = self._shut_down
         elif self.crash_looping:
-            error = NotReadyError(f"Model is not ready: {self.policy.name}")
+            error = self._not_ready
         else:
             return []
-        return [self._answer(job, error) for job in waiting]
+        return [self._answer(job, error()) for job in waiting]
 
     def _close(self) -> list[Instruction]:
         self.phase = "closed"
-        error = ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
-        return [*self._answer_all(error), *self._retire_all(), Closed()]
+        self._refused = self._shut_down
+        return [*self._answer_all(self._shut_down()), *self._retire_all(), Closed()]
 
     def _wake(self, at: float) -> None:
         self.wake_at = min(self.wake_at, at)

@@ -1,0 +1,105 @@
+"""Files and functions of the archive, read but never run."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from flowyard.workflows.check import check
+
+STEPS = rb"""
+import json
+from other import borrowed
+raise SystemExit("never run")
+def one(x): ...
+def two(x, y=1): ...
+def many(*xs): ...
+async def aware(x, context): ...
+def keyword(x, *, context=None): ...
+class Wrapped: ...
+pattern = "\d"
+made = lambda x: x
+@json.wraps
+def decorated(): ...
+if json:
+    def hidden(x): ...
+"""
+
+
+class Files:
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def exists(self, path: str) -> bool:
+        return path in self.files or any(name.startswith(path + "/") for name in self.files)
+
+    def read(self, path: str) -> bytes | None:
+        return self.files.get(path)
+
+    def names(self) -> Iterable[str]:
+        return self.files
+
+
+FILES = Files(
+    {"steps.py": STEPS, "pkg/__init__.py": b"def f(x): ...", "cnn.pt": b"", "models/a/model.py": b"", "bad.py": b"def f(:"}
+)
+
+
+def found(head: str, call: str = "[id, in]") -> list[str]:
+    text = f"name: w\n{head}\nworkflow: {{out: {call}}}\n"
+    return [str(problem) for problem in check(text.encode(), "w", FILES).problems]
+
+
+@pytest.mark.parametrize("name", ["one", "two", "many", "aware", "keyword", "Wrapped", "made", "decorated", "hidden", "borrowed"])
+def test_a_function_that_is_there_is_accepted(name: str) -> None:
+    assert found(f"functions: {{f: steps:{name}}}", "[f, in]") == []
+
+
+def test_a_function_of_a_package_is_found() -> None:
+    assert found("functions: {f: pkg:f}", "[f, in]") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "message"),
+    [
+        ("one", "[f]", "takes 1 argument, not 0"),
+        ("one", "[f, in, in]", "takes 1 argument, not 2"),
+        ("two", "[f, in, in, in]", "takes 1 to 2 arguments, not 3"),
+        ("aware", "[f, in, in]", "takes 1 argument, not 2"),
+        ("keyword", "[id, [f]]", "takes 1 argument, not 0"),
+    ],
+)
+def test_a_call_that_the_signature_does_not_take_is_refused(name: str, call: str, message: str) -> None:
+    problems = found(f"functions: {{f: steps:{name}}}", call)
+    assert any(f'error: function "f" {message}' in problem for problem in problems)
+
+
+BAD = [
+    ("functions: {f: steps:oen}", 'w:2:16: error: function "f": no "oen" in steps.py (did you mean "one"?)'),
+    ("functions: {f: stpes:one}", 'w:2:16: error: function "f": no module "stpes" in the archive (did you mean "steps.py"?)'),
+    ("functions: {f: bad:f}", 'bad.py:1:7: error: function "f": invalid syntax'),
+    ("models: {m: cn.pt}", 'w:2:13: error: model "m": no file "cn.pt" in the archive (did you mean "cnn.pt"?)'),
+    ("models: {m: ../cnn.pt}", 'w:2:13: error: model "m": no file "../cnn.pt" in the archive (did you mean "cnn.pt"?)'),
+    (
+        "models: {m: {url: cnn.pt, options: {class: steps:Wraped}}}",
+        'w:2:13: error: model "m": no "Wraped" in steps.py (did you mean "Wrapped"?)',
+    ),
+    ("models: {m: steps:Wraped}", 'w:2:13: error: model "m": no "Wraped" in steps.py (did you mean "Wrapped"?)'),
+]
+
+
+@pytest.mark.parametrize(("head", "expected"), BAD)
+def test_what_is_not_in_the_archive_is_refused_with_the_nearest_name(head: str, expected: str) -> None:
+    assert found(head) == [expected]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["cnn.pt", "./cnn.pt", "models/a", "models/a/", '"{model_dir}/cnn.pt"', '"file://{model_dir}/models/a"', "steps:Wrapped",
+     "https://host/x.zip", "file:/x/y.pt", "/abs/x.pt", "s3://b/k", "djl://a/b", "{model: 'registered:2'}"],
+)  # fmt: skip
+def test_models_that_are_there_or_elsewhere_are_accepted(url: str) -> None:
+    assert found(f"models: {{m: {url}}}") == []
+
+
+def test_the_same_file_missing_twice_is_two_problems() -> None:
+    assert len(found("models: {m: x.pt, n: x.pt}")) == 2

@@ -1,0 +1,260 @@
+"""The workflow file as it is written: names, settings and parsed expressions with their places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from flowyard.schemas.models import ModelSpec
+from flowyard.workflows import fields
+from flowyard.workflows.expressions import Expression, Unreadable, parse
+from flowyard.workflows.model_section import read_model
+from flowyard.workflows.problems import Problems
+from flowyard.workflows.references import split_callable
+from flowyard.workflows.source import Entry, Mapping, Node, Scalar, to_value
+
+LIMIT_NODES = 1_000
+LIMIT_RETRIES = 10
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class At(msgspec.Struct, frozen=True, gc=False):
+    """A place in the file, both 1-based."""
+
+    line: int
+    column: int
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """The `when` of a node: JMESPath as written."""
+
+    text: str
+    line: int
+    column: int
+
+
+class NodeDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """One node of the workflow.
+
+    Attributes:
+        name: Its name.
+        call: What it computes.
+        when: Condition under which it is computed.
+        otherwise: The `else`: what it yields when the condition does not hold.
+        fallback: What it yields when `call` has finally failed.
+        timeout_s: Seconds until one attempt counts as failed.
+        retries: How often a failure that a retry can cure is tried again.
+        line: Line of its name.
+        column: Column of its name.
+    """
+
+    name: str
+    call: Expression
+    when: Condition | None = None
+    otherwise: Expression | None = None
+    fallback: Expression | None = None
+    timeout_s: float | None = None
+    retries: int = 0
+    line: int
+    column: int
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow file.
+
+    Attributes:
+        name: Name of the workflow.
+        version: Its version, empty when not given.
+        timeout_s: Seconds until a whole run is given up, `None` without a limit.
+        models: Models by local name.
+        functions: `module:callable` by local name.
+        nodes: Nodes by name, in the order of the file.
+        on_error: `fail`, or `pass` to hand a failed model's output on to the next node, as DJL does.
+        model_places: Where each model's value stands in the file.
+        function_places: Where each function's value stands in the file.
+        workflow_place: Where `workflow:` stands; line 0 when it could not be read.
+    """
+
+    name: str
+    version: str = ""
+    timeout_s: float | None = None
+    models: dict[str, ModelSpec] = {}
+    functions: dict[str, str] = {}
+    nodes: dict[str, NodeDefinition] = {}
+    on_error: Literal["fail", "pass"] = "fail"
+    model_places: dict[str, At] = {}
+    function_places: dict[str, At] = {}
+    workflow_place: At = At(0, 0)
+
+
+_Reader: TypeAlias = Callable[[Entry, dict[str, Any], Problems], None]
+
+
+def read_definition(root: Node, problems: Problems) -> Definition | None:
+    """Reads a whole file.
+
+    Args:
+        root: The root of its text.
+        problems: Receives what is wrong.
+
+    Returns:
+        What could be read; `None` when the file is no mapping.
+    """
+    if not isinstance(root, Mapping):
+        problems.error("a workflow file is a mapping with `name` and `workflow`", root)
+        return None
+    found: dict[str, Any] = {"name": ""}
+    for key, entry in root.entries.items():
+        reader = _READERS.get(key)
+        if reader is not None:
+            reader(entry, found, problems)
+        else:
+            _refuse_key(key, entry, problems)
+    for key in ("name", "workflow"):
+        if key not in root.entries:
+            problems.error(f"no `{key}`", root, name=key)
+    return Definition(**found)
+
+
+def _refuse_key(key: str, entry: Entry, problems: Problems) -> None:
+    if key == "baseUri":
+        problems.warning("`baseUri` has no effect here: functions are Python modules of the archive", entry.key, name=key)
+    elif key == "configs":
+        problems.error("`configs` is not supported by this version", entry.key, name=key)
+    else:
+        problems.error(f"unknown key `{key}`", entry.key, name=key, fix=problems.nearest(key, _READERS))
+
+
+def _read_name(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    name = fields.text(entry.value, "name", problems)
+    if name is None:
+        return
+    if not _NAME.fullmatch(name):
+        message = f'the name "{name}" may have letters, digits, `_`, `.` and `-`, 128 at most, and starts with a letter or digit'
+        problems.error(message, entry.value, name=name)
+    found["name"] = name
+
+
+def _read_version(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    version = fields.text(entry.value, "version", problems)
+    if version is None:
+        return
+    if version and not _NAME.fullmatch(version):
+        problems.error(f'the version "{version}" may have letters, digits, `_`, `.` and `-`', entry.value, name=version)
+    found["version"] = version
+
+
+def _read_timeout(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    found["timeout_s"] = fields.timeout(entry.value, "timeout", problems)
+
+
+def _read_on_error(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    if to_value(entry.value) in ("fail", "pass"):
+        found["on_error"] = to_value(entry.value)
+    else:
+        problems.error("`on_error` must be `fail` or `pass`", entry.value, name="on_error")
+
+
+def _read_models(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    section = fields.mapping(entry.value, "models", problems)
+    entries = section.entries if section is not None else {}
+    # A model that cannot be read stays known by name, or every use of it would be a problem of its own.
+    specs = {name: read_model(name, item.value, problems) or ModelSpec() for name, item in entries.items()}
+    found["models"] = specs
+    found["model_places"] = _places(entries)
+
+
+def _read_functions(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    section = fields.mapping(entry.value, "functions", problems)
+    entries = section.entries if section is not None else {}
+    found["functions"] = {name: _read_function(name, item.value, problems) for name, item in entries.items()}
+    found["function_places"] = _places(entries)
+
+
+def _read_function(name: str, node: Node, problems: Problems) -> str:
+    target = fields.text(node, f"functions.{name}", problems) or ""
+    if target and split_callable(target) is None:
+        message = f'function "{name}" must be `module:callable`, not "{target}"'
+        problems.error(message, node, name=name, fix="a Python module of the archive and a function in it")
+    return target
+
+
+def _places(entries: dict[str, Entry]) -> dict[str, At]:
+    return {name: At(entry.value.line, entry.value.column) for name, entry in entries.items()}
+
+
+def _read_workflow(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    section = fields.mapping(entry.value, "workflow", problems)
+    entries = section.entries if section is not None else {}
+    if len(entries) > LIMIT_NODES:
+        problems.error(f"{len(entries)} nodes, the limit is {LIMIT_NODES}", entry.key, name="workflow")
+    elif section is not None:
+        found["workflow_place"] = At(entry.key.line, entry.key.column)
+        found["nodes"] = {name: _read_node(name, item, problems) for name, item in entries.items()}
+
+
+def _read_node(name: str, entry: Entry, problems: Problems) -> NodeDefinition:
+    """Reads one node; one that cannot be read stays known by name as a constant."""
+    if name == "in":
+        problems.error("a node cannot be called `in`: that is the request", entry.key, name=name)
+    if not name or len(name) > 128 or not name.isprintable():
+        problems.error("a node's name must be printable and have 1 to 128 characters", entry.key, name=name)
+    node, key = entry.value, entry.key
+    if isinstance(node, Mapping) and set(node.entries) != {"value"}:
+        return _read_long_node(name, key, node, problems)
+    return NodeDefinition(name=name, call=parse(node, problems), line=key.line, column=key.column)
+
+
+def _read_long_node(name: str, key: Scalar, node: Mapping, problems: Problems) -> NodeDefinition:
+    found: dict[str, Any] = {}
+    for setting, entry in node.entries.items():
+        if setting in _NODE_READERS:
+            found.update(_NODE_READERS[setting](entry.value, problems))
+        elif setting == "cache":
+            problems.error("`cache` is not supported by this version", entry.key, name=setting)
+        else:
+            fix = problems.nearest(setting, _NODE_READERS)
+            problems.error(f'node "{name}": unknown key `{setting}`', entry.key, name=setting, fix=fix)
+    if "call" not in node.entries:
+        problems.error(f'node "{name}" has no `call`', key, name=name)
+    if "otherwise" in found and "when" not in node.entries:
+        problems.error(f'node "{name}" has `else` but no `when`', node.entries["else"].key, name="else")
+    found.setdefault("call", Unreadable(key.line, key.column))
+    return NodeDefinition(name=name, line=key.line, column=key.column, **found)
+
+
+def _read_when(node: Node, problems: Problems) -> dict[str, Any]:
+    if isinstance(node, Scalar) and isinstance(node.value, str) and node.value.strip():
+        return {"when": Condition(node.value, node.line, node.column)}
+    problems.error("`when` must be a JMESPath expression", node, name="when")
+    return {}
+
+
+def _read_retries(node: Node, problems: Problems) -> dict[str, Any]:
+    retries = to_value(node)
+    if type(retries) is int and 0 <= retries <= LIMIT_RETRIES:
+        return {"retries": retries}
+    problems.error(f"`retries` must be a whole number from 0 to {LIMIT_RETRIES}", node, name="retries")
+    return {}
+
+
+_NODE_READERS: dict[str, Callable[[Node, Problems], dict[str, Any]]] = {
+    "call": lambda node, problems: {"call": parse(node, problems)},
+    "when": _read_when,
+    "else": lambda node, problems: {"otherwise": parse(node, problems)},
+    "timeout": lambda node, problems: {"timeout_s": fields.timeout(node, "timeout", problems)},
+    "retries": _read_retries,
+    "fallback": lambda node, problems: {"fallback": parse(node, problems)},
+}
+_READERS: dict[str, _Reader] = {
+    "name": _read_name,
+    "version": _read_version,
+    "timeout": _read_timeout,
+    "models": _read_models,
+    "functions": _read_functions,
+    "workflow": _read_workflow,
+    "on_error": _read_on_error,
+}

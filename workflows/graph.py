@@ -1,0 +1,105 @@
+"""The graph of a workflow, checked at load: references, cycles, what `out` needs."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from flowyard.workflows.builtin import ARITY
+from flowyard.workflows.definition import Definition
+from flowyard.workflows.draft import Draft, finish
+from flowyard.workflows.lowering import Lowering, Use
+from flowyard.workflows.plan import FROM_HEADER, FROM_QUERY, FROM_REQUEST, Plan
+from flowyard.workflows.problems import Problems
+
+
+class Graph:
+    """The nodes of a workflow and what each takes its values from.
+
+    Attributes:
+        uses: Every call of a model or function.
+    """
+
+    def __init__(self, definition: Definition, problems: Problems) -> None:
+        self._definition = definition
+        self._problems = problems
+        lowering = Lowering(definition, problems)
+        self._drafts = {name: lowering.node(node) for name, node in definition.nodes.items()}
+        self.uses: list[Use] = lowering.uses
+        self._graph = self._edges()
+
+    def _edges(self) -> nx.DiGraph[str]:
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from(self._drafts)
+        for name, draft in self._drafts.items():
+            graph.add_edges_from((source, name) for source in sorted(draft.node_names()))
+            if _reads_request(draft):
+                graph.add_edge("in", name)
+        return graph
+
+    def check(self) -> None:
+        """Notes shadowed names, cycles, an `out` that is missing or constant, and nodes nobody uses."""
+        self._check_shadows()
+        self._check_cycles()
+        if "out" in self._drafts:
+            self._check_use()
+        elif self._definition.workflow_place.line:
+            fix = self._problems.nearest("out", self._drafts)
+            self._problems.error("no node `out`", self._definition.workflow_place, name="out", fix=fix)
+
+    def _check_shadows(self) -> None:
+        models, functions = self._definition.models, self._definition.functions
+        for name in functions.keys() & models.keys():
+            place = self._definition.function_places.get(name)
+            self._problems.warning(f'the model "{name}" hides the function of the same name', place, name=name)
+        places = {**self._definition.function_places, **self._definition.model_places}
+        for name in (functions.keys() | models.keys()) & ARITY.keys():
+            self._problems.warning(f'"{name}" hides the built-in of the same name', places.get(name), name=name)
+
+    def _check_cycles(self) -> None:
+        for component in nx.strongly_connected_components(self._graph):
+            first = min(component, key=self._position)
+            if len(component) > 1 or self._graph.has_edge(first, first):
+                cycle = [first, *(target for _, target in nx.find_cycle(self._graph.subgraph(component), first))]
+                node = self._definition.nodes[first]
+                self._problems.error(f"a cycle: {' -> '.join(cycle)}", node, name=first)
+
+    def _position(self, name: str) -> tuple[int, int]:
+        node = self._definition.nodes.get(name)
+        return (node.line, node.column) if node is not None else (0, 0)
+
+    def _check_use(self) -> None:
+        needed = nx.ancestors(self._graph, "out") | {"out"}
+        if "in" not in needed and not self._problems.failed:
+            out = self._definition.nodes["out"]
+            self._problems.error("`out` does not depend on `in`: every answer would be the same", out, name="out")
+        for name, node in self._definition.nodes.items():
+            if name not in needed:
+                self._problems.warning(f'nobody uses node "{name}"', node, name=name)
+
+    def plan(self) -> Plan:
+        """Makes the plan; only for a graph without errors.
+
+        Returns:
+            The plan, with the steps that `out` needs.
+        """
+        definition = self._definition
+        needed = nx.ancestors(self._graph, "out") | {"out"}
+        order = [
+            name for name in nx.lexicographical_topological_sort(self._graph.subgraph(needed), self._position) if name != "in"
+        ]
+        steps = finish([self._drafts[name] for name in order])
+        return Plan(
+            name=definition.name,
+            version=definition.version,
+            steps=steps,
+            out=next(at for at, step in enumerate(steps) if step.name == "out" and step.parent < 0),
+            models=definition.models,
+            functions=definition.functions,
+            timeout_s=definition.timeout_s,
+            pass_errors=definition.on_error == "pass",
+        )
+
+
+def _reads_request(draft: Draft) -> bool:
+    kinds = (FROM_REQUEST, FROM_HEADER, FROM_QUERY)
+    return any(operand[0] in kinds for inner in draft.with_nested() for operand in inner.operands())

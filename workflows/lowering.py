@@ -1,0 +1,240 @@
+"""Turns the nodes of a definition into draft steps, and notes every reference, callee and argument that is wrong."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowyard.schemas.values import Payload
+from flowyard.workflows import builtin, paths
+from flowyard.workflows.definition import Condition, Definition, NodeDefinition
+from flowyard.workflows.draft import Draft
+from flowyard.workflows.expressions import Branches, Call, Expression, Reference, Unreadable
+from flowyard.workflows.plan import (
+    APPLY,
+    BUILT_IN,
+    CALL,
+    FROM_HEADER,
+    FROM_LITERAL,
+    FROM_QUERY,
+    FROM_REQUEST,
+    FROM_STEP,
+    HAND_ON,
+    MAP,
+    SWITCH,
+    Callee,
+    Operand,
+)
+from flowyard.workflows.problems import Place, Problems
+from flowyard.workflows.references import resolve
+
+NOTHING: Operand = (FROM_LITERAL, Payload.of(None), None)
+
+
+class Use(msgspec.Struct, frozen=True):
+    """One use of a model or function: with how many arguments, and where."""
+
+    callee: Callee
+    arguments: int
+    line: int
+    column: int
+
+
+class Lowering:
+    """Makes one draft per node.
+
+    Attributes:
+        uses: Every call of a model or function that was found.
+    """
+
+    def __init__(self, definition: Definition, problems: Problems) -> None:
+        self._definition = definition
+        self._problems = problems
+        self.uses: list[Use] = []
+
+    def node(self, node: NodeDefinition) -> Draft:
+        """Makes the draft of a node.
+
+        Args:
+            node: The node.
+
+        Returns:
+            Its draft; operands that could not be understood are null, with a problem noted.
+        """
+        draft = self._expression_draft(node.call, node.name, None)
+        draft.timeout_s, draft.retries = node.timeout_s, node.retries
+        if node.when is not None:
+            self._condition(draft, node.when)
+        if node.otherwise is not None:
+            draft.otherwise = self._operand(node.otherwise, f"{node.name}[else]", draft)
+        if node.fallback is not None:
+            draft.fallback = self._operand(node.fallback, f"{node.name}[fallback]", draft)
+        return draft
+
+    def _expression_draft(self, expression: Expression, name: str, parent: Draft | None) -> Draft:
+        if isinstance(expression, Call):
+            return self._call(expression, name, parent)
+        draft = Draft(name, HAND_ON, parent)
+        draft.args = [self._operand(expression, name, draft)]
+        return draft
+
+    def _operand(self, expression: Expression, name: str, parent: Draft) -> Operand:
+        if isinstance(expression, Call):
+            return FROM_STEP, self._call(expression, name, parent), None
+        if isinstance(expression, Reference):
+            return self._reference(expression.text, expression, "for a string, write {value: ...}")
+        if isinstance(expression, Branches):
+            self._problems.error("a mapping is no argument here; write {value: ...} for a literal one", expression)
+        if isinstance(expression, (Branches, Unreadable)):
+            return NOTHING
+        return FROM_LITERAL, Payload.of(expression.value), None
+
+    def _reference(self, text: str, at: Place, otherwise: str) -> Operand:
+        target = resolve(text, self._definition.nodes)
+        if target is None:
+            self._unknown_reference(text, at, otherwise)
+            return NOTHING
+        if target.base == "in.headers":
+            return FROM_HEADER, target.rest.lower(), None
+        if target.base == "in.query":
+            return FROM_QUERY, target.rest, None
+        path = self._path(target.rest, at) if target.rest else None
+        return (FROM_REQUEST, 0, path) if target.base == "in" else (FROM_STEP, target.base, path)
+
+    def _unknown_reference(self, text: str, at: Place, otherwise: str) -> None:
+        base = text.split(".", 1)[0]
+        known = ["in", *self._definition.nodes]
+        fix = self._problems.nearest(base, known) or otherwise
+        if base in self._definition.models or base in self._definition.functions:
+            fix = f"to call it, write [{base}, in]"
+        self._problems.error(f'unknown reference "{text}"', at, name=base, fix=fix)
+
+    def _path(self, text: str, at: Place) -> paths.Path | None:
+        try:
+            return paths.compile_path(text)
+        except paths.PathError as error:
+            self._problems.error(f'JMESPath "{text}": {error}', at, name=text)
+            return None
+
+    def _condition(self, draft: Draft, when: Condition) -> None:
+        try:
+            draft.condition, names = paths.compile_condition(when.text)
+        except paths.PathError as error:
+            fix = "" if "`" in when.text else "write numbers as `1`, strings as 'x'"
+            self._problems.error(f'`when` of node "{draft.name}": JMESPath "{when.text}": {error}', when, name=when.text, fix=fix)
+            return
+        draft.condition_names = [(name, self._reference(name, when, "strings stand in single quotes")) for name in names]
+
+    def _call(self, call: Call, name: str, parent: Draft | None) -> Draft:
+        callee = self.callee(call.callee, call)
+        if callee is None or callee.kind != "builtin":
+            draft = Draft(name, CALL, parent)
+            draft.args = self._arguments(call.args, draft)
+            self._use(draft, callee, len(call.args), call)
+            return draft
+        draft = Draft(name, BUILT_IN, parent)
+        if self._arity_fits(call):
+            special = {"switch": self._switch, "map": self._map, "functionsApply": self._apply}.get(call.callee, self._built_in)
+            special(draft, call)
+        return draft
+
+    def _arguments(self, args: tuple[Expression, ...], draft: Draft, first: int = 1) -> list[Operand]:
+        return [self._operand(arg, f"{draft.name}[{first + at}]", draft) for at, arg in enumerate(args)]
+
+    def callee(self, name: str, at: Place) -> Callee | None:
+        """Finds a callee: models shadow functions, both shadow built-ins (DJL §3.2)."""
+        if name in self._definition.models:
+            return Callee("model", name)
+        if name in self._definition.functions:
+            return Callee("function", name)
+        if name in builtin.ARITY:
+            return Callee("builtin", name, builtin.FUNCTIONS.get(name))
+        if name == "adapter":
+            self._problems.error("`adapter` is not supported by this version", at, name=name)
+            return None
+        known = [*self._definition.models, *self._definition.functions, *builtin.ARITY]
+        self._problems.error(f'unknown model or function "{name}"', at, name=name, fix=self._problems.nearest(name, known))
+        return None
+
+    def _use(self, draft: Draft, callee: Callee | None, arguments: int, at: Place) -> None:
+        if callee is None:
+            return
+        draft.callees = (*draft.callees, callee)
+        if callee.kind != "builtin":
+            self.uses.append(Use(callee, arguments, at.line, at.column))
+        if callee.kind == "model":
+            self._check_model_arity(callee.name, arguments, at)
+
+    def _check_model_arity(self, name: str, arguments: int, at: Place) -> None:
+        """A model takes one mapping of its inputs, or as many arguments as it has inputs."""
+        inputs = len(self._definition.models[name].inputs)
+        if arguments == 1 or (arguments == inputs if inputs else arguments > 1):
+            return
+        takes = f"1 argument or {inputs}" if inputs > 1 else "1 argument" if inputs else "at least 1 argument"
+        self._problems.error(f'model "{name}" takes {takes}, not {arguments}', at, name=name)
+
+    def _arity_fits(self, call: Call) -> bool:
+        least, most = builtin.ARITY[call.callee]
+        count = len(call.args)
+        if least <= count <= most:
+            return True
+        message = f"`{call.callee}` takes {describe_arity(least, most)}, not {count}"
+        self._problems.error(message, call, name=call.callee)
+        return False
+
+    def _built_in(self, draft: Draft, call: Call) -> None:
+        try:
+            function, args = builtin.bind(call.callee, call.args)
+        except builtin.BadOption as error:
+            self._problems.error(f"`{call.callee}`: {error}", error.at or call, name=call.callee)
+            return
+        draft.callees = (Callee("builtin", call.callee, function),)
+        draft.kind = HAND_ON if call.callee == "id" else BUILT_IN
+        draft.args = self._arguments(args, draft)
+
+    def _switch(self, draft: Draft, call: Call) -> None:
+        key, branches = call.args
+        draft.kind = SWITCH
+        draft.callees = (Callee("builtin", "switch"),)
+        draft.args = self._arguments((key,), draft)
+        if not isinstance(branches, Branches) or not branches.branches:
+            self._problems.error("`switch` takes a key and a mapping of branches", branches, name="switch")
+            return
+        draft.branches = {
+            name: self._operand(branch, f"{draft.name}[{name}]", draft) for name, branch in branches.branches.items()
+        }
+
+    def _map(self, draft: Draft, call: Call) -> None:
+        draft.kind = MAP
+        self._several(draft, (call.args[0],))
+        draft.args = self._arguments(call.args[1:], draft, first=2)
+
+    def _apply(self, draft: Draft, call: Call) -> None:
+        draft.kind = APPLY
+        names = call.args[0]
+        if isinstance(names, Call):
+            # A list is read as a call; here it is a list of names.
+            first = Reference(names.callee, names.line, names.column)
+            self._several(draft, (first, *names.args))
+        else:
+            self._problems.error("`functionsApply` takes a list of names first", names, name="functionsApply")
+        draft.args = self._arguments(call.args[1:], draft, first=2)
+
+    def _several(self, draft: Draft, names: tuple[Expression, ...]) -> None:
+        """Notes the callees of `map` and `functionsApply`; each gets one argument."""
+        for name in names:
+            if not isinstance(name, Reference):
+                self._problems.error("expected the name of a model or function", name)
+                continue
+            callee = self.callee(name.text, name)
+            if callee is not None and callee.kind == "builtin" and callee.function is None:
+                self._problems.error(f"`{name.text}` cannot be applied to one value", name, name=name.text)
+            self._use(draft, callee, 1, name)
+
+
+def describe_arity(least: int, most: int) -> str:
+    """Says how many arguments are taken: `1 argument`, `at least 2 arguments`, `1 to 3 arguments`."""
+    if least == most:
+        return f"{least} argument{'' if least == 1 else 's'}"
+    if most >= builtin.ANY:
+        return f"at least {least} argument{'' if least == 1 else 's'}"
+    return f"{least} to {most} arguments"

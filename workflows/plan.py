@@ -1,0 +1,129 @@
+"""The plan of a workflow: everything a run needs, as plain frozen arrays. Made once, shared by all runs.
+
+An operand says where a value comes from: `(kind, target, path)`, where `path` is a compiled JMESPath or `None`:
+
+- `(FROM_STEP, index, path)`: the value of another step;
+- `(FROM_REQUEST, 0, path)`: the body of the request;
+- `(FROM_LITERAL, payload, None)`: a value of the file;
+- `(FROM_HEADER, name, None)` and `(FROM_QUERY, name, None)`: a header (name in lower case) or a query parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.values import Value
+from flowyard.workflows.paths import Path
+
+FROM_STEP, FROM_REQUEST, FROM_LITERAL, FROM_HEADER, FROM_QUERY = range(5)
+#: What a step does: hand a value on, call a built-in, call a worker, choose, call once per item, call each of several.
+HAND_ON, BUILT_IN, CALL, SWITCH, MAP, APPLY = range(6)
+KINDS = ("value", "builtin", "call", "switch", "map", "apply")
+
+CalleeKind: TypeAlias = Literal["model", "function", "workflow"]
+Operand: TypeAlias = tuple[int, Any, Path | None]
+BuiltIn: TypeAlias = Callable[[list[Value]], Value]
+
+
+class Callee(msgspec.Struct, frozen=True, gc=False):
+    """What a step calls.
+
+    Attributes:
+        kind: `model` and `function` run in a worker, `builtin` runs in the server.
+        name: Its local name.
+        function: The built-in itself.
+    """
+
+    kind: Literal["model", "function", "workflow", "builtin"]
+    name: str
+    function: BuiltIn | None = None
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """The `when` of a step.
+
+    Attributes:
+        path: The condition.
+        names: What it names, and where each comes from.
+        deps: Steps that it waits for.
+    """
+
+    path: Path
+    names: tuple[tuple[str, Operand], ...]
+    deps: tuple[int, ...]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a plan.
+
+    Attributes:
+        name: The node's name; a call nested in node `out` as its first argument is `out[1]`.
+        kind: `HAND_ON`, `BUILT_IN`, `CALL`, `SWITCH`, `MAP` or `APPLY`.
+        callees: What it calls; several only for `APPLY`.
+        args: Its arguments.
+        deps: Steps that `args` come from.
+        guard: Its `when`.
+        otherwise: What it yields when its condition does not hold; without, null.
+        fallback: What it yields when it has failed.
+        branches: The alternatives of a `SWITCH`.
+        timeout_s: Seconds until an attempt has failed.
+        retries: How often a failure that a retry can cure is tried again.
+        parent: The step that this one is nested in, -1 for a node.
+        children: Steps nested in this one.
+    """
+
+    name: str
+    kind: int
+    callees: tuple[Callee, ...] = ()
+    args: tuple[Operand, ...] = ()
+    deps: tuple[int, ...] = ()
+    guard: Guard | None = None
+    otherwise: Operand | None = None
+    fallback: Operand | None = None
+    branches: dict[str, Operand] = {}
+    timeout_s: float | None = None
+    retries: int = 0
+    parent: int = -1
+    children: tuple[int, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow, ready to run.
+
+    Attributes:
+        name: Name of the workflow.
+        version: Its version, empty when not given.
+        steps: The steps that `out` needs, inputs before those who use them.
+        out: Index of the step that is the answer.
+        models: Every model of the file by local name.
+        functions: `module:callable` of every function of the file by local name.
+        timeout_s: Seconds until a run is given up, `None` without a limit.
+        pass_errors: Whether a failed model's output goes on to the next node (`on_error: pass`).
+    """
+
+    name: str
+    version: str = ""
+    steps: tuple[Step, ...]
+    out: int
+    models: dict[str, ModelSpec] = {}
+    functions: dict[str, str] = {}
+    timeout_s: float | None = None
+    pass_errors: bool = False
+
+
+def single_model_plan(name: str, spec: ModelSpec) -> Plan:
+    """The plan of a single model: `out: [model, in]`.
+
+    Args:
+        name: Name of the model, also of its only step.
+        spec: The model.
+
+    Returns:
+        A plan with one step.
+    """
+    step = Step(name=name, kind=CALL, callees=(Callee("model", name),), args=((FROM_REQUEST, 0, None),))
+    return Plan(name=name, steps=(step,), out=0, models={name: spec})

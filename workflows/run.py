@@ -1,0 +1,454 @@
+"""The pure core of a run: events in, instructions out; no clock, no event loop, no input or output.
+
+Steps run on demand, from `out` backwards: a step that nobody waits for is never started. A step goes through the phases below;
+`_waiting` counts the steps it still waits for, and when that reaches zero the step is ready for its next phase.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from math import inf
+
+from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidInputError, NodeError
+from flowyard.schemas.values import Payload
+from flowyard.workflows import paths
+from flowyard.workflows.execution import Fan, Inputs, branch_name, call_built_in, jobs_of, named
+from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
+from flowyard.workflows.plan import (
+    BUILT_IN,
+    CALL,
+    FROM_STEP,
+    HAND_ON,
+    SWITCH,
+    Callee,
+    CalleeKind,
+    Operand,
+    Plan,
+    Step,
+)
+
+# Phases of a step. In BRANCH it waits for the value of a chosen branch, in LAST for that of its `else` or `fallback`.
+IDLE, WANTED, GUARDED, COLLECTING, CALLING, BRANCH, LAST, DONE, FAILED, CANCELLED = range(10)
+_STATES = ("idle", "waiting", "waiting", "waiting", "running", "running", "running", "done", "failed", "cancelled")
+_NULL = Payload.of(None)
+
+
+class Run:
+    """The state of one run of a plan.
+
+    Every method that takes an event returns what is to be done about it. Exactly one `Answer` or `AnswerError` is among all
+    instructions of a run that is not cancelled; no call is left running after it.
+
+    Attributes:
+        finished: Whether the answer has been given, or the run has been cancelled.
+    """
+
+    __slots__ = (
+        "_calls", "_chosen", "_deadline", "_ended", "_fans", "_inputs", "_instructions", "_next_id", "_notes", "_now", "_plan",
+        "_ready", "_started", "_state", "_timers", "_waiters", "_waiting", "_wake", "finished",
+    )  # fmt: skip
+
+    def __init__(
+        self, plan: Plan, request: Payload, headers: Mapping[str, str], query: Mapping[str, str], deadline: float | None
+    ) -> None:
+        """Prepares a run.
+
+        Args:
+            plan: The workflow.
+            request: The body of the request.
+            headers: Its headers, names in any case.
+            query: Its query parameters.
+            deadline: When the client gives up, on the clock that every `now` is read from.
+        """
+        count = len(plan.steps)
+        self._plan = plan
+        self._inputs = Inputs(request, headers, query, count)
+        self._deadline = inf if deadline is None else deadline
+        self._state = bytearray(count)
+        self._waiting = [0] * count
+        self._waiters: list[list[int] | None] = [None] * count
+        self._started: list[float | None] = [None] * count
+        self._ended: list[float | None] = [None] * count
+        #: By step: the operand awaited in BRANCH and LAST; the calls of MAP and APPLY; how it came to be done.
+        self._chosen: dict[int, Operand] = {}
+        self._fans: dict[int, Fan] = {}
+        self._notes: dict[int, str] = {}
+        #: By call: its step, its slot among the calls of the step, its attempt.
+        self._calls: dict[int, tuple[int, int, int]] = {}
+        self._timers: dict[int, float] = {}
+        self._ready: deque[int] = deque()
+        self._instructions: list[Instruction] = []
+        self._next_id = 0
+        self._now = 0.0
+        self._wake = inf
+        self.finished = False
+
+    # Events.
+
+    def start(self, now: float) -> list[Instruction]:
+        """Begins the run.
+
+        Args:
+            now: The time.
+
+        Returns:
+            Instructions, in order.
+        """
+        if self.finished:
+            return []
+        if self._plan.timeout_s is not None:
+            self._deadline = min(self._deadline, now + self._plan.timeout_s)
+        if not self._begin(now):
+            return self._taken()
+        self._wake_at(self._deadline)
+        self._want(self._plan.out)
+        return self._settle()
+
+    def done(self, call_id: int, value: Payload, now: float) -> list[Instruction]:
+        """A call has given its result.
+
+        Args:
+            call_id: The call; one that is not open any more is ignored.
+            value: The result.
+            now: The time.
+
+        Returns:
+            Instructions, in order.
+        """
+        call = self._closed(call_id)
+        if call is None or not self._begin(now):
+            return self._taken()
+        step, slot, _ = call
+        if self._plan.steps[step].kind == CALL:
+            self._finish(step, value)
+        else:
+            self._take_result(step, slot, value)
+        return self._settle()
+
+    def failed(self, call_id: int, error: FlowyardError, now: float) -> list[Instruction]:
+        """A call has failed; arguments and result as for `done`."""
+        call = self._closed(call_id)
+        if call is None or not self._begin(now):
+            return self._taken()
+        step, slot, attempt = call
+        if error.retryable and attempt < self._plan.steps[step].retries:
+            self._restart(step, slot, attempt + 1)
+        else:
+            self._fail(step, error)
+        return self._settle()
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Time has passed: nodes past their timeout fail, and so does the run past its deadline.
+
+        Args:
+            now: The time.
+
+        Returns:
+            Instructions, in order.
+        """
+        if self.finished or not self._begin(now):
+            return self._taken()
+        for step in [step for step, at in self._timers.items() if at <= now]:
+            if step in self._timers and not self.finished:
+                self._time_out(step)
+        self._wake = inf
+        self._settle_ready()
+        self._wake_at(min([self._deadline, *self._timers.values()]))
+        return self._taken()
+
+    def cancel(self) -> list[Instruction]:
+        """Nobody wants the answer any more: open calls are cancelled, and no answer is given."""
+        if not self.finished:
+            self._end()
+        return self._taken()
+
+    @property
+    def timeline(self) -> tuple[StepTime, ...]:
+        """What every step of the plan has done so far."""
+        return tuple(
+            StepTime(step.name, self._started[at], self._ended[at], self._description(at))
+            for at, step in enumerate(self._plan.steps)
+        )
+
+    def _description(self, step: int) -> str:
+        phase = self._state[step]
+        return self._notes.get(step, "done") if phase == DONE else _STATES[phase]
+
+    # Around every event.
+
+    def _begin(self, now: float) -> bool:
+        """Notes the time; past the deadline the run ends here."""
+        self._now = now
+        if now < self._deadline:
+            return True
+        self._answer_error(DeadlineError("the request was not done in time"))
+        return False
+
+    def _closed(self, call_id: int) -> tuple[int, int, int] | None:
+        """Forgets an open call that has ended."""
+        return self._calls.pop(call_id, None)
+
+    def _settle(self) -> list[Instruction]:
+        self._settle_ready()
+        return self._taken()
+
+    def _settle_ready(self) -> None:
+        ready = self._ready
+        while ready:
+            self._advance(ready.popleft())
+
+    def _taken(self) -> list[Instruction]:
+        taken, self._instructions = self._instructions, []
+        return taken
+
+    def _wake_at(self, at: float) -> None:
+        if at < self._wake and not self.finished:
+            self._wake = at
+            self._instructions.append(WakeAt(at))
+
+    # Waiting.
+
+    def _want(self, step: int) -> None:
+        if self._state[step] == IDLE:
+            self._state[step] = WANTED
+            self._ready.append(step)
+
+    def _wait(self, step: int, deps: tuple[int, ...]) -> bool:
+        """Makes a step wait for others; returns whether all are there already."""
+        missing = 0
+        for dep in deps:
+            if self._state[dep] == DONE:
+                continue
+            missing += 1
+            waiters = self._waiters[dep]
+            if waiters is None:
+                self._waiters[dep] = [step]
+            else:
+                waiters.append(step)
+            self._want(dep)
+        self._waiting[step] = missing
+        return not missing
+
+    def _advance(self, step: int) -> None:
+        """Takes a step that waits for nothing into its next phase."""
+        phase = self._state[step]
+        spec = self._plan.steps[step]
+        try:
+            if phase == WANTED and spec.guard is not None:
+                self._state[step] = phase = GUARDED
+                if not self._wait(step, spec.guard.deps):
+                    return
+            if phase == GUARDED and not self._holds(spec):
+                self._skip(step, spec)
+                return
+            if phase in (WANTED, GUARDED):
+                self._state[step] = phase = COLLECTING
+                if not self._wait(step, spec.deps):
+                    return
+            if phase == COLLECTING:
+                self._execute(step, spec)
+            elif phase in (BRANCH, LAST):
+                self._finish(step, self._inputs.payload(self._chosen[step]))
+        except FlowyardError as error:
+            self._fail(step, error)
+
+    def _holds(self, spec: Step) -> bool:
+        assert spec.guard is not None
+        scope = {name: self._inputs.payload(operand).value() for name, operand in spec.guard.names}
+        return paths.is_true(paths.search(spec.guard.path, scope))
+
+    def _skip(self, step: int, spec: Step) -> None:
+        self._notes[step] = "skipped"
+        self._started[step] = self._now
+        if spec.otherwise is None:
+            self._finish(step, _NULL)
+        else:
+            self._substitute(step, spec.otherwise, LAST)
+
+    def _substitute(self, step: int, operand: Operand, phase: int) -> None:
+        """Makes a step yield the value of an operand."""
+        self._state[step] = phase
+        self._chosen[step] = operand
+        if self._wait(step, (operand[1],) if operand[0] == FROM_STEP else ()):
+            self._ready.append(step)
+
+    # Executing.
+
+    def _execute(self, step: int, spec: Step) -> None:
+        """Does what a step is for, its arguments being there."""
+        self._started[step] = self._now
+        kind = spec.kind
+        if kind == HAND_ON:
+            self._finish(step, self._inputs.payload(spec.args[0]))
+        elif kind == BUILT_IN:
+            function = spec.callees[0].function
+            assert function is not None
+            self._finish(step, call_built_in(function, [self._inputs.payload(operand).value() for operand in spec.args]))
+        else:
+            self._set_timer(step, spec)
+            if kind == CALL:
+                self._state[step] = CALLING
+                self._call(step, spec.callees[0], tuple(self._inputs.payload(operand) for operand in spec.args), 0, 0)
+            elif kind == SWITCH:
+                self._choose(step, spec)
+            else:
+                self._call_several(step, spec)
+
+    def _set_timer(self, step: int, spec: Step) -> None:
+        if spec.timeout_s is not None:
+            at = self._now + spec.timeout_s
+            self._timers[step] = at
+            self._wake_at(at)
+
+    def _call(self, step: int, callee: Callee, args: tuple[Payload, ...], slot: int, attempt: int) -> None:
+        self._next_id = call_id = self._next_id + 1
+        self._calls[call_id] = (step, slot, attempt)
+        at = min(self._deadline, self._timers.get(step, inf))
+        name = self._plan.steps[step].name
+        kind: CalleeKind = callee.kind  # type: ignore[assignment]  # a built-in is never called outside
+        self._instructions.append(StartCall(call_id, name, kind, callee.name, args, None if at == inf else at))
+
+    def _choose(self, step: int, spec: Step) -> None:
+        name = branch_name(self._inputs.payload(spec.args[0]).value())
+        branch = spec.branches.get(name) or spec.branches.get("default")
+        if branch is None:
+            raise InvalidInputError(f'no branch "{name[:80]}" and no default')
+        self._substitute(step, branch, BRANCH)
+
+    def _call_several(self, step: int, spec: Step) -> None:
+        self._state[step] = CALLING
+        jobs = jobs_of(spec, self._inputs.payload(spec.args[0]))
+        fan = self._fans[step] = Fan(jobs)
+        outside = []
+        for slot, (callee, arg) in enumerate(jobs):
+            if callee.function is None:
+                outside.append(slot)
+            else:
+                fan.results[slot] = call_built_in(callee.function, [arg.value()]).value()
+        fan.left = len(outside)
+        for slot in outside:
+            callee, arg = jobs[slot]
+            self._call(step, callee, (arg,), slot, 0)
+        if not outside:
+            self._finish(step, Payload.of(fan.results))
+
+    def _take_result(self, step: int, slot: int, value: Payload) -> None:
+        fan = self._fans[step]
+        try:
+            fan.results[slot] = value.value()
+        except FlowyardError as error:
+            self._fail(step, error)
+            return
+        fan.left -= 1
+        if not fan.left:
+            self._finish(step, Payload.of(fan.results))
+
+    def _restart(self, step: int, slot: int, attempt: int) -> None:
+        spec = self._plan.steps[step]
+        if spec.kind == CALL:
+            self._set_timer(step, spec)
+            self._call(step, spec.callees[0], tuple(self._inputs.payload(operand) for operand in spec.args), slot, attempt)
+        else:
+            callee, arg = self._fans[step].jobs[slot]
+            self._call(step, callee, (arg,), slot, attempt)
+
+    # Ending.
+
+    def _finish(self, step: int, value: Payload) -> None:
+        self._inputs.values[step] = value
+        self._state[step] = DONE
+        self._ended[step] = self._now
+        if self._timers:
+            self._timers.pop(step, None)
+        if step == self._plan.out:
+            self._instructions_for_end(Answer(value))
+            return
+        waiters = self._waiters[step]
+        if waiters is not None:
+            self._waiters[step] = None
+            waiting = self._waiting
+            for waiter in waiters:
+                waiting[waiter] -= 1
+                if not waiting[waiter]:
+                    self._ready.append(waiter)
+
+    def _time_out(self, step: int) -> None:
+        """An attempt has taken too long: it is tried again, or the step has failed."""
+        spec = self._plan.steps[step]
+        calls = [call for call in self._calls.values() if call[0] == step]
+        if calls and all(attempt < spec.retries for _, _, attempt in calls):
+            self._drop_calls(step)
+            self._set_timer(step, spec)
+            for _, slot, attempt in calls:
+                self._restart(step, slot, attempt + 1)
+        else:
+            self._fail(step, DeadlineError(f'node "{spec.name}": not done in {spec.timeout_s:g} s'))
+
+    def _fail(self, step: int, error: FlowyardError) -> None:
+        """A step has failed: a substitute takes its place, or the call it is nested in fails, or the run does."""
+        error = named(error, self._plan.steps[step].name)
+        while True:
+            spec = self._plan.steps[step]
+            caught = self._state[step] < LAST
+            self._leave(step)
+            if caught and self._recover(step, spec, error):
+                return
+            self._state[step] = FAILED
+            self._ended[step] = self._now
+            if spec.parent < 0:
+                self._answer_error(error)
+                return
+            step = spec.parent
+
+    def _recover(self, step: int, spec: Step, error: FlowyardError) -> bool:
+        substitute = spec.fallback if spec.fallback is not None else spec.otherwise
+        if substitute is not None:
+            self._notes[step] = "fallback"
+            self._substitute(step, substitute, LAST)
+            return True
+        if not self._plan.pass_errors or step == self._plan.out or not isinstance(error, NodeError):
+            return False
+        if not spec.callees or spec.callees[0].kind != "model":
+            return False
+        self._notes[step] = "failed"
+        self._finish(step, Payload.of({"code": 424, "message": error.message}))
+        return True
+
+    def _leave(self, step: int) -> None:
+        """Drops everything that a step has started or waits for, calls nested in it included."""
+        self._drop_calls(step)
+        self._timers.pop(step, None)
+        for waiters in self._waiters:
+            if waiters is not None and step in waiters:
+                waiters[:] = [waiter for waiter in waiters if waiter != step]
+        self._waiting[step] = 0
+        for child in self._plan.steps[step].children:
+            if IDLE < self._state[child] < DONE:
+                self._leave(child)
+                self._state[child] = CANCELLED
+                self._ended[child] = self._now
+
+    def _drop_calls(self, step: int) -> None:
+        for call_id in [call_id for call_id, call in self._calls.items() if call[0] == step]:
+            del self._calls[call_id]
+            self._instructions.append(CancelCall(call_id))
+
+    def _answer_error(self, error: FlowyardError) -> None:
+        self._instructions_for_end(AnswerError(error))
+
+    def _instructions_for_end(self, answer: Instruction) -> None:
+        self._end()
+        self._instructions.append(answer)
+
+    def _end(self) -> None:
+        """Cancels what is still running; nothing happens after this."""
+        self.finished = True
+        self._instructions.extend(CancelCall(call_id) for call_id in self._calls)
+        self._calls.clear()
+        self._timers.clear()
+        self._ready.clear()
+        for step, phase in enumerate(self._state):
+            if IDLE < phase < DONE:
+                self._state[step] = CANCELLED
+                self._ended[step] = self._now
