@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -85,6 +86,7 @@ async def _accept(registry: Registry, listener: socket.socket, ready_file: Path 
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         backlog=2048,
         timeout_graceful_shutdown=int(registry.settings.drain_timeout_s) + 1,
@@ -93,6 +95,9 @@ async def _accept(registry: Registry, listener: socket.socket, ready_file: Path 
     serving: asyncio.Task[Any] = asyncio.ensure_future(server.serve([listener]))
     host, port = listener.getsockname()[:2]
     base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    # What exists now stays: the collector need not walk through it again and again while requests come and go.
+    gc.collect()
+    gc.freeze()
     log.info("ready", url=base_url)
     if ready_file is not None:
         _write_ready(ready_file, base_url)

@@ -6,6 +6,8 @@ monotonic seconds), changes the state and returns what is to be done about it. `
 What holds after every event:
 - every job that was submitted gets exactly one `Answer`, now or after a later event;
 - an idle worker and a queued job do not stand side by side, unless the model batches by `fill` and the batch is not due;
+- a full batch may be sent to a busy worker ahead of time, so that its transfer overlaps the computation, but only while batches
+  take a few milliseconds at most;
 - a job whose worker died is tried once more, alone, so that whoever killed the worker does not take its batch-mates along;
 - at most `job_queue_size` jobs wait.
 
@@ -43,6 +45,17 @@ SCALE_UP_AFTER_S = 0.2
 #: Cancelled jobs that still lie in the queue before it is swept.
 SWEEP_AT = 64
 
+#: A job of priority p is queued as if it had come p times this much later: lower goes first, and nobody starves.
+PRIORITY_STEP_S = 1.0
+DEFAULT_PRIORITY = 3
+MAX_PRIORITY = 9
+#: A batch is sent ahead only while batches take less than this on the average: for longer ones the transfer does not matter,
+#: and what is with a worker cannot be taken back from it when its client goes away or another worker becomes idle.
+AHEAD_BELOW_S = 0.005
+#: Weight of the newest batch in the mean duration, and the mean before the first one.
+DURATION_WEIGHT = 0.2
+FIRST_DURATION_S = 1.0
+
 FOREVER = math.inf
 WorkerState: TypeAlias = Literal["starting", "idle", "busy"]
 Phase: TypeAlias = Literal["starting", "serving", "draining", "closed"]
@@ -54,17 +67,21 @@ class Job:
     Attributes:
         item: What is to be computed; opaque here.
         deadline: When it must be answered, monotonic seconds.
+        priority: 0 to 9, lower goes first.
+        rows: Rows of the model's input that it brings; a batch holds `batch_size` of them.
         submitted: When it was submitted.
         dispatched: When its last batch was sent, 0 before.
         deaths: Workers that died computing it.
         answered: Whether it has had its answer.
     """
 
-    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "queued", "submitted")
+    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "priority", "queued", "rows", "submitted")
 
-    def __init__(self, item: Any, deadline: float = FOREVER) -> None:
+    def __init__(self, item: Any, deadline: float = FOREVER, priority: int = DEFAULT_PRIORITY, rows: int = 1) -> None:
         self.item = item
         self.deadline = deadline
+        self.priority = min(max(priority, 0), MAX_PRIORITY)
+        self.rows = rows
         self.submitted = 0.0
         self.dispatched = 0.0
         self.deaths = 0
@@ -147,9 +164,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """One worker process, in the scheduler's eyes."""
+    """One worker process, in the scheduler's eyes.
 
-    __slots__ = ("batch", "device", "due", "id", "jobs", "ready_at", "retiring", "since", "state")
+    Attributes:
+        since: When it entered its state.
+        jobs: The batch it computes; `batch` is its number.
+        ahead: The batch it has been sent ahead of time, and its number.
+        due: When the batch it computes counts as hung.
+        retiring: Whether it ends after what it has.
+        killed: Whether it is being ended by force.
+    """
+
+    __slots__ = ("ahead", "batch", "device", "due", "id", "jobs", "killed", "ready_at", "retiring", "since", "state")
 
     def __init__(self, worker_id: int, device: Device, now: float) -> None:
         self.id = worker_id
@@ -159,8 +185,10 @@ class Worker:
         self.ready_at = 0.0
         self.batch = 0
         self.jobs: tuple[Job, ...] = ()
+        self.ahead: tuple[int, tuple[Job, ...]] | None = None
         self.due = FOREVER
         self.retiring = False
+        self.killed = False
 
 
 class Group:
@@ -195,8 +223,12 @@ class Scheduler:
         self.wake_at = FOREVER
         self._worker_ids = worker_ids
         self._batch_ids = itertools.count(1)
-        self._queue: deque[Job] = deque()
+        #: First in line: jobs whose worker died. Then one line per priority; a line is dropped when it is empty.
+        self._again: deque[Job] = deque()
+        self._lines: dict[int, deque[Job]] = {}
         self._queued = 0
+        self._waiting_ahead = 0
+        self._duration_s = FIRST_DURATION_S
         self._live: dict[Job, None] = {}
         self._workers: dict[int, Worker] = {}
         self._idle: list[Worker] = []
@@ -212,18 +244,21 @@ class Scheduler:
         self._recount()
         return out
 
-    def submit(self, job: Job, now: float) -> list[Instruction]:
-        """A request came in."""
-        job.submitted = now
-        refusal = self._refused
-        if refusal is not None:
-            return [self._answer(job, refusal())]
-        if self._queued >= self.policy.queue_size:
-            return [self._answer(job, QueueFullError(f"Worker queue capacity exceeded for model: {self.policy.name}"))]
-        self._live[job] = None
-        self._enqueue(job)
-        self._wake(job.deadline)
-        return self._advance_queue(now)
+    def submit(self, jobs: Sequence[Job], now: float) -> list[Instruction]:
+        """Requests came in, at the same instant: they may go out as one batch."""
+        out: list[Instruction] = []
+        for job in jobs:
+            job.submitted = now
+            refusal = self._refused or (self._full if self.queue_length >= self.policy.queue_size else None)
+            if refusal is not None:
+                out.append(self._answer(job, refusal()))
+                continue
+            self._live[job] = None
+            self._enqueue(job)
+            self._wake(job.deadline)
+            if self._idle and self._queued >= self.policy.batch_size:
+                out += self._advance_queue(now)
+        return out + self._advance_queue(now)
 
     def cancel(self, job: Job, now: float) -> list[Instruction]:
         """Nobody waits for this job any more. Its answer is a `ShutDownError` that nobody reads."""
@@ -271,13 +306,18 @@ class Scheduler:
         if worker is None or worker.state != "busy" or worker.batch != batch:
             return []
         if len(outcomes) != len(worker.jobs):
+            worker.killed = True
             return [Kill(worker_id, f"it answered {len(outcomes)} of {len(worker.jobs)} requests")]
         out: list[Instruction] = []
         for job, outcome in zip(worker.jobs, outcomes, strict=True):
             if not job.answered:
                 out.append(self._answer(job, outcome))
         self.groups[worker.device].failures = 0
+        self._duration_s += DURATION_WEIGHT * (now - worker.since - self._duration_s)
         # The next batch goes out before the answers are written: the worker computes meanwhile.
+        if worker.ahead is not None:
+            self._begin_ahead(worker, now)
+            return self._advance_queue(now) + out
         if worker.retiring:
             return self._set_idle(worker, now) + self._advance(now) + out
         self._set_idle(worker, now)
@@ -309,6 +349,7 @@ class Scheduler:
         for worker in self._workers.values():
             if worker.due <= now:
                 worker.due = FOREVER
+                worker.killed = True
                 out.append(Kill(worker.id, f"no answer within {self.policy.timeout_s:g} s"))
             self._wake(worker.due)
         if self.phase == "draining":
@@ -321,8 +362,8 @@ class Scheduler:
 
     @property
     def queue_length(self) -> int:
-        """Jobs that wait."""
-        return self._queued
+        """Jobs that wait: in the queue, or with a worker that is busy with another batch."""
+        return self._queued + self._waiting_ahead
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -346,6 +387,9 @@ class Scheduler:
     def _shut_down(self) -> FlowyardError:
         return ShutDownError(f"All model workers has been shutdown: {self.policy.name}")
 
+    def _full(self) -> FlowyardError:
+        return QueueFullError(f"Worker queue capacity exceeded for model: {self.policy.name}")
+
     def _not_ready(self) -> FlowyardError:
         return NotReadyError(f"Model is not ready: {self.policy.name}")
 
@@ -355,9 +399,11 @@ class Scheduler:
         job.queued = True
         self._queued += 1
         if first:
-            self._queue.appendleft(job)
+            self._again.appendleft(job)
+        elif (line := self._lines.get(job.priority)) is not None:
+            line.append(job)
         else:
-            self._queue.append(job)
+            self._lines[job.priority] = deque((job,))
 
     def _answer(self, job: Job, outcome: Any) -> Answer:
         job.answered = True
@@ -369,20 +415,44 @@ class Scheduler:
 
     def _answer_all(self, error: FlowyardError) -> list[Instruction]:
         out: list[Instruction] = [self._answer(job, error) for job in list(self._live)]
-        self._queue.clear()
+        self._again.clear()
+        self._lines.clear()
         return out
 
     def _sweep(self) -> None:
-        """Takes answered jobs out of the queue before they outgrow the waiting ones."""
-        if len(self._queue) - self._queued > max(SWEEP_AT, self._queued):
-            self._queue = deque(job for job in self._queue if job.queued)
+        """Takes answered jobs out of the lines before they outgrow the waiting ones."""
+        if len(self._again) + sum(map(len, self._lines.values())) - self._queued > max(SWEEP_AT, self._queued):
+            self._again = deque(job for job in self._again if job.queued)
+            lines = {priority: deque(job for job in line if job.queued) for priority, line in self._lines.items()}
+            self._lines = {priority: line for priority, line in lines.items() if line}
 
     def _head(self) -> Job | None:
-        """The job that is next, after dropping those that were answered while they waited."""
-        queue = self._queue
-        while queue and not queue[0].queued:
-            queue.popleft()
-        return queue[0] if queue else None
+        """The job that is next."""
+        line = self._next_line() if self._queued else None
+        return line[0] if line else None
+
+    def _next_line(self) -> deque[Job] | None:
+        """The line whose first job is next; jobs that were answered while they waited are dropped from the front of each."""
+        if self._first(self._again):
+            return self._again
+        if len(self._lines) == 1:
+            (line,) = self._lines.values()
+            return line if self._first(line) else None
+        best: deque[Job] | None = None
+        rank = FOREVER
+        for priority, line in list(self._lines.items()):
+            head = self._first(line)
+            if head is None:
+                del self._lines[priority]
+            elif (its_rank := head.submitted + priority * PRIORITY_STEP_S) < rank:
+                best, rank = line, its_rank
+        return best
+
+    @staticmethod
+    def _first(line: deque[Job]) -> Job | None:
+        while line and not line[0].queued:
+            line.popleft()
+        return line[0] if line else None
 
     def _expire(self, now: float) -> list[Instruction]:
         """Answers the jobs that are past their deadline and finds the next one."""
@@ -412,20 +482,23 @@ class Scheduler:
         return due <= now
 
     def _take_batch(self, now: float) -> tuple[tuple[Job, ...], list[Instruction]]:
-        """Takes the next jobs off the queue; a job that has cost a worker goes alone."""
+        """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker goes alone."""
         jobs: list[Job] = []
         expired: list[Instruction] = []
-        while len(jobs) < self.policy.batch_size and (head := self._head()) is not None:
-            if head.deadline <= now:
-                expired.append(self._answer(head, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
+        room = self.policy.batch_size
+        while room > 0 and self._queued and (line := self._next_line()) is not None:
+            job = line[0]
+            if job.deadline <= now:
+                expired.append(self._answer(job, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
                 continue
-            if head.deaths and jobs:
+            if jobs and (job.deaths or job.rows > room):
                 break
-            self._queue.popleft()
-            head.queued = False
+            line.popleft()
+            job.queued = False
             self._queued -= 1
-            jobs.append(head)
-            if head.deaths:
+            room -= job.rows
+            jobs.append(job)
+            if job.deaths:
                 break
         return tuple(jobs), expired
 
@@ -478,18 +551,49 @@ class Scheduler:
             if jobs:
                 # The worker that became idle last is the warmest; the others get the chance to be retired.
                 out.append(self._send(self._idle.pop(), jobs, now))
+        if self._queued >= self.policy.batch_size and not self._idle and self.phase == "serving":
+            self._dispatch_ahead(now, out)
         return out
 
+    def _dispatch_ahead(self, now: float, out: list[Instruction]) -> None:
+        """Sends full batches to busy workers, one each: they gain nothing by waiting here."""
+        if self._duration_s > AHEAD_BELOW_S:
+            return
+        for worker in self._workers.values():
+            if self._queued < self.policy.batch_size:
+                return
+            if worker.state != "busy" or worker.ahead is not None or worker.retiring or worker.killed:
+                continue
+            if any(job.deaths for job in worker.jobs) or self._first(self._again):
+                continue
+            jobs, expired = self._take_batch(now)
+            out += expired
+            if jobs:
+                worker.ahead = (next(self._batch_ids), jobs)
+                self._waiting_ahead += len(jobs)
+                out.append(Dispatch(worker.id, worker.ahead[0], jobs))
+
+    def _begin_ahead(self, worker: Worker, now: float) -> None:
+        """A worker goes on with the batch that it was sent ahead of time."""
+        assert worker.ahead is not None
+        batch, jobs = worker.ahead
+        worker.ahead = None
+        self._waiting_ahead -= len(jobs)
+        self._compute(worker, batch, jobs, now)
+
     def _send(self, worker: Worker, jobs: tuple[Job, ...], now: float) -> Dispatch:
+        self._compute(worker, next(self._batch_ids), jobs, now)
+        return Dispatch(worker.id, worker.batch, jobs)
+
+    def _compute(self, worker: Worker, batch: int, jobs: tuple[Job, ...], now: float) -> None:
         worker.state = "busy"
         worker.since = now
-        worker.batch = next(self._batch_ids)
+        worker.batch = batch
         worker.jobs = jobs
         worker.due = now + self.policy.timeout_s
         self._wake(worker.due)
         for job in jobs:
             job.dispatched = now
-        return Dispatch(worker.id, worker.batch, jobs)
 
     def _set_idle(self, worker: Worker, now: float) -> list[Instruction]:
         worker.state = "idle"
@@ -540,9 +644,15 @@ class Scheduler:
                 out.append(Kill(worker.id, "no longer wanted"))
         return out
 
+    def _drop_ahead(self, worker: Worker) -> None:
+        if worker.ahead is not None:
+            self._waiting_ahead -= len(worker.ahead[1])
+            worker.ahead = None
+
     def _retire_all(self) -> list[Instruction]:
         out: list[Instruction] = []
         for worker in list(self._workers.values()):
+            self._drop_ahead(worker)
             self._forget(worker.id)
             out.append(Retire(worker.id) if worker.state == "idle" else Kill(worker.id, "shut down"))
         return out
@@ -601,6 +711,12 @@ class Scheduler:
     def _return_jobs(self, worker: Worker, reason: str) -> list[Instruction]:
         """Queues a dead worker's jobs again, first in line; those that have killed two workers are answered."""
         out: list[Instruction] = []
+        if worker.ahead is not None:
+            # These were not being computed: nothing is held against them.
+            for job in reversed(worker.ahead[1]):
+                if not job.answered:
+                    self._enqueue(job, first=True)
+            self._drop_ahead(worker)
         for job in reversed(worker.jobs):
             if job.answered:
                 continue
@@ -624,7 +740,7 @@ class Scheduler:
         """Answers the queue when nobody will come to compute it."""
         if not self._queued:
             return []
-        waiting = [job for job in self._queue if job.queued]
+        waiting = [job for job in self._live if job.queued]
         if all(group.max == 0 for group in self.groups.values()) and not self._workers:
             error = self._shut_down
         elif self.crash_looping:

@@ -19,6 +19,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.ModelNotFoundError: (404, "ModelNotFoundException"),
     errors.ConflictError: (409, "BadRequestException"),
     errors.MethodNotAllowedError: (405, "MethodNotAllowedException"),
+    errors.NotAcceptableError: (406, "BadRequestException"),
     errors.TooLargeError: (413, "BadRequestException"),
     errors.NodeError: (424, "TranslateException"),
     errors.UnavailableError: (503, "ServiceUnavailableException"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -17,6 +16,7 @@ import structlog
 
 from flowyard.platform.execution import Execution
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
+from flowyard.platform.http.codecs.negotiation import encode_tensors
 from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
@@ -47,6 +47,7 @@ class Predictions:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._limit_bytes = registry.settings.max_request_size
+        self._watch = Watch()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens, unless its client is gone."""
@@ -88,12 +89,12 @@ class Predictions:
             on_answer=lambda answer: None if outcome.done() else outcome.set_result(answer),
         )
         execution.start()
-        result = await _unless_gone(outcome, execution, receive)
+        result = outcome.result() if outcome.done() else await self._watch.wait(outcome, execution, receive)
         timing = server_timing(execution)
         if isinstance(result, FlowyardError):
             status, content_type, body, extra = error_answer(result)
             return status, content_type, body, [*extra, *timing]
-        content_type, body = encode_answer(result.value())
+        content_type, body = encode_answer(result.value(), headers.get("accept", ""), headers.get("content-type", ""))
         return 200, content_type, body, timing
 
     def _route(self, raw_path: bytes) -> Deployment:
@@ -104,27 +105,49 @@ class Predictions:
         return self._registry.endpoints.route(segments[0], segments[1] if len(segments) == 2 else None)
 
 
-async def _unless_gone(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> Outcome:
-    """Waits for the answer; a client that goes away meanwhile cancels the run."""
-    if outcome.done():
-        return outcome.result()
-    loop = asyncio.get_running_loop()
-    watchers: list[asyncio.Task[None]] = []
-    watch = loop.call_later(WATCH_AFTER_S, lambda: watchers.append(loop.create_task(_watch(outcome, execution, receive))))
-    try:
-        return await outcome
-    except asyncio.CancelledError:
-        execution.cancel()
-        raise
-    finally:
-        watch.cancel()
-        for watcher in watchers:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await watcher
+class Watch:
+    """Finds out which clients have gone away while they wait, and cancels their runs.
+
+    One timer looks after all requests: only those that have been waiting since its last round get a task that listens to their
+    connection, so that a fast request costs two dictionary operations.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[Outcome], tuple[Execution, Receive]] = {}
+        self._watchers: dict[asyncio.Future[Outcome], asyncio.Task[None]] = {}
+        self._seen: set[asyncio.Future[Outcome]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> Outcome:
+        """Waits for an answer.
+
+        Raises:
+            ClientGoneError: The client went away first.
+        """
+        self._waiting[outcome] = (execution, receive)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
+        try:
+            return await outcome
+        except asyncio.CancelledError:
+            execution.cancel()
+            raise
+        finally:
+            del self._waiting[outcome]
+            watcher = self._watchers.pop(outcome, None)
+            if watcher is not None:
+                watcher.cancel()
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        for outcome in self._seen & self._waiting.keys() - self._watchers.keys():
+            execution, receive = self._waiting[outcome]
+            self._watchers[outcome] = loop.create_task(_listen(outcome, execution, receive))
+        self._seen = set(self._waiting)
+        self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._seen else None
 
 
-async def _watch(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> None:
+async def _listen(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     execution.cancel()
@@ -135,7 +158,11 @@ async def _watch(outcome: asyncio.Future[Outcome], execution: Execution, receive
 def request_id_of(headers: Mapping[str, str]) -> str:
     """The caller's `x-request-id` where it is printable, else a new one (DJL §1.1)."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    if given and _REQUEST_ID.fullmatch(given):
+        return given
+    digits = f"{random.getrandbits(128):032x}"
+    variant = "89ab"[ord(digits[16]) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:
@@ -159,10 +186,26 @@ def deadline_of(headers: Mapping[str, str]) -> float | None:
     return time.monotonic() + timeout_s
 
 
-def encode_answer(value: Value) -> tuple[bytes, bytes]:
-    """Content type and body of a result: bytes as they are, a string as text, everything else as JSON."""
+def encode_answer(value: Value, accept: str, sent: str) -> tuple[bytes, bytes]:
+    """Tells a result: bytes as they are, arrays as the caller wants them, a string as text, everything else as JSON.
+
+    Args:
+        value: The result.
+        accept: The Accept header; empty when there is none.
+        sent: The Content-Type of the request.
+
+    Returns:
+        Content type and body.
+
+    Raises:
+        NotAcceptableError: Accept allows only tensor types that cannot hold the result.
+        InternalError: The result cannot be told in JSON.
+    """
     if isinstance(value, bytes):
         return b"application/octet-stream", value
+    tensors = encode_tensors(value, accept, sent)
+    if tensors is not None:
+        return tensors
     if isinstance(value, str):
         return b"text/plain; charset=utf-8", value.encode()
     try:

@@ -7,8 +7,10 @@ import itertools
 import pytest
 
 from flowyard.platform.workers.scheduler import (
+    AHEAD_BELOW_S,
     BACKOFF_S,
     CRASH_LOOP,
+    PRIORITY_STEP_S,
     SCALE_UP_AFTER_S,
     SETTLED_S,
     SWEEP_AT,
@@ -49,6 +51,13 @@ def serving(low=1, high=None, devices=(CPU,), **policy):
     for spawn in [item for item in scheduler.start(0) if isinstance(item, Spawn)]:
         scheduler.worker_ready(spawn.worker, 0)
     assert scheduler.phase == "serving"
+    return scheduler
+
+
+def quick(*args, **policy):
+    """The same, when its batches have been found to take no time."""
+    scheduler = serving(*args, **policy)
+    scheduler._duration_s = 0.0
     return scheduler
 
 
@@ -99,37 +108,102 @@ class TestDispatch:
     def test_an_idle_worker_takes_a_job_at_once(self):
         scheduler = serving(batch_size=8)
         job = Job("a")
-        assert only(scheduler.submit(job, 1), Dispatch).jobs == (job,)
+        assert only(scheduler.submit([job], 1), Dispatch).jobs == (job,)
 
     def test_what_queued_up_while_it_computed_becomes_one_batch(self):
         scheduler = serving(batch_size=3)
-        jobs = [Job(name) for name in "abcde"]
-        first = only([item for job in jobs for item in scheduler.submit(job, 1)], Dispatch)
+        jobs = [Job(name) for name in "abc"]
+        first = only([item for job in jobs for item in scheduler.submit([job], 1)], Dispatch)
         assert first.jobs == (jobs[0],)
         out = scheduler.batch_done(1, first.batch, ["A"], 2)
         assert outcome_of(out, jobs[0]) == "A"
-        assert only(out, Dispatch).jobs == (jobs[1], jobs[2], jobs[3])
+        assert only(out, Dispatch).jobs == (jobs[1], jobs[2])
+
+    def test_what_comes_at_the_same_instant_goes_out_together(self):
+        scheduler = serving(batch_size=3)
+        jobs = [Job(name) for name in "ab"]
+        assert only(scheduler.submit(jobs, 1), Dispatch).jobs == tuple(jobs)
+
+    def test_requests_count_by_their_rows(self):
+        scheduler = serving(batch_size=4)
+        jobs = [Job("a", rows=3), Job("b", rows=2), Job("c", rows=2), Job("d", rows=9)]
+        sent = only(scheduler.submit(jobs[:3], 1), Dispatch)
+        assert sent.jobs == (jobs[0],)
+        sent = only(scheduler.batch_done(1, sent.batch, ["A"], 2), Dispatch)
+        assert sent.jobs == (jobs[1], jobs[2])
+        scheduler.submit([jobs[3]], 2)
+        assert only(scheduler.batch_done(1, sent.batch, ["B", "C"], 3), Dispatch).jobs == (jobs[3],)
 
     def test_the_next_batch_goes_out_before_the_answers_are_written(self):
-        scheduler = serving()
-        first = only(scheduler.submit(Job("a"), 1), Dispatch)
-        scheduler.submit(Job("b"), 1)
+        scheduler = serving(batch_size=2)
+        first = only(scheduler.submit([Job("a")], 1), Dispatch)
+        scheduler.submit([Job("b")], 1)
         assert kinds(scheduler.batch_done(1, first.batch, ["A"], 2)) == [Dispatch, Answer]
+
+    def test_a_full_batch_goes_ahead_to_the_busy_worker(self):
+        scheduler = quick(batch_size=2)
+        jobs = [Job(name) for name in "abcdef"]
+        first, ahead = (item for item in scheduler.submit(jobs, 1) if isinstance(item, Dispatch))
+        assert (first.jobs, ahead.jobs) == ((jobs[0], jobs[1]), (jobs[2], jobs[3]))
+        assert scheduler.queue_length == 4
+        out = scheduler.batch_done(1, first.batch, ["A", "B"], 1.001)
+        assert only(out, Dispatch).jobs == (jobs[4], jobs[5])
+        assert scheduler.batch_done(1, first.batch, ["A", "B"], 1.001) == []
+        assert [item.outcome for item in scheduler.batch_done(1, ahead.batch, ["C", "D"], 1.002)] == ["C", "D"]
+
+    def test_a_batch_that_is_not_full_waits_for_company_instead(self):
+        scheduler = quick(batch_size=2)
+        assert len(only(scheduler.submit([Job(name) for name in "abc"], 1), Dispatch).jobs) == 2
+
+    def test_batches_go_ahead_only_while_they_are_quick(self):
+        scheduler = serving()
+        assert len(scheduler.submit([Job("a"), Job("b")], 0)) == 1
+        now = 0.0
+        for _ in range(100):
+            now += AHEAD_BELOW_S / 10
+            (worker,) = scheduler.workers
+            scheduler.submit([Job("x"), Job("y")], now)
+            scheduler.batch_done(1, worker.batch, ["x"], now)
+        assert next(iter(scheduler.workers)).ahead is not None
+
+    def test_a_batch_sent_ahead_is_not_held_against_its_jobs_when_the_worker_dies(self):
+        scheduler = quick()
+        computing, ahead = Job("a"), Job("b")
+        scheduler.submit([computing, ahead], 1)
+        scheduler.worker_died(1, "gone", 2)
+        assert (computing.deaths, ahead.deaths) == (1, 0)
+        sent = only(scheduler.worker_ready(2, 3), Dispatch)
+        assert sent.jobs == (computing,)
+        assert only(scheduler.batch_done(2, sent.batch, ["A"], 4), Dispatch).jobs == (ahead,)
+
+    def test_lower_priority_goes_first_and_nobody_starves(self):
+        scheduler = serving(batch_size=4)
+        sent = only(scheduler.submit([Job("busy")], 0), Dispatch)
+        patient, usual, urgent = Job("patient", priority=9), Job("usual"), Job("urgent", priority=0)
+        scheduler.submit([patient], 1)
+        scheduler.submit([usual, urgent], 2)
+        out = scheduler.batch_done(1, sent.batch, ["x"], 3)
+        assert only(out, Dispatch).jobs == (urgent, usual, patient)
+        sent = only(out, Dispatch)
+        late, old = Job("late", priority=0), Job("old", priority=9)
+        scheduler.submit([old], 3)
+        scheduler.submit([late], 3 + 9 * PRIORITY_STEP_S + 0.1)
+        assert only(scheduler.batch_done(1, sent.batch, ["x"] * 3, 20), Dispatch).jobs == (old, late)
 
     def test_all_devices_are_fed_from_the_one_queue(self):
         scheduler = serving(devices=(CPU, GPU))
-        sent = [only(scheduler.submit(Job(name), 1), Dispatch).worker for name in "ab"]
+        sent = [only(scheduler.submit([Job(name)], 1), Dispatch).worker for name in "ab"]
         assert sorted(sent) == [1, 2]
 
     def test_results_of_another_batch_or_worker_are_ignored(self):
         scheduler = serving()
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         assert scheduler.batch_done(1, sent.batch + 1, ["A"], 2) == []
         assert scheduler.batch_done(9, sent.batch, ["A"], 2) == []
 
     def test_a_worker_that_answers_too_few_is_killed(self):
         scheduler = serving(batch_size=2)
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         assert kinds(scheduler.batch_done(1, sent.batch, [], 2)) == [Kill]
 
 
@@ -137,69 +211,66 @@ class TestFill:
     def test_waits_for_a_full_batch(self):
         scheduler = serving(batch_size=2, fill=True, batch_delay_s=0.1)
         first, second = Job("a"), Job("b")
-        assert scheduler.submit(first, 1) == []
+        assert scheduler.submit([first], 1) == []
         assert scheduler.wake_at == pytest.approx(1.1)
-        assert only(scheduler.submit(second, 1.05), Dispatch).jobs == (first, second)
+        assert only(scheduler.submit([second], 1.05), Dispatch).jobs == (first, second)
 
     def test_waits_no_longer_than_the_delay(self):
         scheduler = serving(batch_size=2, fill=True, batch_delay_s=0.1)
         job = Job("a")
-        scheduler.submit(job, 1)
+        scheduler.submit([job], 1)
         assert scheduler.tick(1.05) == []
         assert only(scheduler.tick(1.1), Dispatch).jobs == (job,)
 
     def test_a_queue_that_can_never_hold_a_full_batch_is_sent_when_it_is_full(self):
         scheduler = serving(batch_size=8, fill=True, batch_delay_s=10, queue_size=2)
-        assert scheduler.submit(Job("a"), 1) == []
-        assert len(only(scheduler.submit(Job("b"), 1), Dispatch).jobs) == 2
+        assert scheduler.submit([Job("a")], 1) == []
+        assert len(only(scheduler.submit([Job("b")], 1), Dispatch).jobs) == 2
 
 
 class TestQueue:
     def test_is_bounded(self):
-        scheduler = serving(queue_size=2)
+        scheduler = serving(queue_size=2, batch_size=2)
         for name in "abc":
-            scheduler.submit(Job(name), 1)
+            scheduler.submit([Job(name)], 1)
         refused = Job("d")
-        error = outcome_of(scheduler.submit(refused, 1), refused)
+        error = outcome_of(scheduler.submit([refused], 1), refused)
         assert isinstance(error, QueueFullError)
         assert error.message == "Worker queue capacity exceeded for model: m"
 
     def test_a_cancelled_job_is_never_dispatched_and_frees_its_place(self):
-        scheduler = serving(queue_size=1)
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler = serving(queue_size=1, batch_size=2)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         gone, next_one = Job("b"), Job("c")
-        scheduler.submit(gone, 1)
+        scheduler.submit([gone], 1)
         scheduler.cancel(gone, 1)
-        assert scheduler.submit(next_one, 1) == []
+        assert scheduler.submit([next_one], 1) == []
         assert only(scheduler.batch_done(1, sent.batch, ["A"], 2), Dispatch).jobs == (next_one,)
 
     def test_cancelling_one_in_computation_leaves_its_mates_alone(self):
         scheduler = serving(batch_size=2)
-        sent = only(scheduler.submit(Job("x"), 1), Dispatch)
         gone, mate = Job("a"), Job("b")
-        scheduler.submit(gone, 1)
-        scheduler.submit(mate, 1)
-        sent = only(scheduler.batch_done(1, sent.batch, ["X"], 1), Dispatch)
+        sent = only(scheduler.submit([gone, mate], 1), Dispatch)
         assert kinds(scheduler.cancel(gone, 1)) == [Answer]
         out = scheduler.batch_done(1, sent.batch, ["A", "B"], 2)
         assert [(item.job, item.outcome) for item in out] == [(mate, "B")]
 
     def test_cancelled_jobs_do_not_pile_up_behind_a_busy_worker(self):
         scheduler = serving()
-        scheduler.submit(Job("busy"), 1)
+        scheduler.submit([Job("busy")], 1)
         for _ in range(10 * SWEEP_AT):
             job = Job("gone")
-            scheduler.submit(job, 1)
+            scheduler.submit([job], 1)
             scheduler.cancel(job, 1)
-        assert len(scheduler._queue) <= SWEEP_AT + 1
+        assert sum(map(len, scheduler._lines.values())) <= SWEEP_AT + 1
 
 
 class TestDeadline:
     def test_a_job_past_its_deadline_is_answered_and_never_dispatched(self):
-        scheduler = serving()
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         late = Job("b", deadline=1.5)
-        scheduler.submit(late, 1)
+        scheduler.submit([late], 1)
         assert scheduler.wake_at == pytest.approx(1.5)
         assert isinstance(outcome_of(scheduler.tick(1.5), late), DeadlineError)
         assert Dispatch not in kinds(scheduler.batch_done(1, sent.batch, ["A"], 2))
@@ -207,22 +278,22 @@ class TestDeadline:
     def test_one_in_computation_is_answered_at_its_deadline_and_its_result_dropped(self):
         scheduler = serving()
         job = Job("a", deadline=2)
-        sent = only(scheduler.submit(job, 1), Dispatch)
+        sent = only(scheduler.submit([job], 1), Dispatch)
         assert isinstance(outcome_of(scheduler.tick(2), job), DeadlineError)
         assert scheduler.batch_done(1, sent.batch, ["A"], 3) == []
 
     def test_a_deadline_that_nobody_ticked_for_still_keeps_a_job_from_being_dispatched(self):
-        scheduler = serving()
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         late = Job("b", deadline=1.5)
-        scheduler.submit(late, 1)
+        scheduler.submit([late], 1)
         out = scheduler.batch_done(1, sent.batch, ["A"], 9)
         assert isinstance(outcome_of(out, late), DeadlineError)
         assert Dispatch not in kinds(out)
 
     def test_a_worker_that_computes_for_longer_than_the_timeout_is_killed_once(self):
         scheduler = serving(timeout_s=10)
-        scheduler.submit(Job("a", deadline=5), 1)
+        scheduler.submit([Job("a", deadline=5)], 1)
         assert Kill not in kinds(scheduler.tick(10.9))
         assert only(scheduler.tick(11), Kill).worker == 1
         assert scheduler.tick(12) == []
@@ -231,10 +302,10 @@ class TestDeadline:
 class TestDeath:
     def test_a_dead_workers_jobs_are_tried_once_more_each_alone(self):
         scheduler = serving(batch_size=4)
-        sent = only(scheduler.submit(Job("x"), 1), Dispatch)
+        sent = only(scheduler.submit([Job("x")], 1), Dispatch)
         pair = [Job("a"), Job("b")]
         for job in pair:
-            scheduler.submit(job, 1)
+            scheduler.submit([job], 1)
         scheduler.batch_done(1, sent.batch, ["X"], 1)
         out = scheduler.worker_died(1, "killed by SIGKILL", 2)
         assert out == [Spawn(2, CPU)]
@@ -247,17 +318,17 @@ class TestDeath:
     def test_a_request_that_kills_two_workers_is_answered(self):
         scheduler = serving()
         poison = Job("poison")
-        scheduler.submit(poison, 1)
+        scheduler.submit([poison], 1)
         scheduler.worker_died(1, "killed by SIGKILL", 2)
         scheduler.worker_ready(2, 3)
         error = outcome_of(scheduler.worker_died(2, "killed by SIGKILL", 4), poison)
         assert isinstance(error, WorkerDiedError)
 
     def test_a_job_that_was_retried_goes_first(self):
-        scheduler = serving()
+        scheduler = serving(batch_size=2)
         first, second = Job("a"), Job("b")
-        scheduler.submit(first, 1)
-        scheduler.submit(second, 1)
+        scheduler.submit([first], 1)
+        scheduler.submit([second], 1)
         scheduler.worker_died(1, "gone", 2)
         assert only(scheduler.worker_ready(2, 3), Dispatch).jobs == (first,)
 
@@ -278,7 +349,7 @@ class TestDeath:
         scheduler = serving()
         scheduler.worker_died(1, "gone", 1)
         scheduler.worker_ready(2, 2)
-        sent = only(scheduler.submit(Job("a"), 2), Dispatch)
+        sent = only(scheduler.submit([Job("a")], 2), Dispatch)
         scheduler.batch_done(2, sent.batch, ["A"], 3)
         assert kinds(scheduler.worker_died(2, "gone", 4)) == [Spawn]
 
@@ -292,7 +363,7 @@ class TestDeath:
         scheduler = serving()
         now, worker, waiting = 1.0, 1, Job("waiting", deadline=1e9)
         out = scheduler.worker_died(worker, "gone", now)
-        out += scheduler.submit(waiting, now)
+        out += scheduler.submit([waiting], now)
         for _ in range(CRASH_LOOP - 1):
             while not any(isinstance(item, Spawn) for item in out):
                 now = scheduler.wake_at
@@ -301,27 +372,27 @@ class TestDeath:
             out = scheduler.worker_failed(worker, InvalidModelError("broken"), now)
         assert isinstance(outcome_of(out, waiting), NotReadyError)
         refused = Job("refused")
-        assert isinstance(outcome_of(scheduler.submit(refused, now), refused), NotReadyError)
+        assert isinstance(outcome_of(scheduler.submit([refused], now), refused), NotReadyError)
         while not any(isinstance(item, Spawn) for item in out):
             now = scheduler.wake_at
             out = scheduler.tick(now)
         scheduler.worker_ready(only(out, Spawn).worker, now)
-        assert kinds(scheduler.submit(Job("welcome"), now)) == [Dispatch]
+        assert kinds(scheduler.submit([Job("welcome")], now)) == [Dispatch]
 
 
 class TestScale:
     def test_a_queue_that_waits_gets_another_worker_one_at_a_time(self):
         scheduler = serving(1, 3)
         for name in "abc":
-            scheduler.submit(Job(name), 1)
+            scheduler.submit([Job(name)], 1)
         assert Spawn not in kinds(scheduler.tick(1 + SCALE_UP_AFTER_S / 2))
         assert kinds(scheduler.tick(1 + SCALE_UP_AFTER_S)) == [Spawn]
         assert scheduler.tick(1 + 2 * SCALE_UP_AFTER_S) == []
 
     def test_a_surplus_worker_is_retired_after_being_idle(self):
-        scheduler = serving(1, 2, idle_s=10)
+        scheduler = serving(1, 2, idle_s=10, batch_size=2)
         for name in "ab":
-            scheduler.submit(Job(name), 1)
+            scheduler.submit([Job(name)], 1)
         spawn = only(scheduler.tick(2), Spawn)
         scheduler.worker_ready(spawn.worker, 3)
         for worker in list(scheduler.workers):
@@ -333,29 +404,29 @@ class TestScale:
     def test_from_zero_the_first_request_starts_a_worker_and_waits_for_it(self):
         scheduler = serving(0, 1)
         job = Job("a")
-        spawn = only(scheduler.submit(job, 1), Spawn)
+        spawn = only(scheduler.submit([job], 1), Spawn)
         assert only(scheduler.worker_ready(spawn.worker, 2), Dispatch).jobs == (job,)
 
     def test_a_maximum_of_zero_means_off(self):
         scheduler = serving()
         assert scheduler.scale(0, 0, 1) == [Retire(1)]
         job = Job("a")
-        error = outcome_of(scheduler.submit(job, 1), job)
+        error = outcome_of(scheduler.submit([job], 1), job)
         assert isinstance(error, ShutDownError)
         assert error.message == "All model workers has been shutdown: m"
 
     def test_scaling_down_lets_a_busy_worker_finish(self):
         scheduler = serving(2)
-        sent = [only(scheduler.submit(Job(name), 1), Dispatch) for name in "ab"]
+        sent = [only(scheduler.submit([Job(name)], 1), Dispatch) for name in "ab"]
         assert scheduler.scale(1, 1, 2) == []
         done = [scheduler.batch_done(item.worker, item.batch, ["x"], 3) for item in sent]
         assert sorted(kind.__name__ for out in done for kind in kinds(out)) == ["Answer", "Answer", "Retire"]
 
     def test_what_waits_when_everything_is_switched_off_is_answered(self):
-        scheduler = serving()
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         waiting = Job("b")
-        scheduler.submit(waiting, 1)
+        scheduler.submit([waiting], 1)
         scheduler.scale(0, 0, 2)
         out = scheduler.batch_done(1, sent.batch, ["A"], 3)
         assert isinstance(outcome_of(out, waiting), ShutDownError)
@@ -368,12 +439,12 @@ class TestScale:
 
 class TestDrain:
     def test_finishes_what_was_accepted_then_closes(self):
-        scheduler = serving()
-        sent = only(scheduler.submit(Job("a"), 1), Dispatch)
+        scheduler = serving(batch_size=2)
+        sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         waiting, late = Job("b"), Job("c")
-        scheduler.submit(waiting, 1)
+        scheduler.submit([waiting], 1)
         assert scheduler.drain(10, 2) == []
-        assert isinstance(outcome_of(scheduler.submit(late, 3), late), ShutDownError)
+        assert isinstance(outcome_of(scheduler.submit([late], 3), late), ShutDownError)
         sent = only(scheduler.batch_done(1, sent.batch, ["A"], 3), Dispatch)
         out = scheduler.batch_done(1, sent.batch, ["B"], 4)
         assert outcome_of(out, waiting) == "B"
@@ -383,10 +454,10 @@ class TestDrain:
         assert serving().drain(10, 1) == [Retire(1), Closed()]
 
     def test_what_is_left_at_the_end_of_the_time_is_answered_and_the_worker_killed(self):
-        scheduler = serving()
+        scheduler = serving(batch_size=2)
         stuck, waiting = Job("a"), Job("b")
-        scheduler.submit(stuck, 1)
-        scheduler.submit(waiting, 1)
+        scheduler.submit([stuck], 1)
+        scheduler.submit([waiting], 1)
         scheduler.drain(10, 2)
         assert scheduler.wake_at <= 10
         out = scheduler.tick(10)

@@ -37,10 +37,11 @@ class World:
         policy = Policy(name="m", batch_size=batch_size, fill=fill, batch_delay_s=0.1, queue_size=5, timeout_s=10, idle_s=1)
         groups = [Group(device, low, high) for device in (CPU, Device("gpu", 0))[:devices]]
         self.scheduler = Scheduler(policy, groups, itertools.count(1))
+        self.scheduler._duration_s = 0.0
         self.now = 0.0
         self.starting: list[int] = []
         self.idle: set[int] = set()
-        self.busy: dict[int, Dispatch] = {}
+        self.busy: dict[int, list[Dispatch]] = {}
         self.dying: list[int] = []
         self.jobs: list[Job] = []
         self.outcomes: dict[Job, list[object]] = {}
@@ -54,13 +55,14 @@ class World:
                     assert not self.closed
                     self.starting.append(worker)
                 case Dispatch(worker, _, jobs):
-                    assert worker in self.idle
+                    assert worker in self.idle or len(self.busy[worker]) == 1
                     assert 0 < len(jobs) <= self.scheduler.policy.batch_size
                     assert not any(self.outcomes[job] for job in jobs)
                     assert all(job.deadline > self.now for job in jobs)
                     assert len(jobs) == 1 or not any(job.deaths for job in jobs)
-                    self.idle.remove(worker)
-                    self.busy[worker] = item
+                    assert worker in self.idle or not (self.idle or jobs[0].deaths)
+                    self.idle.discard(worker)
+                    self.busy.setdefault(worker, []).append(item)
                 case Answer(job, outcome):
                     self.outcomes[job].append(outcome)
                     assert len(self.outcomes[job]) == 1
@@ -83,21 +85,29 @@ class World:
     def check(self) -> None:
         scheduler = self.scheduler
         policy = scheduler.policy
-        assert scheduler.queue_length == sum(job.queued for job in self.jobs)
-        assert scheduler.queue_length <= policy.queue_size + policy.batch_size
+        ahead = [job for batches in self.busy.values() for sent in batches[1:] for job in sent.jobs]
+        if not self.dying:
+            assert scheduler.queue_length == sum(job.queued for job in self.jobs) + len(ahead)
+        # What was being computed comes back when its worker dies; it has been accepted and is not refused then.
+        came_back = sum(job.queued and job.deaths > 0 for job in self.jobs)
+        assert scheduler.queue_length - came_back <= policy.queue_size
         for group in scheduler.groups.values():
             assert group.staying() <= group.max
-        if scheduler.phase == "serving" and not policy.fill:
-            assert not (scheduler.queue_length and self.idle)
+        if scheduler.phase == "serving" and not policy.fill and not self.dying:
+            assert not (scheduler.queue_length > len(ahead) and self.idle)
         waiting = [job for job in self.jobs if not self.outcomes[job]]
-        assert all(job.queued or any(job in sent.jobs for sent in self.busy.values()) or self.dying for job in waiting)
+        assert all(
+            job.queued or any(job in sent.jobs for batches in self.busy.values() for sent in batches) or self.dying
+            for job in waiting
+        )
         assert all(job.deadline >= scheduler.wake_at for job in waiting)
 
     def submit(self, pick: int) -> None:
-        job = Job(len(self.jobs), self.now + (0.04 if pick == 0 else 30))
-        self.jobs.append(job)
-        self.outcomes[job] = []
-        self.carry_out(self.scheduler.submit(job, self.now))
+        deadline = self.now + (0.04 if pick == 0 else 30)
+        jobs = [Job(len(self.jobs), deadline, priority=pick, rows=1 + pick // 6) for _ in range(1 + pick % 3)]
+        self.jobs += jobs
+        self.outcomes |= {job: [] for job in jobs}
+        self.carry_out(self.scheduler.submit(jobs, self.now))
 
     def cancel(self, pick: int) -> None:
         if self.jobs:
@@ -127,8 +137,10 @@ class World:
     def done(self, pick: int) -> None:
         if self.busy:
             worker = sorted(self.busy)[pick % len(self.busy)]
-            sent = self.busy.pop(worker)
-            self.idle.add(worker)
+            sent = self.busy[worker].pop(0)
+            if not self.busy[worker]:
+                del self.busy[worker]
+                self.idle.add(worker)
             self.carry_out(self.scheduler.batch_done(worker, sent.batch, [job.item for job in sent.jobs], self.now))
 
     def scale(self, pick: int) -> None:
