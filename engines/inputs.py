@@ -6,6 +6,8 @@ would change a number is refused, and the message says what was expected and wha
 
 from __future__ import annotations
 
+import itertools
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -17,6 +19,9 @@ from flowyard.schemas.values import Value
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+#: Float dtypes by the letter `struct` has for them; it refuses a number out of range, as we do.
+_PACKED = {"float16": "e", "float32": "f", "float64": "d"}
+_FLOATS = frozenset(_PACKED)
 #: Keys under which DJL's JSON forms put the inputs.
 WRAPPERS = ("inputs", "instances", "data")
 #: Up to here every integer has a float64 of its own.
@@ -99,9 +104,34 @@ def _count(number: int, noun: str) -> str:
 
 
 def _fit(value: Value, spec: TensorSpec) -> tuple[Array, bool]:
+    if type(value) is list and spec.shape is not None and spec.dtype in _FLOATS:
+        quick = _floats(value, spec.shape, np.dtype(spec.dtype))
+        if quick is not None:
+            return quick
     natural = _natural(value, spec)
     array, added = _fit_shape(natural, spec)
     return _fit_dtype(array, natural, spec, listed=not isinstance(value, np.ndarray)), added
+
+
+def _floats(value: list[Value], shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, bool] | None:
+    """Nested lists of numbers that fit a float input, several times quicker than numpy reads them; `None` for all others."""
+    sizes: list[int] = []
+    level: list[Value] = [value]
+    while type(level[0]) is list:
+        size = len(level[0])
+        if not size or any(type(item) is not list or len(item) != size for item in level):
+            return None
+        sizes.append(size)
+        level = level[0] if len(level) == 1 else list(itertools.chain.from_iterable(level))
+    added = len(sizes) == len(shape) - 1
+    full = (1, *sizes) if added else tuple(sizes)
+    if len(full) != len(shape) or any(want >= 0 and want != got for want, got in zip(shape, full, strict=True)):
+        return None
+    try:
+        packed = struct.pack(f"={len(level)}{_PACKED[dtype.name]}", *level)
+    except (struct.error, OverflowError):
+        return None
+    return np.frombuffer(packed, dtype).reshape(full), added
 
 
 def _natural(value: Value, spec: TensorSpec) -> Array:

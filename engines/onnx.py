@@ -69,7 +69,7 @@ class OnnxRuntimeEngine:
             failure = OutOfMemoryError if is_out_of_memory(error) else InvalidModelError
             raise failure(f"{file.name}: {_reason(error).replace(str(file), file.name)}") from error
         _require_device(onnxruntime, session, device)
-        return OnnxModel(session)
+        return OnnxModel(session, source.spec.batch_size)
 
 
 def _session(onnxruntime: Any, file: Path, threads: int, device: Device) -> Any:
@@ -108,7 +108,7 @@ def _ep_devices(onnxruntime: Any) -> Sequence[Any]:
 class OnnxModel:
     """A model in a session."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, batch_size: int | None) -> None:
         self._session = session
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self.signature: Signature | None = Signature(
@@ -116,7 +116,8 @@ class OnnxModel:
         )
         self._names = [item.name for item in inputs]
         self._output_names = [item.name for item in outputs]
-        self._batcher = RowBatcher(self._run, _failure, self.signature, row_wise=_shares_rows([*inputs, *outputs]))
+        row_wise = _shares_rows([*inputs, *outputs])
+        self._batcher = RowBatcher(self._run, _failure, self.signature, row_wise=row_wise, max_rows=batch_size)
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch, with as few runs of the session as the inputs' shapes allow."""

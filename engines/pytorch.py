@@ -61,7 +61,7 @@ class PyTorchEngine:
         torch.set_num_threads(source.threads)
         where = _device(torch, device)
         try:
-            return PyTorchModel(torch, load_network(torch, source, file, where), where)
+            return PyTorchModel(torch, load_network(torch, source, file, where), where, source.spec.batch_size)
         except Exception as error:  # noqa: BLE001 - torch raises what it likes at a broken file
             if not isinstance(error, UserError):
                 log(error)
@@ -92,13 +92,13 @@ def _device(torch: Any, device: Device) -> str:
 class PyTorchModel:
     """A network on a device."""
 
-    def __init__(self, torch: Any, network: Network, where: str) -> None:
+    def __init__(self, torch: Any, network: Network, where: str, batch_size: int | None) -> None:
         self._torch = torch
         self._network: Network | None = network
         self._where = where
         self.signature: Signature | None = network.signature
         self._output_names = [spec.name for spec in network.signature.outputs] if network.signature else []
-        self._batcher = RowBatcher(self._run, _failure, network.signature, row_wise=network.row_wise)
+        self._batcher = RowBatcher(self._run, _failure, network.signature, row_wise=network.row_wise, max_rows=batch_size)
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch, with as few calls of the network as the inputs' shapes allow."""

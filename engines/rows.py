@@ -34,7 +34,9 @@ class _Job(NamedTuple):
 class RowBatcher:
     """Runs the calls of a batch together where that cannot change their results, else one by one."""
 
-    def __init__(self, run: Run, failure: Failure, signature: Signature | None, *, row_wise: bool = False) -> None:
+    def __init__(
+        self, run: Run, failure: Failure, signature: Signature | None, *, row_wise: bool = False, max_rows: int | None = None
+    ) -> None:
         """Starts without knowledge of the model beyond its signature.
 
         Args:
@@ -42,12 +44,14 @@ class RowBatcher:
             failure: Maps what `run` raises.
             signature: What the model takes, `None` when not even the number of inputs is known.
             row_wise: Whether it is certain that all outputs have as many rows as the inputs.
+            max_rows: Most rows of a joined run, as calls bring batches of their own; one call with more runs alone.
         """
         self._run = run
         self._failure = failure
         self._inputs = signature.inputs if signature else None
         self._may_join = signature is None or not any(map(_has_fixed_rows, signature.inputs + signature.outputs))
         self._declared_row_wise = row_wise
+        self._max_rows = max_rows
         #: By the ranks of the inputs, as a model of undeclared rank may do different things to them: whether rows can be
         #: joined; absent while it is not known.
         self._row_wise: dict[_Ranks, bool] = {}
@@ -71,9 +75,26 @@ class RowBatcher:
             else:
                 groups.setdefault(self._group_key(index, prepared), []).append(_Job(index, prepared))
         for jobs in groups.values():
-            for job, outcome in zip(jobs, self._group(jobs), strict=True):
-                outcomes[job.place] = outcome
+            for part in self._parts(jobs):
+                for job, outcome in zip(part, self._group(part), strict=True):
+                    outcomes[job.place] = outcome
         return outcomes
+
+    def _parts(self, jobs: list[_Job]) -> list[list[_Job]]:
+        """Divides calls so that no joined run gets more rows than the batch size allows."""
+        limit = self._max_rows
+        if limit is None or sum(job.prepared.rows or 1 for job in jobs) <= limit:
+            return [jobs]
+        parts: list[list[_Job]] = [[]]
+        left = limit
+        for job in jobs:
+            rows = job.prepared.rows or 1
+            if rows > left and parts[-1]:
+                parts.append([])
+                left = limit
+            parts[-1].append(job)
+            left -= rows
+        return parts
 
     def _group_key(self, index: int, prepared: Prepared) -> Hashable:
         if prepared.rows is None or not self._may_join:

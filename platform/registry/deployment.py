@@ -17,7 +17,7 @@ from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError, InvalidModelError, UserError
 from flowyard.schemas.models import ModelSpec
-from flowyard.workflows.plan import Plan
+from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
@@ -31,6 +31,7 @@ class Deployment:
         version: Its version, empty for none.
         plan: The compiled workflow.
         pools: By local model name; the functions' under `FUNCTIONS`.
+        single: The pool of the one model, where the whole plan is to call it with the request's body.
     """
 
     def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
@@ -38,6 +39,7 @@ class Deployment:
         self.version = version
         self.plan = plan
         self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
+        self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
 
     async def start(self) -> None:
         """Starts all pools at the same time and waits for them.
@@ -67,6 +69,14 @@ class Deployment:
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, and ends all workers."""
         await asyncio.gather(*(pool.close(drain_s) for pool in self.pools.values()))
+
+
+def is_single_call(plan: Plan) -> bool:
+    """Whether all that a plan does is to call one model, once, with the request's body."""
+    (step, *others) = plan.steps
+    plain = step.guard is None and step.otherwise is None and step.fallback is None and step.timeout_s is None
+    calls = step.kind == CALL and step.callees[0].kind == "model" and step.args == ((FROM_REQUEST, 0, None),)
+    return not others and calls and plain and step.retries == 0 and not plan.pass_errors
 
 
 class Planner:
@@ -106,18 +116,20 @@ class Planner:
         engine, path = self._locate(key, spec, folder)
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
         low, high = workers(spec)
+        policy = self._policy(key, spec)
         return PoolSpec(
             name=key if key == name else f"{name}:{key}",
             engine=engine,
             root=str(folder),
             path=path,
-            spec=spec,
-            policy=self._policy(key, spec),
+            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
+            policy=policy,
             devices=devices,
             min_workers=low,
             max_workers=high,
             threads=max(1, self._cores // max(1, low * len(devices))),
             startup_timeout_s=self._settings.startup_timeout_s,
+            silent_limit_s=self._settings.silent_limit_s,
         )
 
     def _locate(self, key: str, spec: ModelSpec, folder: Path) -> tuple[str, str]:
@@ -160,6 +172,7 @@ class Planner:
             max_workers=max(1, self._cores),
             functions=functions,
             startup_timeout_s=self._settings.startup_timeout_s,
+            silent_limit_s=self._settings.silent_limit_s,
         )
 
     def _policy(self, name: str, spec: ModelSpec) -> Policy:

@@ -14,13 +14,14 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import structlog
 
-from flowyard.platform.execution import Execution
+from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
 from flowyard.platform.http.codecs.negotiation import encode_tensors
 from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.workers.process import Outcome
+from flowyard.platform.workers.scheduler import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, NotFoundError
 from flowyard.schemas.values import Value, to_jsonable
 
@@ -33,6 +34,7 @@ Headers = list[tuple[bytes, bytes]]
 WATCH_AFTER_S = 0.02
 MAX_TIMEOUT_S = 86_400.0
 _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
+_PRIORITY = re.compile(r"[0-9]")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -78,15 +80,19 @@ class Predictions:
         deadline = deadline_of(headers)
         body = await read_body(receive, self._limit_bytes)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        execution = Execution(
-            deployment,
+        asked = Asked(
             payload_of(headers.get("content-type", ""), body),
-            headers=headers,
-            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
-            request_id=request_id,
-            deadline=deadline,
-            lookup=self._registry.endpoints.route,
-            on_answer=lambda answer: None if outcome.done() else outcome.set_result(answer),
+            headers,
+            dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)) if scope["query_string"] else {},
+            request_id,
+            deadline,
+            priority_of(headers),
+        )
+        execution = execute(
+            deployment,
+            asked,
+            self._registry.endpoints.route,
+            lambda answer: None if outcome.done() else outcome.set_result(answer),
         )
         execution.start()
         result = outcome.result() if outcome.done() else await self._watch.wait(outcome, execution, receive)
@@ -113,12 +119,12 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[Outcome], tuple[Execution, Receive]] = {}
+        self._waiting: dict[asyncio.Future[Outcome], tuple[Execution | SingleCall, Receive]] = {}
         self._watchers: dict[asyncio.Future[Outcome], asyncio.Task[None]] = {}
         self._seen: set[asyncio.Future[Outcome]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> Outcome:
+    async def wait(self, outcome: asyncio.Future[Outcome], execution: Execution | SingleCall, receive: Receive) -> Outcome:
         """Waits for an answer.
 
         Raises:
@@ -147,7 +153,7 @@ class Watch:
         self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._seen else None
 
 
-async def _listen(outcome: asyncio.Future[Outcome], execution: Execution, receive: Receive) -> None:
+async def _listen(outcome: asyncio.Future[Outcome], execution: Execution | SingleCall, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     execution.cancel()
@@ -163,6 +169,22 @@ def request_id_of(headers: Mapping[str, str]) -> str:
     digits = f"{random.getrandbits(128):032x}"
     variant = "89ab"[ord(digits[16]) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def priority_of(headers: Mapping[str, str]) -> int:
+    """The `x-priority` of a request: 0 to 9, lower first; 3 without the header (DJL §2.5).
+
+    Raises:
+        InvalidRequestError: It is no such number.
+    """
+    text = headers.get("x-priority")
+    if text is None:
+        return DEFAULT_PRIORITY
+    if not _PRIORITY.fullmatch(text.strip()):
+        raise InvalidRequestError(
+            f"Header x-priority: {text[:50]!r}; allowed is a whole number from 0 to {MAX_PRIORITY}, lower is sooner."
+        )
+    return int(text)
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:
@@ -221,11 +243,11 @@ def error_answer(error: FlowyardError) -> tuple[int, bytes, bytes, Headers]:
     return body.code, b"application/json", to_json(body), extra
 
 
-def server_timing(execution: Execution) -> Headers:
+def server_timing(execution: Execution | SingleCall) -> Headers:
     """The `Server-Timing` header: milliseconds per node that was called."""
     entries = [
         f"{entry.name};dur={(entry.ended - entry.started) * 1000:.2f}"
-        for entry in execution.run.timeline
+        for entry in execution.timeline
         if entry.ended and entry.started
     ]
     return [(b"server-timing", ", ".join(entries).encode("latin-1", "replace"))] if entries else []

@@ -48,6 +48,14 @@ def test_calls_are_joined():
     assert model.runs == [4]
 
 
+def test_no_joined_run_has_more_rows_than_the_batch_size():
+    model = Model(lambda x: x * 2)
+    many = [[[n, n]] * rows for n, rows in enumerate((2, 2, 1, 5, 1, 1))]
+    outcomes = batcher(model, (-1, 2), row_wise=True, max_rows=4).predict(calls(*many))
+    assert [outcome.tolist() for outcome in outcomes] == [[[2 * n, 2 * n] for n, _ in rows] for rows in many]
+    assert model.runs == [4, 1, 5, 2]
+
+
 def test_what_is_not_known_is_tried_once():
     model = Model(lambda x: x * 2)
     rows = batcher(model, (-1, 2))
