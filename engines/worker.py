@@ -1,9 +1,10 @@
 """The worker process: loads one model and computes the batches that the server sends.
 
-    python -m flowyard.engines.worker --fd N
+    python -m flowyard.engines.worker --fd N [--shared INBOX OUTBOX DESCRIPTORS]
 
-N is an inherited, connected Unix socket. The first frame is a `Load`, the answer `Ready` or `LoadFailed`; then every `Predict` is
-answered by `Results`. The end of the socket is the end of the worker.
+N is an inherited, connected Unix socket; the others belong to the memory shared with the server, if any. The first frame is a
+`Load`, the answer `Ready` or `LoadFailed`; then every `Predict` is answered by `Results`, and a `Heartbeat` says each second that
+the process runs. The end of the socket is the end of the worker.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import NoReturn
 
 from flowyard.engines import discovery
 from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome
+from flowyard.engines.connection import Connection
 from flowyard.engines.failures import describe, is_out_of_memory, log
+from flowyard.engines.memory import WorkerMemory
 from flowyard.schemas import frames, values
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
 from flowyard.schemas.values import Buffer, Encoded
@@ -33,10 +35,13 @@ EXIT_BROKEN_FRAME = 4
 EXIT_ORPHAN = 5
 
 _PR_SET_PDEATHSIG = 1
-#: Most buffers that one `sendmsg` takes (IOV_MAX on Linux).
-_MOST_CHUNKS = 1024
 #: A longer message is cut: it may hold whatever user code put into an exception.
 _MESSAGE_LIMIT = 4000
+#: What a buffer takes of a frame's head at most: size, arena and offset.
+_HEAD_BYTES_PER_BUFFER = 32
+#: Engines that have copied or used up the arrays of a batch when it is computed. For the others arrays are copied out of shared
+#: memory: user code may keep one.
+_DONE_WITH_ARRAYS = frozenset({"OnnxRuntime", "PyTorch"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -44,22 +49,33 @@ def main() -> NoReturn:
     """Runs the worker until the server closes the socket."""
     parser = argparse.ArgumentParser(prog="python -m flowyard.engines.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the connected socket")
-    fd = parser.parse_args().fd
+    parser.add_argument("--shared", type=int, nargs=3, help="file descriptors of inbox, outbox and the socket for descriptors")
+    options = parser.parse_args()
     _die_with_parent()
     _shield()
-    connection = socket.socket(fileno=fd)
-    connection.setblocking(True)
-    connection.set_inheritable(False)
-    # A process that user code forks must not keep the socket open when this one has ended.
-    os.register_at_fork(after_in_child=connection.close)
+    connection = Connection(_socket(options.fd))
+    memory = _memory(*options.shared) if options.shared else None
     try:
-        code = serve(connection)
+        code = serve(connection, memory)
     except frames.FrameError as error:
         log(error)
         code = EXIT_BROKEN_FRAME
     except (ConnectionError, BrokenPipeError):
         code = EXIT_DONE
     _exit(code)
+
+
+def _memory(inbox: int, outbox: int, descriptors: int) -> WorkerMemory:
+    return WorkerMemory(inbox, outbox, _socket(descriptors))
+
+
+def _socket(fd: int) -> socket.socket:
+    opened = socket.socket(fileno=fd)
+    opened.setblocking(True)
+    opened.set_inheritable(False)
+    # A process that user code forks must not keep the socket open when this one has ended.
+    os.register_at_fork(after_in_child=opened.close)
+    return opened
 
 
 def _die_with_parent() -> None:
@@ -85,11 +101,12 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def serve(connection: socket.socket) -> int:
+def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     """Loads, then computes batches until the other side closes the socket.
 
     Args:
-        connection: A blocking stream socket.
+        connection: The socket to the server.
+        memory: What is shared with it, if anything.
 
     Returns:
         The exit code.
@@ -98,7 +115,7 @@ def serve(connection: socket.socket) -> int:
         FrameError: What arrived is no frame.
         ConnectionError: The socket broke.
     """
-    received = _receive(connection)
+    received = connection.receive()
     if received is None:
         return EXIT_DONE
     load, _ = received
@@ -107,33 +124,50 @@ def serve(connection: socket.socket) -> int:
     model = _load(connection, load)
     if model is None:
         return EXIT_LOAD_FAILED
-    while _serve_one(connection, model):
+    threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
+    own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
+    while _serve_one(connection, model, memory, own=own):
         pass
     return EXIT_DONE
 
 
-def _serve_one(connection: socket.socket, model: LoadedModel) -> bool:
+def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool) -> bool:
     """Computes one batch; its memory is free again when this returns. False at the end of the socket."""
-    received = _receive(connection)
+    received = connection.receive()
     if received is None:
         return False
     message, body = received
+    if isinstance(message, frames.Drop) and memory is not None:
+        memory.drop(message.arenas)
+        return True
     if not isinstance(message, frames.Predict):
         raise frames.FrameError("a frame that is no Predict")
-    outcomes, compute_s = compute(model, _calls(message, body))
-    _send(connection, *_results(message.batch_id, outcomes, compute_s))
+    if memory is not None:
+        memory.free(message.freed)
+    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own))
+    connection.send(*_results(message.batch_id, outcomes, compute_s, memory))
     return True
 
 
-def _load(connection: socket.socket, load: frames.Load) -> LoadedModel | None:
+def _beat(connection: Connection) -> None:
+    """Tells the server once a second that this process still runs."""
+    try:
+        while True:
+            time.sleep(frames.HEARTBEAT_S)
+            connection.send(frames.Heartbeat())
+    except OSError:
+        """The socket has ended; the thread that receives notices it, too."""
+
+
+def _load(connection: Connection, load: frames.Load) -> LoadedModel | None:
     started = time.perf_counter()
     try:
         model = _load_model(load)
     except BaseException as error:  # noqa: BLE001 - the server is told, whatever it was
         failure = _load_failure(error)
-        _send(connection, frames.LoadFailed(failure.code, _message(failure)))
+        connection.send(frames.LoadFailed(failure.code, _message(failure)))
         return None
-    _send(connection, frames.Ready(model.signature, time.perf_counter() - started))
+    connection.send(frames.Ready(model.signature, time.perf_counter() - started))
     return model
 
 
@@ -156,41 +190,19 @@ def _load_failure(error: BaseException) -> FlowyardError:
     return OutOfMemoryError(describe(error)) if is_out_of_memory(error) else InternalError(describe(error))
 
 
-def _receive(connection: socket.socket) -> tuple[frames.ToWorker, memoryview] | None:
-    """The next frame, `None` when the socket has ended."""
-    prefix = _receive_exactly(connection, frames.PREFIX_BYTES)
-    if prefix is None:
-        return None
-    head_bytes, body_bytes = frames.read_prefix(prefix)
-    head = _receive_exactly(connection, head_bytes)
-    body = _receive_exactly(connection, body_bytes)
-    if head is None or body is None:
-        return None
-    return frames.unpack_to_worker(head), body
-
-
-def _receive_exactly(connection: socket.socket, size: int) -> memoryview | None:
-    """Reads into fresh memory, aligned as tensors like it: user code may keep an array beyond its batch."""
-    memory = np.empty(size + frames.ALIGNMENT_BYTES, dtype=np.uint8)
-    start = -memory.ctypes.data % frames.ALIGNMENT_BYTES
-    view = memory[start : start + size].data
-    received = 0
-    while received < size:
-        count = connection.recv_into(view[received:])
-        if not count:
-            return None
-        received += count
-    return view
-
-
-def _calls(message: frames.Predict, body: Buffer) -> list[Call | FlowyardError]:
+def _calls(message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool) -> list[Call | FlowyardError]:
     reader = frames.BodyReader(body)
-    return [_call(call, [reader.take(arg.tree, arg.sizes) for arg in call.args]) for call in message.calls]
+    view_of = None if memory is None else memory.view_of
+    return [
+        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own)
+        for call in message.calls
+    ]
 
 
-def _call(call: frames.WireCall, args: Sequence[Encoded]) -> Call | FlowyardError:
+def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool) -> Call | FlowyardError:
     try:
-        return Call(call.callee, [values.decode(arg) for arg in args], call.context)
+        decoded = [values.decode(arg, own=own and bool(wire.places)) for arg, wire in zip(args, call.args, strict=True)]
+        return Call(call.callee, decoded, call.context)
     except InvalidInputError as error:
         return error
     except MemoryError as error:
@@ -226,8 +238,10 @@ def _predict(model: LoadedModel, batch: Sequence[Call]) -> Sequence[Outcome]:
     return [failure for _ in batch]
 
 
-def _results(batch_id: int, outcomes: Sequence[Outcome], compute_s: float) -> tuple[frames.Results, list[Buffer]]:
-    """The answer and its buffers. A result that would not fit into the frame any more becomes an error."""
+def _results(
+    batch_id: int, outcomes: Sequence[Outcome], compute_s: float, memory: WorkerMemory | None
+) -> tuple[frames.Results, list[Buffer]]:
+    """The answer and the buffers of its body. A result that would not fit into the frame any more becomes an error."""
     # Half of the head is for results, the other half holds a message for each call, whatever becomes of them.
     head_left, body_left = frames.HEAD_LIMIT_BYTES // 2, frames.BODY_LIMIT_BYTES
     limit = min(_MESSAGE_LIMIT, frames.HEAD_LIMIT_BYTES // 16 // len(outcomes)) if outcomes else 0
@@ -236,19 +250,23 @@ def _results(batch_id: int, outcomes: Sequence[Outcome], compute_s: float) -> tu
     for outcome in outcomes:
         encoded = _encode(outcome)
         if isinstance(encoded, Encoded):
-            head, body = len(encoded.tree) + 16 * len(encoded.buffers), sum(map(_padded, encoded.buffers))
+            head = len(encoded.tree) + _HEAD_BYTES_PER_BUFFER * len(encoded.buffers)
+            places, in_body = memory.place(encoded.buffers) if memory and head <= head_left else ((), encoded.buffers)
+            body = sum(map(_padded, in_body))
             if head <= head_left and body <= body_left:
                 head_left, body_left = head_left - head, body_left - body
-                buffers.extend(encoded.buffers)
-                wire.append(frames.WireResult(encoded.tree, tuple(map(len, encoded.buffers))))
+                buffers.extend(in_body)
+                wire.append(frames.WireResult(encoded.tree, tuple(map(len, encoded.buffers)), places))
                 continue
+            if memory is not None:
+                memory.free(offset for arena, offset in places if arena != frames.IN_BODY)
             encoded = NodeError(f"the result of {len(encoded.tree) + body} bytes is too large to be passed on")
         wire.append(frames.WireError(encoded.code, _message(encoded, limit)))
     return frames.Results(batch_id, tuple(wire), compute_s), buffers
 
 
 def _padded(buffer: Buffer) -> int:
-    return len(buffer) + -len(buffer) % frames.ALIGNMENT_BYTES
+    return len(buffer) + -len(buffer) % values.ALIGNMENT_BYTES
 
 
 def _encode(outcome: Outcome) -> Encoded | FlowyardError:
@@ -266,18 +284,6 @@ def _encode(outcome: Outcome) -> Encoded | FlowyardError:
 def _message(error: FlowyardError, limit: int = _MESSAGE_LIMIT) -> str:
     """The message as text that msgpack can carry: bounded, and without lone surrogates."""
     return error.message[:limit].encode("utf-8", "backslashreplace").decode()
-
-
-def _send(connection: socket.socket, message: frames.ToServer, buffers: Sequence[Buffer] = ()) -> None:
-    chunks: list[Any] = [memoryview(chunk) for chunk in frames.pack(message, buffers)]
-    first = 0
-    while first < len(chunks):
-        sent = connection.sendmsg(chunks[first : first + _MOST_CHUNKS])
-        while first < len(chunks) and sent >= len(chunks[first]):
-            sent -= len(chunks[first])
-            first += 1
-        if sent:
-            chunks[first] = chunks[first][sent:]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from flowyard.platform.workers.scheduler import Job
 from flowyard.schemas.errors import FlowyardError, InternalError
 from flowyard.schemas.values import Payload
 from flowyard.workflows.execution import named
-from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, WakeAt
-from flowyard.workflows.run import Run, StepTime
+from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
+from flowyard.workflows.run import Run
 
 OnAnswer = Callable[[Outcome], None]
 

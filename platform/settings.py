@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         max_idle_time: Seconds after which a surplus idle worker is stopped.
         default_timeout_s: Compute time after which a worker is taken for hung.
         startup_timeout_s: Time a worker may take to load its model.
+        silent_limit_s: Time without a sign of life after which a worker is killed, whatever it computes.
         drain_timeout_s: Time that running requests get when the server stops.
         load_on_devices: Devices of a model that names none (DJL §1.9).
         log_level: Least severe level that is logged.
@@ -93,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_idle_time: IdleS = 60
     default_timeout_s: TimeoutS = 120.0
     startup_timeout_s: TimeoutS = 240.0
+    silent_limit_s: TimeoutS = 10.0
     drain_timeout_s: TimeoutS = 30.0
     load_on_devices: str = "*"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -8,10 +8,11 @@
     │   ├── InvalidWorkflowError     a workflow file with problems (all of them are listed)
     │   ├── InvalidModelError        a model that its engine cannot load
     │   ├── ForbiddenError           asked for something that the settings do not allow
-    │   ├── NotFoundError            no such model, workflow, version or route
-    │   │   └── ModelNotFoundError   a URL that leads to no model
+    │   ├── NotFoundError            no such route
+    │   │   └── ModelNotFoundError   no such model, workflow or version, or a URL that leads to none
     │   ├── ConflictError            the name is taken
     │   ├── MethodNotAllowedError
+    │   ├── NotAcceptableError       the result cannot be told in a content type that the caller accepts
     │   └── TooLargeError            over a size limit
     ├── NodeError                    code of the user's (handler, function, model) raised
     ├── UnavailableError             cannot be done now; another try may work
@@ -132,7 +133,7 @@ class NotFoundError(UserError):
 
 
 class ModelNotFoundError(NotFoundError):
-    """A URL that leads to no model."""
+    """No such model, workflow or version, or a URL that leads to none."""
 
     code = "model_not_found"
 
@@ -147,6 +148,12 @@ class MethodNotAllowedError(UserError):
     """The route exists, the method does not."""
 
     code = "method_not_allowed"
+
+
+class NotAcceptableError(UserError):
+    """The result cannot be told in a content type that the caller accepts."""
+
+    code = "not_acceptable"
 
 
 class TooLargeError(UserError):

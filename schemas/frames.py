@@ -3,12 +3,17 @@
 On the socket a frame is `<IQ` (length of the head, length of the body), the head (msgpack of one of the messages below) and
 the body: the buffers of all values in the frame, each padded to 64 bytes so that tensors arrive aligned. The head carries the
 length of every buffer. A side that receives a frame over the limits, or one that does not decode, closes the connection.
+
+Where both sides share memory, large buffers are not in the body but in an arena (see `arena.py`): the worker's inbox, which the
+server writes, its outbox, which it writes itself, or, for a value that comes from another worker, that one's outbox. Such a
+buffer's *place* is the number of the arena and the offset in it. An arena's number is sent over a socket of its own, ahead of the
+first frame that refers to it, together with its file descriptor.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -16,13 +21,30 @@ import msgspec
 from flowyard.schemas.devices import Device
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Buffer, Encoded
+from flowyard.schemas.values import ALIGNMENT_BYTES, Buffer, Encoded
 
 #: A head longer than this is a defect or an attack, not a frame.
 HEAD_LIMIT_BYTES = 64 << 20
 #: A body longer than this likewise.
 BODY_LIMIT_BYTES = 4 << 30
-ALIGNMENT_BYTES = 64
+#: Seconds between two signs of life of a worker.
+HEARTBEAT_S = 1.0
+#: Buffers from this size on go through shared memory; below, what it costs to keep the books exceeds the copies it saves.
+SHARED_FROM_BYTES = 96 << 10
+#: In a place: the buffer is in the frame's body.
+IN_BODY = 0
+#: In a place: the buffer is in the sender's own arena, the inbox of the worker or its outbox.
+OWN_ARENA = 1
+#: Arenas of other workers have numbers from here on.
+FIRST_FOREIGN_ARENA = 2
+
+#: Number of an arena, and an offset in it.
+Place: TypeAlias = tuple[int, int]
+#: Gives the buffer at a place: number of the arena, offset, size in bytes. Raises a `FrameError` where there is none.
+ViewOf: TypeAlias = Callable[[int, int, int], Buffer]
+BODY_PLACE: Place = (IN_BODY, 0)
+#: The message that comes with an arena's file descriptor.
+ARENA_NUMBER = struct.Struct("<Q")
 
 
 class Context(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -40,10 +62,11 @@ class Context(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class WireValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A value in a frame: its tree, and the sizes of its buffers in the body, in order."""
+    """A value in a frame: its tree, the sizes of its buffers, and their places unless all of them are in the body."""
 
     tree: bytes
     sizes: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 class WireCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -75,10 +98,17 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
 
 
 class Predict(msgspec.Struct, frozen=True, array_like=True, tag="predict", gc=False):
-    """Server to worker: compute a batch."""
+    """Server to worker: compute a batch. `freed` are offsets in the worker's outbox that it may use again."""
 
     batch_id: int
     calls: tuple[WireCall, ...]
+    freed: tuple[int, ...] = ()
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop", gc=False):
+    """Server to worker: these foreign arenas are not needed any more, their workers are gone."""
+
+    arenas: tuple[int, ...]
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -108,10 +138,11 @@ class WireError(msgspec.Struct, frozen=True, array_like=True, tag="error", gc=Fa
 
 
 class WireResult(msgspec.Struct, frozen=True, array_like=True, tag="value", gc=False):
-    """One call's result."""
+    """One call's result, as a `WireValue`."""
 
     tree: bytes
     sizes: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results", gc=False):
@@ -122,8 +153,12 @@ class Results(msgspec.Struct, frozen=True, array_like=True, tag="results", gc=Fa
     compute_s: float
 
 
-ToWorker: TypeAlias = Load | Predict
-ToServer: TypeAlias = Ready | LoadFailed | Results
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="alive", gc=False):
+    """Worker to server, once a second after `Ready`: the process runs, whatever it computes."""
+
+
+ToWorker: TypeAlias = Load | Predict | Drop
+ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat
 
 _PREFIX = struct.Struct("<IQ")
 PREFIX_BYTES = _PREFIX.size
@@ -202,24 +237,39 @@ class BodyReader:
         self._body = memoryview(body)
         self._offset = 0
 
-    def take(self, tree: bytes, sizes: tuple[int, ...]) -> Encoded:
+    def take(self, tree: bytes, sizes: tuple[int, ...], places: tuple[Place, ...] = (), view_of: ViewOf | None = None) -> Encoded:
         """The next value of the frame.
 
         Args:
             tree: The value's tree, from the head.
             sizes: Length of each of its buffers in bytes.
+            places: Where each of them is; empty when all are in the body.
+            view_of: Finds those that are in shared memory.
 
         Returns:
-            The value; its buffers are views of the body.
+            The value; its buffers are views of the body and of shared memory.
 
         Raises:
-            FrameError: The body ends before the buffers do.
+            FrameError: The body ends before the buffers do, or there is no such place.
         """
-        buffers: list[Buffer] = []
-        for size in sizes:
-            end = self._offset + size
-            if size < 0 or end > len(self._body):
-                raise FrameError("a value that reaches past the end of its frame")
-            buffers.append(self._body[self._offset : end])
-            self._offset = end + -size % ALIGNMENT_BYTES
-        return Encoded(tree, tuple(buffers))
+        if not places:
+            return Encoded(tree, tuple([self._next(size) for size in sizes]))
+        if len(places) != len(sizes) or view_of is None:
+            raise FrameError("places that fit no buffers")
+        return Encoded(
+            tree,
+            tuple(
+                [
+                    self._next(size) if arena == IN_BODY else view_of(arena, offset, size)
+                    for size, (arena, offset) in zip(sizes, places, strict=True)
+                ]
+            ),
+        )
+
+    def _next(self, size: int) -> memoryview:
+        start = self._offset
+        end = start + size
+        if size < 0 or end > len(self._body):
+            raise FrameError("a value that reaches past the end of its frame")
+        self._offset = end + -size % ALIGNMENT_BYTES
+        return self._body[start:end]

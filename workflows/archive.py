@@ -44,7 +44,8 @@ def check_files(definition: Definition, archive: ArchiveView, problems: Problems
         for target in (spec.url, spec.options.get("class", "")):
             if split_callable(target) is not None:
                 modules.find(target, f'model "{name}"', place)
-        if _is_local(spec) and not _exists(spec.url, archive):
+        # The relative URLs of a `.war` lead to the server's model store.
+        if definition.spelling == "native" and _is_local(spec) and not _exists(spec.url, archive):
             fix = problems.nearest(_normal(spec.url), archive.names())
             problems.error(f'model "{name}": no file "{spec.url}" in the archive', place, name=spec.url, fix=fix)
 
@@ -88,7 +89,17 @@ def check_functions(definition: Definition, uses: Iterable[Use], archive: Archiv
     for use in uses:
         function = found.get(use.callee.name) if use.callee.kind == "function" else None
         if function is not None and not function.decorator_list:
-            _check_arity(use, function, problems)
+            check = _check_arity if definition.spelling == "native" else _check_rows
+            check(use, function, problems)
+
+
+def _check_rows(use: Use, function: _Function, problems: Problems) -> None:
+    """A function of TorchServe is called as `f(data, context)`."""
+    args = function.args
+    named = len(args.posonlyargs) + len(args.args)
+    if named - len(args.defaults) > 2 or (named < 2 and args.vararg is None):
+        message = f'function "{use.callee.name}" is called with `data` and `context`, and takes {named}'
+        problems.error(message, use, name=use.callee.name)
 
 
 def _check_arity(use: Use, function: _Function, problems: Problems) -> None:

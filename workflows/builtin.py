@@ -63,6 +63,18 @@ def bind(name: str, args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Expres
     return FUNCTIONS[name], args
 
 
+def mapping_of(names: tuple[str, ...]) -> BuiltIn:
+    """A function that makes a mapping of its arguments.
+
+    Args:
+        names: The key of each.
+
+    Returns:
+        The function.
+    """
+    return partial(_mapping, names)
+
+
 def _bind_pick(args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Expression, ...]]:
     subject, path = args
     if not isinstance(path, Literal) or not isinstance(path.value, str):
@@ -104,6 +116,10 @@ def _is_weight(weight: object) -> bool:
 
 def _pick(path: paths.Path, args: list[Value]) -> Value:
     return paths.search(path, args[0])
+
+
+def _mapping(names: tuple[str, ...], args: list[Value]) -> Value:
+    return dict(zip(names, args, strict=True))
 
 
 def _id(args: list[Value]) -> Value:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from flowyard.schemas.errors import InvalidWorkflowError, Problem
-from flowyard.workflows import source
+from flowyard.workflows import source, torchserve
 from flowyard.workflows.archive import ArchiveView, check_files, check_functions
 from flowyard.workflows.definition import Definition, read_definition
 from flowyard.workflows.plan import Plan
 from flowyard.workflows.problems import Problems
+from flowyard.workflows.source import Node
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,13 +27,14 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan | None = None
 
 
-def check(text: bytes, filename: str, archive: ArchiveView | None) -> Checked:
+def check(text: bytes, filename: str, archive: ArchiveView | None, handler: str | None = None) -> Checked:
     """Checks a workflow file as a registration does. Never raises and never runs what is in the archive.
 
     Args:
         text: The file, YAML or JSON.
         filename: Its name, for the problems; `.json` must be JSON.
         archive: The files next to it; without, files and functions are not looked for.
+        handler: For a spec of TorchServe: the handler file that the manifest of its `.war` names, relative to `archive`.
 
     Returns:
         Problems, definition and plan.
@@ -42,7 +44,7 @@ def check(text: bytes, filename: str, archive: ArchiveView | None) -> Checked:
 
     problems = Problems(filename)
     root = source.read(text, filename, problems)
-    definition = read_definition(root, problems) if root is not None else None
+    definition = _read(root, handler, problems) if root is not None else None
     if definition is None:
         return Checked(problems=problems.all())
     graph = Graph(definition, problems)
@@ -54,13 +56,20 @@ def check(text: bytes, filename: str, archive: ArchiveView | None) -> Checked:
     return Checked(problems=problems.all(), definition=definition, plan=plan)
 
 
-def compile_workflow(text: bytes, filename: str, archive: ArchiveView | None) -> Plan:
+def _read(root: Node, handler: str | None, problems: Problems) -> Definition | None:
+    if torchserve.is_spec(root, handler):
+        return torchserve.read_spec(root, handler, problems)
+    return read_definition(root, problems)
+
+
+def compile_workflow(text: bytes, filename: str, archive: ArchiveView | None, handler: str | None = None) -> Plan:
     """Makes the plan of a workflow file.
 
     Args:
         text: The file, YAML or JSON.
         filename: Its name, for the problems.
         archive: The files next to it, if at hand.
+        handler: As for `check`.
 
     Returns:
         The plan.
@@ -68,7 +77,7 @@ def compile_workflow(text: bytes, filename: str, archive: ArchiveView | None) ->
     Raises:
         InvalidWorkflowError: The file has errors; all of them are listed.
     """
-    checked = check(text, filename, archive)
+    checked = check(text, filename, archive, handler)
     if checked.plan is None:
         raise InvalidWorkflowError(checked.problems)
     return checked.plan

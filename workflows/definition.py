@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
 
 import msgspec
 
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows import fields
-from flowyard.workflows.expressions import Expression, Unreadable, parse
+from flowyard.workflows.expressions import Expression, Unreadable, parse, read_workflow_callee
 from flowyard.workflows.model_section import read_model
+from flowyard.workflows.plan import CachePolicy, Spelling
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.references import split_callable
 from flowyard.workflows.source import Entry, Mapping, Node, Scalar, to_value
 
 LIMIT_NODES = 1_000
 LIMIT_RETRIES = 10
+_MaxEntries = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -47,6 +49,7 @@ class NodeDefinition(msgspec.Struct, frozen=True, kw_only=True):
         fallback: What it yields when `call` has finally failed.
         timeout_s: Seconds until one attempt counts as failed.
         retries: How often a failure that a retry can cure is tried again.
+        cache: Whether and how its results are kept.
         line: Line of its name.
         column: Column of its name.
     """
@@ -58,6 +61,7 @@ class NodeDefinition(msgspec.Struct, frozen=True, kw_only=True):
     fallback: Expression | None = None
     timeout_s: float | None = None
     retries: int = 0
+    cache: CachePolicy | None = None
     line: int
     column: int
 
@@ -70,10 +74,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         version: Its version, empty when not given.
         timeout_s: Seconds until a whole run is given up, `None` without a limit.
         models: Models by local name.
+        workflows: `name[:version]` of registered workflows by local name; they stand among the models.
         functions: `module:callable` by local name.
         nodes: Nodes by name, in the order of the file.
+        spelling: `native` (DJL's included) or `torchserve`.
         on_error: `fail`, or `pass` to hand a failed model's output on to the next node, as DJL does.
-        model_places: Where each model's value stands in the file.
+        model_places: Where each model's or registered workflow's value stands in the file.
         function_places: Where each function's value stands in the file.
         workflow_place: Where `workflow:` stands; line 0 when it could not be read.
     """
@@ -82,8 +88,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     timeout_s: float | None = None
     models: dict[str, ModelSpec] = {}
+    workflows: dict[str, str] = {}
     functions: dict[str, str] = {}
     nodes: dict[str, NodeDefinition] = {}
+    spelling: Spelling = "native"
     on_error: Literal["fail", "pass"] = "fail"
     model_places: dict[str, At] = {}
     function_places: dict[str, At] = {}
@@ -128,6 +136,23 @@ def _refuse_key(key: str, entry: Entry, problems: Problems) -> None:
         problems.error(f"unknown key `{key}`", entry.key, name=key, fix=problems.nearest(key, _READERS))
 
 
+def read_identity(root: Mapping, problems: Problems) -> dict[str, Any]:
+    """Reads `name` and `version`.
+
+    Args:
+        root: The whole file.
+        problems: Receives what is wrong.
+
+    Returns:
+        The two by key; the name is empty when it is missing or no name.
+    """
+    found: dict[str, Any] = {"name": ""}
+    for key in ("name", "version"):
+        if key in root.entries:
+            _READERS[key](root.entries[key], found, problems)
+    return found
+
+
 def _read_name(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
     name = fields.text(entry.value, "name", problems)
     if name is None:
@@ -162,9 +187,15 @@ def _read_models(entry: Entry, found: dict[str, Any], problems: Problems) -> Non
     section = fields.mapping(entry.value, "models", problems)
     entries = section.entries if section is not None else {}
     # A model that cannot be read stays known by name, or every use of it would be a problem of its own.
-    specs = {name: read_model(name, item.value, problems) or ModelSpec() for name, item in entries.items()}
-    found["models"] = specs
+    workflows = {name: item.value for name, item in entries.items() if _is_workflow(item.value)}
+    models = {name: item.value for name, item in entries.items() if name not in workflows}
+    found["models"] = {name: read_model(name, node, problems) or ModelSpec() for name, node in models.items()}
+    found["workflows"] = {name: read_workflow_callee(node, problems) or name for name, node in workflows.items()}
     found["model_places"] = _places(entries)
+
+
+def _is_workflow(node: Node) -> TypeGuard[Mapping]:
+    return isinstance(node, Mapping) and "workflow" in node.entries
 
 
 def _read_functions(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
@@ -213,8 +244,6 @@ def _read_long_node(name: str, key: Scalar, node: Mapping, problems: Problems) -
     for setting, entry in node.entries.items():
         if setting in _NODE_READERS:
             found.update(_NODE_READERS[setting](entry.value, problems))
-        elif setting == "cache":
-            problems.error("`cache` is not supported by this version", entry.key, name=setting)
         else:
             fix = problems.nearest(setting, _NODE_READERS)
             problems.error(f'node "{name}": unknown key `{setting}`', entry.key, name=setting, fix=fix)
@@ -241,12 +270,35 @@ def _read_retries(node: Node, problems: Problems) -> dict[str, Any]:
     return {}
 
 
+def _read_cache(node: Node, problems: Problems) -> dict[str, Any]:
+    if isinstance(node, Mapping):
+        return {"cache": _read_cache_policy(node, problems)}
+    if isinstance(node, Scalar) and isinstance(node.value, bool):
+        return {"cache": CachePolicy() if node.value else None}
+    ttl_s = fields.timeout(node, "cache", problems)
+    return {"cache": CachePolicy(ttl_s=ttl_s)} if ttl_s is not None else {}
+
+
+def _read_cache_policy(node: Mapping, problems: Problems) -> CachePolicy:
+    found: dict[str, Any] = {}
+    for key, entry in node.entries.items():
+        if key == "ttl":
+            found["ttl_s"] = fields.timeout(entry.value, "ttl", problems)
+        elif key == "max_entries":
+            found["max_entries"] = fields.typed(to_value(entry.value), _MaxEntries, key, entry.value, problems)
+        else:
+            fix = problems.nearest(key, ("ttl", "max_entries"))
+            problems.error(f"`cache`: unknown key `{key}`", entry.key, name=key, fix=fix)
+    return CachePolicy(**{key: value for key, value in found.items() if value is not None})
+
+
 _NODE_READERS: dict[str, Callable[[Node, Problems], dict[str, Any]]] = {
     "call": lambda node, problems: {"call": parse(node, problems)},
     "when": _read_when,
     "else": lambda node, problems: {"otherwise": parse(node, problems)},
     "timeout": lambda node, problems: {"timeout_s": fields.timeout(node, "timeout", problems)},
     "retries": _read_retries,
+    "cache": _read_cache,
     "fallback": lambda node, problems: {"fallback": parse(node, problems)},
 }
 _READERS: dict[str, _Reader] = {

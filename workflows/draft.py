@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from flowyard.workflows.paths import Path
-from flowyard.workflows.plan import FROM_STEP, Callee, Guard, Operand, Step
+from flowyard.workflows.plan import FROM_STEP, CachePolicy, Callee, Guard, Operand, Step
 
 
 class Draft:
@@ -25,6 +25,7 @@ class Draft:
         self.branches: dict[str, Operand] = {}
         self.timeout_s: float | None = None
         self.retries = 0
+        self.cache: CachePolicy | None = None
 
     def operands(self) -> Iterator[Operand]:
         """Everything the step may take a value from, conditional or not."""
@@ -86,6 +87,7 @@ class _Finisher:
             branches={name: self._operand(operand) for name, operand in draft.branches.items()},
             timeout_s=draft.timeout_s,
             retries=draft.retries,
+            cache=draft.cache,
             parent=-1 if draft.parent is None else self._index[id(draft.parent)],
             children=tuple(self._index[id(child)] for child in draft.nested()),
         )

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from flowyard.workflows.problems import Problems
+from flowyard.workflows.references import split_registered
 from flowyard.workflows.source import Mapping, Node, Scalar, Sequence, kind_of, to_value
 
 
@@ -34,13 +35,28 @@ class Branches(msgspec.Struct, frozen=True):
     column: int
 
 
+class Record(msgspec.Struct, frozen=True):
+    """Several values as one mapping; only TorchServe's spelling makes these."""
+
+    fields: dict[str, Expression]
+    line: int
+    column: int
+
+
 class Call(msgspec.Struct, frozen=True):
-    """A callee and its arguments."""
+    """A callee and its arguments.
+
+    Attributes:
+        callee: Name of a model, function or built-in; `name[:version]` of a registered workflow.
+        args: The arguments.
+        is_workflow: Whether it was written as `{workflow: name[:version]}`.
+    """
 
     callee: str
     args: tuple[Expression, ...]
     line: int
     column: int
+    is_workflow: bool = False
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -50,7 +66,7 @@ class Unreadable(msgspec.Struct, frozen=True):
     column: int
 
 
-Expression: TypeAlias = Reference | Literal | Branches | Call | Unreadable
+Expression: TypeAlias = Reference | Literal | Branches | Record | Call | Unreadable
 
 
 def parse(node: Node, problems: Problems) -> Expression:
@@ -80,15 +96,33 @@ def _parse_call(node: Sequence, problems: Problems) -> Expression:
     args = tuple(parse(item, problems) for item in node.items[1:])
     if isinstance(callee, Scalar) and isinstance(callee.value, str):
         return Call(callee.value, args, callee.line, callee.column)
-    _refuse_callee(callee, problems)
+    if isinstance(callee, Mapping) and "workflow" in callee.entries:
+        reference = read_workflow_callee(callee, problems)
+        if reference is not None:
+            return Call(reference, args, callee.line, callee.column, is_workflow=True)
+    else:
+        problems.error(f"a callee must be the name of a model or function, not {kind_of(callee)}", callee)
     return Unreadable(node.line, node.column)
 
 
-def _refuse_callee(callee: Node, problems: Problems) -> None:
-    if isinstance(callee, Mapping) and "workflow" in callee.entries:
-        problems.error("a workflow as callee is not supported by this version", callee, name="workflow")
-        return
-    problems.error(f"a callee must be the name of a model or function, not {kind_of(callee)}", callee)
+def read_workflow_callee(node: Mapping, problems: Problems) -> str | None:
+    """Reads `{workflow: name[:version]}`.
+
+    Args:
+        node: A mapping with the key `workflow`.
+        problems: Receives what is wrong.
+
+    Returns:
+        `name[:version]`, or `None` with a problem noted.
+    """
+    for key, entry in node.entries.items():
+        if key != "workflow":
+            problems.error(f"unknown key `{key}` next to `workflow`", entry.key, name=key)
+    reference = node.entries["workflow"].value
+    if isinstance(reference, Scalar) and split_registered(reference.text) is not None:
+        return reference.text
+    problems.error("`workflow` must be the name of a registered workflow: name[:version]", reference, name="workflow")
+    return None
 
 
 def _parse_mapping(node: Mapping, problems: Problems) -> Expression:

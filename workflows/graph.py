@@ -8,15 +8,16 @@ from flowyard.workflows.builtin import ARITY
 from flowyard.workflows.definition import Definition
 from flowyard.workflows.draft import Draft, finish
 from flowyard.workflows.lowering import Lowering, Use
-from flowyard.workflows.plan import FROM_HEADER, FROM_QUERY, FROM_REQUEST, Plan
-from flowyard.workflows.problems import Problems
+from flowyard.workflows.plan import FROM_HEADER, FROM_QUERY, FROM_REQUEST, Plan, Registered
+from flowyard.workflows.problems import Place, Problems
+from flowyard.workflows.torchserve import describe_cycle
 
 
 class Graph:
     """The nodes of a workflow and what each takes its values from.
 
     Attributes:
-        uses: Every call of a model or function.
+        uses: Every call of a model, function or registered workflow.
     """
 
     def __init__(self, definition: Definition, problems: Problems) -> None:
@@ -38,7 +39,8 @@ class Graph:
 
     def check(self) -> None:
         """Notes shadowed names, cycles, an `out` that is missing or constant, and nodes nobody uses."""
-        self._check_shadows()
+        if self._definition.spelling == "native":
+            self._check_shadows()
         self._check_cycles()
         if "out" in self._drafts:
             self._check_use()
@@ -47,21 +49,25 @@ class Graph:
             self._problems.error("no node `out`", self._definition.workflow_place, name="out", fix=fix)
 
     def _check_shadows(self) -> None:
-        models, functions = self._definition.models, self._definition.functions
-        for name in functions.keys() & models.keys():
+        functions = self._definition.functions
+        models = self._definition.models.keys() | self._definition.workflows.keys()
+        for name in functions.keys() & models:
             place = self._definition.function_places.get(name)
             self._problems.warning(f'the model "{name}" hides the function of the same name', place, name=name)
         places = {**self._definition.function_places, **self._definition.model_places}
-        for name in (functions.keys() | models.keys()) & ARITY.keys():
+        for name in (functions.keys() | models) & ARITY.keys():
             self._problems.warning(f'"{name}" hides the built-in of the same name', places.get(name), name=name)
 
     def _check_cycles(self) -> None:
         for component in nx.strongly_connected_components(self._graph):
             first = min(component, key=self._position)
-            if len(component) > 1 or self._graph.has_edge(first, first):
+            # A node called `in` has been refused already, and what seems to be its cycle is the request.
+            if "in" not in component and (len(component) > 1 or self._graph.has_edge(first, first)):
                 cycle = [first, *(target for _, target in nx.find_cycle(self._graph.subgraph(component), first))]
                 node = self._definition.nodes[first]
-                self._problems.error(f"a cycle: {' -> '.join(cycle)}", node, name=first)
+                theirs = self._definition.spelling == "torchserve"
+                message = describe_cycle(cycle) if theirs else f"a cycle: {' -> '.join(cycle)}"
+                self._problems.error(message, node, name=first)
 
     def _position(self, name: str) -> tuple[int, int]:
         node = self._definition.nodes.get(name)
@@ -96,8 +102,27 @@ class Graph:
             models=definition.models,
             functions=definition.functions,
             timeout_s=definition.timeout_s,
+            spelling=definition.spelling,
             pass_errors=definition.on_error == "pass",
+            references=self._references(),
         )
+
+    def _references(self) -> tuple[Registered, ...]:
+        """What the file wants from the server: first the section `models`, then the calls."""
+        definition, places = self._definition, self._definition.model_places
+        models = {name: spec.model for name, spec in definition.models.items() if spec.model}
+        found = [Registered("model", target, *_place(places[name])) for name, target in models.items()]
+        found += [Registered("workflow", target, *_place(places[name])) for name, target in definition.workflows.items()]
+        called = [use for use in self.uses if use.callee.kind == "workflow"]
+        found += [Registered("workflow", use.callee.name, *_place(use)) for use in called]
+        first: dict[tuple[str, str], Registered] = {}
+        for one in found:
+            first.setdefault((one.kind, one.name), one)
+        return tuple(first.values())
+
+
+def _place(at: Place) -> tuple[int, int]:
+    return at.line, at.column
 
 
 def _reads_request(draft: Draft) -> bool:

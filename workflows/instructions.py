@@ -12,13 +12,13 @@ from flowyard.workflows.plan import CalleeKind
 
 
 class StartCall(msgspec.Struct, frozen=True, gc=False):
-    """Start a call of a model or function; its end is told by `Run.done` or `Run.failed`.
+    """Start a call of a model, function or registered workflow; its end is told by `Run.done` or `Run.failed`.
 
     Attributes:
         call_id: Number of the call, unique in its run.
         step: Name of the step.
         kind: What is called.
-        callee: Its local name.
+        callee: Its local name; of a workflow, `name[:version]`.
         args: The arguments, not decoded.
         timeout_at: When the run gives the call up, `None` if never; the run's own deadline is included.
     """
@@ -65,7 +65,7 @@ class StepTime(msgspec.Struct, frozen=True, gc=False):
         name: Name of the step.
         started: When its inputs were there; `None` when it never got that far.
         ended: When it ended; `None` while it has not.
-        state: `idle` (never needed), `waiting`, `running`, `done`, `skipped`, `fallback`, `failed` or `cancelled`.
+        state: `idle` (never needed), `waiting`, `running`, `done`, `cached`, `skipped`, `fallback`, `failed` or `cancelled`.
     """
 
     name: str

@@ -8,7 +8,7 @@ from flowyard.schemas.values import Payload
 from flowyard.workflows import builtin, paths
 from flowyard.workflows.definition import Condition, Definition, NodeDefinition
 from flowyard.workflows.draft import Draft
-from flowyard.workflows.expressions import Branches, Call, Expression, Reference, Unreadable
+from flowyard.workflows.expressions import Branches, Call, Expression, Record, Reference, Unreadable
 from flowyard.workflows.plan import (
     APPLY,
     BUILT_IN,
@@ -21,17 +21,18 @@ from flowyard.workflows.plan import (
     HAND_ON,
     MAP,
     SWITCH,
+    CachePolicy,
     Callee,
     Operand,
 )
 from flowyard.workflows.problems import Place, Problems
-from flowyard.workflows.references import resolve
+from flowyard.workflows.references import resolve, split_registered
 
 NOTHING: Operand = (FROM_LITERAL, Payload.of(None), None)
 
 
 class Use(msgspec.Struct, frozen=True):
-    """One use of a model or function: with how many arguments, and where."""
+    """One use of a model, function or registered workflow: with how many arguments, and where."""
 
     callee: Callee
     arguments: int
@@ -43,7 +44,7 @@ class Lowering:
     """Makes one draft per node.
 
     Attributes:
-        uses: Every call of a model or function that was found.
+        uses: Every call of a model, function or registered workflow that was found.
     """
 
     def __init__(self, definition: Definition, problems: Problems) -> None:
@@ -62,6 +63,7 @@ class Lowering:
         """
         draft = self._expression_draft(node.call, node.name, None)
         draft.timeout_s, draft.retries = node.timeout_s, node.retries
+        draft.cache = self._cache(node, draft)
         if node.when is not None:
             self._condition(draft, node.when)
         if node.otherwise is not None:
@@ -70,9 +72,18 @@ class Lowering:
             draft.fallback = self._operand(node.fallback, f"{node.name}[fallback]", draft)
         return draft
 
+    def _cache(self, node: NodeDefinition, draft: Draft) -> CachePolicy | None:
+        if node.cache is None or draft.kind in (CALL, MAP, APPLY):
+            return node.cache
+        what = f"`{draft.callees[0].name}`" if draft.callees else "a reference"
+        self._problems.warning(f'node "{node.name}": `cache` has no effect on {what}', node, name="cache")
+        return None
+
     def _expression_draft(self, expression: Expression, name: str, parent: Draft | None) -> Draft:
         if isinstance(expression, Call):
             return self._call(expression, name, parent)
+        if isinstance(expression, Record):
+            return self._record(expression, name, parent)
         draft = Draft(name, HAND_ON, parent)
         draft.args = [self._operand(expression, name, draft)]
         return draft
@@ -80,6 +91,8 @@ class Lowering:
     def _operand(self, expression: Expression, name: str, parent: Draft) -> Operand:
         if isinstance(expression, Call):
             return FROM_STEP, self._call(expression, name, parent), None
+        if isinstance(expression, Record):
+            return FROM_STEP, self._record(expression, name, parent), None
         if isinstance(expression, Reference):
             return self._reference(expression.text, expression, "for a string, write {value: ...}")
         if isinstance(expression, Branches):
@@ -104,7 +117,7 @@ class Lowering:
         base = text.split(".", 1)[0]
         known = ["in", *self._definition.nodes]
         fix = self._problems.nearest(base, known) or otherwise
-        if base in self._definition.models or base in self._definition.functions:
+        if base in self._names():
             fix = f"to call it, write [{base}, in]"
         self._problems.error(f'unknown reference "{text}"', at, name=base, fix=fix)
 
@@ -125,7 +138,7 @@ class Lowering:
         draft.condition_names = [(name, self._reference(name, when, "strings stand in single quotes")) for name in names]
 
     def _call(self, call: Call, name: str, parent: Draft | None) -> Draft:
-        callee = self.callee(call.callee, call)
+        callee = self._workflow(call.callee, call) if call.is_workflow else self.callee(call.callee, call)
         if callee is None or callee.kind != "builtin":
             draft = Draft(name, CALL, parent)
             draft.args = self._arguments(call.args, draft)
@@ -137,13 +150,33 @@ class Lowering:
             special(draft, call)
         return draft
 
+    def _record(self, record: Record, name: str, parent: Draft | None) -> Draft:
+        draft = Draft(name, BUILT_IN, parent)
+        draft.callees = (Callee("builtin", "mapping", builtin.mapping_of(tuple(record.fields))),)
+        draft.args = [self._operand(field, f"{name}[{key}]", draft) for key, field in record.fields.items()]
+        return draft
+
     def _arguments(self, args: tuple[Expression, ...], draft: Draft, first: int = 1) -> list[Operand]:
         return [self._operand(arg, f"{draft.name}[{first + at}]", draft) for at, arg in enumerate(args)]
+
+    def _names(self) -> list[str]:
+        """Every name that the file gives to something that can be called."""
+        definition = self._definition
+        return [*definition.models, *definition.workflows, *definition.functions]
+
+    def _workflow(self, reference: str, at: Place) -> Callee:
+        split = split_registered(reference)
+        definition = self._definition
+        if split is not None and split[0] == definition.name and split[1] in ("", definition.version):
+            self._problems.error(f'a cycle: the workflow "{definition.name}" calls itself', at, name=definition.name)
+        return Callee("workflow", reference)
 
     def callee(self, name: str, at: Place) -> Callee | None:
         """Finds a callee: models shadow functions, both shadow built-ins (DJL §3.2)."""
         if name in self._definition.models:
             return Callee("model", name)
+        if name in self._definition.workflows:
+            return self._workflow(self._definition.workflows[name], at)
         if name in self._definition.functions:
             return Callee("function", name)
         if name in builtin.ARITY:
@@ -151,7 +184,7 @@ class Lowering:
         if name == "adapter":
             self._problems.error("`adapter` is not supported by this version", at, name=name)
             return None
-        known = [*self._definition.models, *self._definition.functions, *builtin.ARITY]
+        known = [*self._names(), *builtin.ARITY]
         self._problems.error(f'unknown model or function "{name}"', at, name=name, fix=self._problems.nearest(name, known))
         return None
 
@@ -163,6 +196,8 @@ class Lowering:
             self.uses.append(Use(callee, arguments, at.line, at.column))
         if callee.kind == "model":
             self._check_model_arity(callee.name, arguments, at)
+        elif callee.kind == "workflow" and arguments != 1:
+            self._problems.error(f'workflow "{callee.name}" takes 1 argument, not {arguments}', at, name=callee.name)
 
     def _check_model_arity(self, name: str, arguments: int, at: Place) -> None:
         """A model takes one mapping of its inputs, or as many arguments as it has inputs."""
@@ -214,7 +249,8 @@ class Lowering:
         if isinstance(names, Call):
             # A list is read as a call; here it is a list of names.
             first = Reference(names.callee, names.line, names.column)
-            self._several(draft, (first, *names.args))
+            callee = Branches({"workflow": first}, names.line, names.column) if names.is_workflow else first
+            self._several(draft, (callee, *names.args))
         else:
             self._problems.error("`functionsApply` takes a list of names first", names, name="functionsApply")
         draft.args = self._arguments(call.args[1:], draft, first=2)
@@ -222,13 +258,19 @@ class Lowering:
     def _several(self, draft: Draft, names: tuple[Expression, ...]) -> None:
         """Notes the callees of `map` and `functionsApply`; each gets one argument."""
         for name in names:
-            if not isinstance(name, Reference):
-                self._problems.error("expected the name of a model or function", name)
-                continue
-            callee = self.callee(name.text, name)
-            if callee is not None and callee.kind == "builtin" and callee.function is None:
-                self._problems.error(f"`{name.text}` cannot be applied to one value", name, name=name.text)
-            self._use(draft, callee, 1, name)
+            self._use(draft, self._one_of_several(name), 1, name)
+
+    def _one_of_several(self, name: Expression) -> Callee | None:
+        workflow = name.branches.get("workflow") if isinstance(name, Branches) and len(name.branches) == 1 else None
+        if isinstance(workflow, Reference) and split_registered(workflow.text) is not None:
+            return self._workflow(workflow.text, name)
+        if not isinstance(name, Reference):
+            self._problems.error("expected the name of a model or function", name)
+            return None
+        callee = self.callee(name.text, name)
+        if callee is not None and callee.kind == "builtin" and callee.function is None:
+            self._problems.error(f"`{name.text}` cannot be applied to one value", name, name=name.text)
+        return callee
 
 
 def describe_arity(least: int, most: int) -> str:

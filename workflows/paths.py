@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeAlias
 
 import jmespath
@@ -49,7 +50,10 @@ def compile_path(text: str) -> Path:
     if len(text) > LIMIT_CHARACTERS:
         raise PathError(f"longer than {LIMIT_CHARACTERS} characters")
     try:
-        return _prepared(jmespath.compile(text).parsed)
+        with warnings.catch_warnings():
+            # A literal that is no JSON counts as a string; the library says that this is deprecated.
+            warnings.simplefilter("ignore")
+            return _prepared(jmespath.compile(text).parsed)
     except PathError:
         raise
     except (jmespath.exceptions.JMESPathError, ValueError) as error:

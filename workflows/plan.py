@@ -24,6 +24,7 @@ FROM_STEP, FROM_REQUEST, FROM_LITERAL, FROM_HEADER, FROM_QUERY = range(5)
 HAND_ON, BUILT_IN, CALL, SWITCH, MAP, APPLY = range(6)
 KINDS = ("value", "builtin", "call", "switch", "map", "apply")
 
+Spelling: TypeAlias = Literal["native", "torchserve"]
 CalleeKind: TypeAlias = Literal["model", "function", "workflow"]
 Operand: TypeAlias = tuple[int, Any, Path | None]
 BuiltIn: TypeAlias = Callable[[list[Value]], Value]
@@ -33,8 +34,8 @@ class Callee(msgspec.Struct, frozen=True, gc=False):
     """What a step calls.
 
     Attributes:
-        kind: `model` and `function` run in a worker, `builtin` runs in the server.
-        name: Its local name.
+        kind: `model` and `function` run in a worker, `workflow` is a registered one, `builtin` runs in the server.
+        name: Its local name; of a workflow, `name[:version]`.
         function: The built-in itself.
     """
 
@@ -57,6 +58,18 @@ class Guard(msgspec.Struct, frozen=True):
     deps: tuple[int, ...]
 
 
+class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The `cache` of a step: how long and how many of its results are kept.
+
+    Attributes:
+        ttl_s: Seconds until a result is forgotten, `None` for never.
+        max_entries: Results that are kept; the one not used for the longest time goes first.
+    """
+
+    ttl_s: float | None = None
+    max_entries: int = 1_000
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a plan.
 
@@ -72,6 +85,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         branches: The alternatives of a `SWITCH`.
         timeout_s: Seconds until an attempt has failed.
         retries: How often a failure that a retry can cure is tried again.
+        cache: Whether and how its results are kept by the content of its arguments.
         parent: The step that this one is nested in, -1 for a node.
         children: Steps nested in this one.
     """
@@ -87,8 +101,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     branches: dict[str, Operand] = {}
     timeout_s: float | None = None
     retries: int = 0
+    cache: CachePolicy | None = None
     parent: int = -1
     children: tuple[int, ...] = ()
+
+
+class Registered(msgspec.Struct, frozen=True, gc=False):
+    """A model or workflow that has to be registered on the server.
+
+    Attributes:
+        kind: `model` (`{model: name}`) or `workflow` (`{workflow: name}`).
+        name: `name[:version]`.
+        line: Where it is named first.
+        column: Likewise.
+    """
+
+    kind: Literal["model", "workflow"]
+    name: str
+    line: int
+    column: int
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +134,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         functions: `module:callable` of every function of the file by local name.
         timeout_s: Seconds until a run is given up, `None` without a limit.
         pass_errors: Whether a failed model's output goes on to the next node (`on_error: pass`).
+        spelling: Of the file. The functions of a `torchserve` plan are written `f(data, context)`: `data` is a list of rows,
+            `[{"body": value}]` or, where the value is a mapping of several parents' outputs, `[value]`; at load it is `None`.
+        references: Registered models and workflows that the file names, each once.
     """
 
     name: str
@@ -113,6 +147,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     functions: dict[str, str] = {}
     timeout_s: float | None = None
     pass_errors: bool = False
+    spelling: Spelling = "native"
+    references: tuple[Registered, ...] = ()
 
 
 def single_model_plan(name: str, spec: ModelSpec) -> Plan:

@@ -8,6 +8,7 @@ from collections.abc import Container
 import msgspec
 
 _CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
+_REGISTERED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})(?::([A-Za-z0-9][A-Za-z0-9_.-]{0,127}))?")
 #: Schemes of URLs, which a module of the same name would look like.
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "hdfs", "djl", "jar"})
 
@@ -46,6 +47,19 @@ def resolve(text: str, nodes: Container[str]) -> Target | None:
             return Target(base, text[at + 1 :])
         at = text.find(".", at + 1)
     return None
+
+
+def split_registered(text: str) -> tuple[str, str] | None:
+    """Splits `name[:version]`.
+
+    Args:
+        text: How a file refers to a model or workflow that is registered on the server.
+
+    Returns:
+        Name and version, the version empty when not given; `None` when it is something else.
+    """
+    match = _REGISTERED.fullmatch(text)
+    return None if match is None else (match[1], match[2] or "")
 
 
 def split_callable(text: str) -> tuple[str, str] | None:

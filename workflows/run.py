@@ -13,6 +13,7 @@ from math import inf
 from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidInputError, NodeError
 from flowyard.schemas.values import Payload
 from flowyard.workflows import paths
+from flowyard.workflows.cache import NodeCache, RunCache
 from flowyard.workflows.execution import Fan, Inputs, branch_name, call_built_in, jobs_of, named
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
 from flowyard.workflows.plan import (
@@ -23,6 +24,7 @@ from flowyard.workflows.plan import (
     SWITCH,
     Callee,
     CalleeKind,
+    Guard,
     Operand,
     Plan,
     Step,
@@ -45,12 +47,18 @@ class Run:
     """
 
     __slots__ = (
-        "_calls", "_chosen", "_deadline", "_ended", "_fans", "_inputs", "_instructions", "_next_id", "_notes", "_now", "_plan",
-        "_ready", "_started", "_state", "_timers", "_waiters", "_waiting", "_wake", "finished",
+        "_cache", "_calls", "_chosen", "_deadline", "_ended", "_fans", "_inputs", "_instructions", "_next_id", "_notes",
+        "_now", "_plan", "_ready", "_started", "_state", "_timers", "_waiters", "_waiting", "_wake", "finished",
     )  # fmt: skip
 
     def __init__(
-        self, plan: Plan, request: Payload, headers: Mapping[str, str], query: Mapping[str, str], deadline: float | None
+        self,
+        plan: Plan,
+        request: Payload,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+        deadline: float | None,
+        caches: Mapping[int, NodeCache] | None = None,
     ) -> None:
         """Prepares a run.
 
@@ -60,10 +68,12 @@ class Run:
             headers: Its headers, names in any case.
             query: Its query parameters.
             deadline: When the client gives up, on the clock that every `now` is read from.
+            caches: From `make_caches(plan)`, the same for every run of the plan; without, no result is kept.
         """
         count = len(plan.steps)
         self._plan = plan
         self._inputs = Inputs(request, headers, query, count)
+        self._cache = RunCache(caches) if caches else None
         self._deadline = inf if deadline is None else deadline
         self._state = bytearray(count)
         self._waiting = [0] * count
@@ -121,6 +131,8 @@ class Run:
             return self._taken()
         step, slot, _ = call
         if self._plan.steps[step].kind == CALL:
+            if self._cache is not None:
+                self._cache.keep(step, value, now)
             self._finish(step, value)
         else:
             self._take_result(step, slot, value)
@@ -235,14 +247,9 @@ class Run:
         phase = self._state[step]
         spec = self._plan.steps[step]
         try:
-            if phase == WANTED and spec.guard is not None:
-                self._state[step] = phase = GUARDED
-                if not self._wait(step, spec.guard.deps):
+            if phase < COLLECTING:
+                if spec.guard is not None and not self._passes(step, spec, phase):
                     return
-            if phase == GUARDED and not self._holds(spec):
-                self._skip(step, spec)
-                return
-            if phase in (WANTED, GUARDED):
                 self._state[step] = phase = COLLECTING
                 if not self._wait(step, spec.deps):
                     return
@@ -253,10 +260,21 @@ class Run:
         except FlowyardError as error:
             self._fail(step, error)
 
-    def _holds(self, spec: Step) -> bool:
+    def _passes(self, step: int, spec: Step, phase: int) -> bool:
+        """Whether the condition of a step is known and holds; where it does not hold, the step is skipped."""
         assert spec.guard is not None
-        scope = {name: self._inputs.payload(operand).value() for name, operand in spec.guard.names}
-        return paths.is_true(paths.search(spec.guard.path, scope))
+        if phase == WANTED:
+            self._state[step] = GUARDED
+            if not self._wait(step, spec.guard.deps):
+                return False
+        if self._holds(spec.guard):
+            return True
+        self._skip(step, spec)
+        return False
+
+    def _holds(self, guard: Guard) -> bool:
+        scope = {name: self._inputs.payload(operand).value() for name, operand in guard.names}
+        return paths.is_true(paths.search(guard.path, scope))
 
     def _skip(self, step: int, spec: Step) -> None:
         self._notes[step] = "skipped"
@@ -285,7 +303,7 @@ class Run:
             function = spec.callees[0].function
             assert function is not None
             self._finish(step, call_built_in(function, [self._inputs.payload(operand).value() for operand in spec.args]))
-        else:
+        elif self._cache is None or spec.cache is None or not self._recall(step, spec, self._cache):
             self._set_timer(step, spec)
             if kind == CALL:
                 self._state[step] = CALLING
@@ -294,6 +312,15 @@ class Run:
                 self._choose(step, spec)
             else:
                 self._call_several(step, spec)
+
+    def _recall(self, step: int, spec: Step, cache: RunCache) -> bool:
+        """Takes the result of a step from the cache, if it is there."""
+        found = cache.find(step, tuple(self._inputs.payload(operand) for operand in spec.args), self._now)
+        if found is None:
+            return False
+        self._notes[step] = "cached"
+        self._finish(step, found)
+        return True
 
     def _set_timer(self, step: int, spec: Step) -> None:
         if spec.timeout_s is not None:
@@ -342,7 +369,10 @@ class Run:
             return
         fan.left -= 1
         if not fan.left:
-            self._finish(step, Payload.of(fan.results))
+            results = Payload.of(fan.results)
+            if self._cache is not None:
+                self._cache.keep(step, results, self._now)
+            self._finish(step, results)
 
     def _restart(self, step: int, slot: int, attempt: int) -> None:
         spec = self._plan.steps[step]

@@ -49,6 +49,11 @@ class Connection(asyncio.Protocol):
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None and not self.busy
+
     def open(self) -> None:
         """Connects; `on_idle` follows."""
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
@@ -79,19 +84,22 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def give_up(self, reason: str) -> None:
-        """Drops the outstanding request and the connection with it, and connects again."""
-        assert self._transport is not None
+        """Drops the outstanding request and the connection with it; connects again once that is closed."""
+        self.busy = False
+        self._on_error(reason)
+        self._abort()
+
+    def _abort(self) -> None:
         transport, self._transport = self._transport, None
-        transport.abort()
-        self._fail(reason)
+        if transport is not None:
+            transport.abort()
 
     def close(self) -> None:
         """Closes for good."""
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._transport is not None:
-            self._transport.abort()
+        self._abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -114,35 +122,29 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio."""
-        if self._transport is None or self._closed:
-            return
         self._transport = None
-        if not self.busy:
-            self.open()
+        if self._closed:
             return
+        if self.busy:
+            self._end_of_stream()
+        self.open()
+
+    def _end_of_stream(self) -> None:
+        self.busy = False
         try:
             response = self._parser.eof()
         except BadResponseError as reason:
-            self._fail(str(reason))
+            self._on_error(str(reason))
             return
         if response is not None:
-            self._answered(response)
+            self._on_answer(self.intended, response)
         else:
-            self._fail("the connection was closed without an answer")
+            self._on_error("the connection was closed without an answer")
 
     def _answered(self, response: Response) -> None:
         self.busy = False
         self._on_answer(self.intended, response)
-        if self._transport is None:
-            self.open()
-        elif response.keep_alive:
+        if response.keep_alive:
             self._on_idle(self)
         else:
-            transport, self._transport = self._transport, None
-            transport.abort()
-            self.open()
-
-    def _fail(self, reason: str) -> None:
-        self.busy = False
-        self._on_error(reason)
-        self.open()
+            self._abort()

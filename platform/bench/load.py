@@ -215,7 +215,9 @@ class _Open(_Run):
             self._next = self._begin + next(self._due)
             self._exhausted = self._next >= self.end
         while self._waiting and self._idle:
-            self._idle.pop().send(self.request, self._waiting.popleft())
+            connection = self._idle.pop()
+            if connection.is_free:
+                connection.send(self.request, self._waiting.popleft())
         if self._exhausted or self.stopped.is_set():
             return
         loop = asyncio.get_running_loop()

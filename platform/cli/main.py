@@ -122,6 +122,9 @@ def graph(path: Path) -> int:
     return 0
 
 
+app.command("flowyard.platform.cli.bench:bench", name="bench", help="Put a server under load and show how it does.")
+
+
 def main() -> None:
     """Runs the command line; a mistake of the user is a message and exit status 1, never a traceback."""
     try:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 import multipart
 
+from flowyard.platform.http.codecs.registry import BY_TYPE, recognise
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError
 from flowyard.schemas.values import Payload
 
@@ -75,13 +76,14 @@ def payload_of(header: str, body: bytes) -> Payload:
         body: The body.
 
     Returns:
-        JSON (unparsed), a mapping for forms, bytes for everything else.
+        JSON (unparsed), a mapping for forms, arrays for tensor types, bytes for everything else.
 
     Raises:
         InvalidRequestError: A form that cannot be read.
+        InvalidInputError: Tensors that cannot be read.
     """
     if not header:
-        return Payload.of(body)
+        return _untyped(body)
     media_type, options = content_type(header)
     if media_type == "application/json" or media_type.endswith("+json"):
         if not body:
@@ -91,7 +93,16 @@ def payload_of(header: str, body: bytes) -> Payload:
         return Payload.of(parse_multipart(body, options["boundary"]))
     if media_type == "application/x-www-form-urlencoded":
         return _urlencoded(body)
-    return Payload.of(body)
+    if media_type == "application/octet-stream":
+        return _untyped(body)
+    codec = BY_TYPE.get(media_type)
+    return Payload.of(body if codec is None else codec.decode(body))
+
+
+def _untyped(body: bytes) -> Payload:
+    """Tensors where the first bytes leave no doubt, else bytes."""
+    codec = recognise(body)
+    return Payload.of(body if codec is None else codec.decode(body))
 
 
 def _urlencoded(body: bytes) -> Payload:

@@ -10,17 +10,50 @@ import msgspec
 
 from flowyard.engines import discovery
 from flowyard.platform.archives.locate import Roots, resolve_url
-from flowyard.platform.devices import cpu_count, parse_devices
+from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import ForbiddenError, InvalidModelError, UserError
+from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, UserError
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
+
+
+class Scaling(msgspec.Struct, frozen=True):
+    """A change of the number of workers; `None` leaves a number as it is.
+
+    Attributes:
+        min_worker: Least number of workers per device.
+        max_worker: Most workers per device; raised to the minimum where only that is given.
+        device: The device meant, all of the model's when `None`. The model is loaded there if it is not yet.
+    """
+
+    min_worker: int | None = None
+    max_worker: int | None = None
+    device: Device | None = None
+
+    def on(self, pool: ModelPool) -> list[Device]:
+        """The devices of a model that the change is for."""
+        return [group.device for group in pool.groups] if self.device is None else [self.device]
+
+    def apply(self, pool: ModelPool, device: Device) -> tuple[int, int]:
+        """Minimum and maximum on a device, after the change.
+
+        Raises:
+            InvalidRequestError: The minimum would be over the maximum.
+        """
+        group = next((group for group in pool.groups if group.device == device), None)
+        low = self.min_worker if self.min_worker is not None else (group.min if group else 1)
+        high = self.max_worker if self.max_worker is not None else max(low, group.max if group else 1)
+        if low > high:
+            if self.min_worker is not None:
+                raise InvalidRequestError(f"Parameter min_worker: {low} is over max_worker: {high}.")
+            low = high
+        return low, high
 
 
 class Deployment:
@@ -40,6 +73,39 @@ class Deployment:
         self.plan = plan
         self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
+
+    def scale(self, scaling: Scaling) -> dict[str, dict[str, tuple[int, int]]]:
+        """Changes the number of workers of every model; takes effect on its own.
+
+        Args:
+            scaling: What to change.
+
+        Returns:
+            Minimum and maximum by model and device, for the record.
+
+        Raises:
+            InvalidRequestError: The minimum would be over the maximum.
+        """
+        pools = {key: pool for key, pool in self.pools.items() if key != FUNCTIONS}
+        changes = [(pool, device, scaling.apply(pool, device)) for pool in pools.values() for device in scaling.on(pool)]
+        for pool, device, (low, high) in changes:
+            pool.scale(low, high, device)
+        return {key: {str(group.device): (group.min, group.max) for group in pool.groups} for key, pool in pools.items()}
+
+    def restore(self, workers: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
+        """Sets the numbers of workers that an earlier life of the server was told, before `start`."""
+        for key, by_device in workers.items():
+            for device, (low, high) in by_device.items():
+                if key in self.pools:
+                    self.pools[key].scale(low, high, parse_device(device))
+
+    async def settled(self) -> None:
+        """Waits until every model has the workers it should have at least.
+
+        Raises:
+            NotReadyError: They cannot be started.
+        """
+        await asyncio.gather(*(pool.settled() for pool in self.pools.values()))
 
     async def start(self) -> None:
         """Starts all pools at the same time and waits for them.

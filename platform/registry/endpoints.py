@@ -7,7 +7,7 @@ from typing import Literal
 
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.store import Record
-from flowyard.schemas.errors import ConflictError, NotFoundError, NotReadyError
+from flowyard.schemas.errors import ConflictError, ModelNotFoundError, NotReadyError
 
 Status = Literal["PENDING", "READY", "FAILED"]
 
@@ -90,23 +90,23 @@ class Endpoints:
         """The entries of a name, or the one of a version. `default` is the unversioned one (DJL §1.3).
 
         Raises:
-            NotFoundError: There is none.
+            ModelNotFoundError: There is none.
         """
         versions = self._by_name.get(name)
         if not versions:
-            raise NotFoundError(f"Model or workflow not found: {name}")
+            raise ModelNotFoundError(f"Model or workflow not found: {name}")
         if version is None:
             return list(versions.values())
         entry = versions.get(version) or (versions.get("") if version == "default" else None)
         if entry is None:
-            raise NotFoundError(f"Model or workflow not found: {name}/{version}")
+            raise ModelNotFoundError(f"Model or workflow not found: {name}")
         return [entry]
 
     def route(self, name: str, version: str | None = None) -> Deployment:
         """The deployment that answers a request: the named version, or the ready ones in turn (DJL §2.3).
 
         Raises:
-            NotFoundError: No such name or version.
+            ModelNotFoundError: No such name or version.
             NotReadyError: It is there, but does not run.
         """
         versions = self._by_name.get(name)

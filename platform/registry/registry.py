@@ -24,13 +24,14 @@ from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.archives.view import FolderView
-from flowyard.platform.devices import discover
-from flowyard.platform.registry.deployment import Deployment, Planner, registered_pool
+from flowyard.platform.devices import discover, parse_device
+from flowyard.platform.registry.deployment import Deployment, Planner, Scaling, registered_pool
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
-from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, UserError
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, NotReadyError, UserError
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.plan import Plan, single_model_plan
@@ -76,7 +77,8 @@ class Registry:
         self._archives = ArchiveStore(state_dir / "archives")
         self._store = RegistryStore(state_dir / "registry.sqlite")
         self._roots = Roots.of(settings)
-        self._planner = Planner(settings, self._roots, discover())
+        self._available = discover()
+        self._planner = Planner(settings, self._roots, self._available)
         self._limits = Limits.of(settings)
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
@@ -229,6 +231,7 @@ class Registry:
         started = time.monotonic()
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec)
         deployment = Deployment(record.name, record.version, plan, specs)
+        deployment.restore(record.workers)
         await deployment.start()
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment
@@ -244,6 +247,50 @@ class Registry:
         except (FlowyardError, OSError) as error:
             entry.failed(str(error))
             log.error("could not bring back", name=record.name, version=record.version or None, reason=str(error))
+
+    # ---- scaling ----
+
+    async def scale(self, name: str, version: str | None, scaling: Scaling, *, wait: bool) -> int:
+        """Changes the number of workers of one version of a name, or of all. It is recorded on disk when this returns.
+
+        Args:
+            name: Name of the endpoint.
+            version: Its version, `None` for all.
+            scaling: What to change.
+            wait: Whether to wait until the workers are ready.
+
+        Returns:
+            The number of models scaled.
+
+        Raises:
+            ModelNotFoundError: There is no such name or version.
+            NotReadyError: It does not run, or the new workers cannot be started.
+            InvalidRequestError: The minimum would be over the maximum, or the device is not here.
+        """
+        entries = self.endpoints.versions(name, version)
+        running = [(entry, entry.deployment) for entry in entries if entry.deployment is not None]
+        if len(running) < len(entries):
+            raise NotReadyError(f"Model or workflow is not ready: {name}")
+        return await self._unbroken(self._scale(running, scaling, wait=wait))
+
+    async def _scale(self, running: list[tuple[Entry, Deployment]], scaling: Scaling, *, wait: bool) -> int:
+        count = 0
+        for entry, deployment in running:
+            workers = deployment.scale(scaling)
+            count += len(workers)
+            entry.record = msgspec.structs.replace(entry.record, workers=workers)
+            await self._store.put(entry.record)
+        if wait:
+            await asyncio.gather(*(deployment.settled() for _, deployment in running))
+        return count
+
+    def device(self, name: str) -> Device:
+        """A device by name.
+
+        Raises:
+            InvalidRequestError: No such name, or no such device here.
+        """
+        return parse_device(name, self._available)
 
     # ---- removal ----
 

@@ -42,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         digest: Of the archive in the store.
         spec: What the registration said about the model, or about every model of the workflow.
         created: ISO 8601, UTC.
+        workers: What scaling has set since: minimum and maximum by model and device.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     spec: ModelSpec
     created: str
+    workers: dict[str, dict[str, tuple[int, int]]] = {}
 
 
 class StateDirLock:

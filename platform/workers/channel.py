@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, cast
-
-import numpy as np
+from typing import cast
 
 from flowyard.schemas.frames import (
     PREFIX_BYTES,
@@ -22,12 +20,13 @@ from flowyard.schemas.frames import (
     read_prefix,
     unpack_to_server,
 )
-from flowyard.schemas.values import Buffer
+from flowyard.schemas.values import Buffer, aligned_memory
 
 SCRATCH_BYTES = 256 << 10
 
 OnFrame = Callable[[ToServer, BodyReader], None]
 OnLost = Callable[[str], None]
+OnBroken = Callable[[str], None]
 
 
 class WorkerChannel(asyncio.BufferedProtocol):
@@ -35,18 +34,24 @@ class WorkerChannel(asyncio.BufferedProtocol):
 
     Args:
         on_frame: Called with each message and the reader of its body.
-        on_lost: Called once when the connection is gone or broken, with the reason.
+        on_lost: Called when the connection is gone, with the reason.
+        on_broken: Called when what comes is no frame, with the reason; the connection is of no further use. Of these two one is
+            called, once.
+
+    Attributes:
+        heard: How often something has come; changes as long as the worker gives signs of life.
     """
 
-    def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
+    def __init__(self, on_frame: OnFrame, on_lost: OnLost, on_broken: OnBroken) -> None:
+        self.heard = 0
         self._on_frame = on_frame
         self._on_lost = on_lost
+        self._on_broken = on_broken
         self._transport: asyncio.Transport | None = None
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._filled = 0
         self._head: bytes | None = None
-        self._body: Any = None
-        self._body_view: memoryview = memoryview(b"")
+        self._body: memoryview | None = None
         self._body_filled = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -55,11 +60,12 @@ class WorkerChannel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Reports the end of the connection."""
-        self._lose(str(exc) if exc else "the connection ended")
+        if self._abandon():
+            self._on_lost(str(exc) if exc else "the connection ended")
 
     def send(self, message: ToWorker, buffers: Sequence[Buffer] = ()) -> None:
         """Writes a frame. Without a connection it goes nowhere: the loss is reported through `on_lost`."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(pack(message, buffers))
 
     def close(self) -> None:
@@ -70,21 +76,23 @@ class WorkerChannel(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes are to be put."""
         if self._body is not None:
-            return self._body_view[self._body_filled :]
+            return self._body[self._body_filled :]
         return self._scratch[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come."""
+        self.heard += 1
         try:
             if self._body is not None:
                 self._body_filled += nbytes
-                if self._body_filled == len(self._body_view):
-                    self._deliver()
+                if self._body_filled == len(self._body):
+                    self._deliver(self._body)
             else:
                 self._filled += nbytes
                 self._cut()
         except FrameError as error:
-            self._lose(f"broken frame: {error}")
+            if self._abandon():
+                self._on_broken(f"broken frame: {error}")
 
     def _cut(self) -> None:
         """Cuts whole frames out of the scratch buffer."""
@@ -102,18 +110,17 @@ class WorkerChannel(asyncio.BufferedProtocol):
         self._make_room(start, 0)
 
     def _begin_body(self, size: int, first: memoryview) -> None:
-        body = np.empty(size, np.uint8)
-        view = memoryview(body.data)
-        view[: len(first)] = first
-        self._body, self._body_view, self._body_filled = body, view, len(first)
-        if self._body_filled == size:
-            self._deliver()
+        if len(first) == size:
+            self._deliver(memoryview(bytes(first)))
+            return
+        self._body = aligned_memory(size)
+        self._body[: len(first)] = first
+        self._body_filled = len(first)
 
-    def _deliver(self) -> None:
-        head, body = self._head, self._body_view
+    def _deliver(self, body: memoryview) -> None:
+        head = self._head
         assert head is not None
         self._head = self._body = None
-        self._body_view = memoryview(b"")
         self._on_frame(unpack_to_server(head), BodyReader(body))
 
     def _make_room(self, start: int, needed: int) -> None:
@@ -127,8 +134,9 @@ class WorkerChannel(asyncio.BufferedProtocol):
         scratch[:left] = bytes(self._scratch[start : self._filled])
         self._scratch, self._filled = scratch, left
 
-    def _lose(self, reason: str) -> None:
+    def _abandon(self) -> bool:
+        """Lets go of the connection; false where that has happened before."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-            self._on_lost(reason)
+        return transport is not None

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
-from flowyard.platform.workers.process import Outcome, WorkerProcess, worker_environment
+from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
+from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
 from flowyard.platform.workers.scheduler import (
+    DEFAULT_PRIORITY,
     Answer,
     Closed,
     Dispatch,
@@ -30,11 +32,11 @@ from flowyard.platform.workers.scheduler import (
     StartFailed,
 )
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import FlowyardError, UnavailableError
-from flowyard.schemas.frames import Context, Load, Predict, WireCall, WireValue
+from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
+from flowyard.schemas.frames import Context, Load, WireCall
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Buffer, Payload
+from flowyard.schemas.values import Encoded, Payload
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -54,6 +56,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         devices: One worker group each.
         threads: Intra-op threads per worker.
         startup_timeout_s: A worker that is not ready by then is killed.
+        arena_bytes: Virtual size of the memory shared with each worker, in each direction.
+        silent_limit_s: A ready worker that gives no sign of life for so long is killed.
     """
 
     name: str
@@ -68,12 +72,14 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     functions: dict[str, str] = {}
     threads: int = 1
     startup_timeout_s: float = 240.0
+    arena_bytes: int = ARENA_BYTES
+    silent_limit_s: float = SILENT_LIMIT_S
 
 
 class Task:
     """What a job computes: the arguments, what is known of the request, and whom to tell."""
 
-    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_done", "request_id")
+    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_done", "priority", "request_id")
 
     def __init__(
         self,
@@ -84,6 +90,7 @@ class Task:
         request_id: str = "",
         headers: dict[str, str] | None = None,
         deadline: float | None = None,
+        priority: int = DEFAULT_PRIORITY,
     ) -> None:
         self.args = args
         self.on_done = on_done
@@ -91,6 +98,7 @@ class Task:
         self.request_id = request_id
         self.headers = headers if headers is not None else {}
         self.deadline = deadline
+        self.priority = priority
         self.compute_s = 0.0
 
 
@@ -119,6 +127,8 @@ class ModelPool:
         self._spawning: set[asyncio.Task[None]] = set()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._closed = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._incoming: list[Job] = []
         self._todo: deque[Instruction] = deque()
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
@@ -151,19 +161,41 @@ class ModelPool:
         """
         now = time.monotonic()
         limit = now + self.spec.policy.timeout_s
-        job = Job(task, limit if task.deadline is None else min(limit, task.deadline))
-        self._act(self._scheduler.submit(job, now))
+        job = Job(task, limit if task.deadline is None else min(limit, task.deadline), task.priority)
+        # Requests that the loop finds in one round go out as one batch.
+        if not self._incoming:
+            self._loop.call_soon(self._take_incoming)
+        self._incoming.append(job)
         return job
+
+    def _take_incoming(self) -> None:
+        jobs, self._incoming = self._incoming, []
+        self._act(self._scheduler.submit([job for job in jobs if not job.answered], time.monotonic()))
 
     def cancel(self, job: Job) -> None:
         """Takes a job back. Nobody is told; one that is computing is left to end."""
         if not job.answered:
             job.item.on_done = _nobody
-            self._act(self._scheduler.cancel(job, time.monotonic()))
+            if job in self._incoming:
+                job.answered = True
+            else:
+                self._act(self._scheduler.cancel(job, time.monotonic()))
 
     def scale(self, min_workers: int, max_workers: int, device: Device | None = None) -> None:
         """Changes the number of workers; takes effect on its own."""
         self._act(self._scheduler.scale(min_workers, max_workers, time.monotonic(), device))
+
+    async def settled(self) -> None:
+        """Waits until every group has the workers it should have at least.
+
+        Raises:
+            NotReadyError: They cannot be started.
+        """
+        while not self.healthy:
+            if self._scheduler.crash_looping or self._scheduler.phase != "serving":
+                raise NotReadyError(f"Model is not ready: {self.spec.name}")
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, answers the rest with 503 and ends all workers."""
@@ -197,6 +229,10 @@ class ModelPool:
     def healthy(self) -> bool:
         """Whether there are as many ready workers as there should be."""
         return all(sum(worker.ready_at > 0 for worker in group.workers.values()) >= group.min for group in self.groups)
+
+    def shared_bytes(self) -> int:
+        """Bytes of the memory shared with the workers that hold arguments or results now."""
+        return sum(process.shared_bytes for process in self._processes.values())
 
     def workers(self) -> list[WorkerView]:
         """All workers, by number."""
@@ -247,6 +283,7 @@ class ModelPool:
                 self._carry_out(self._todo.popleft())
         finally:
             self._acting = False
+        self._changed.set()
         self._set_timer()
 
     def _carry_out(self, instruction: Instruction) -> None:
@@ -272,15 +309,20 @@ class ModelPool:
                 self._closed.set()
 
     def _dispatch(self, dispatch: Dispatch) -> None:
-        buffers: list[Buffer] = []
+        process = self._processes[dispatch.worker]
+        parcel = process.parcel()
         now = time.monotonic()
-        calls = tuple([_wire_call(job.item, buffers, now) for job in dispatch.jobs])
-        self._processes[dispatch.worker].send(Predict(dispatch.batch, calls), buffers)
+        # All values are in binary form before the first one takes up shared memory: that one of them has none must not cost any.
+        encoded = [[payload.encoded() for payload in job.item.args] for job in dispatch.jobs]
+        calls = tuple([_wire_call(job.item, args, parcel, now) for job, args in zip(dispatch.jobs, encoded, strict=True)])
+        process.send(dispatch.batch, calls, parcel)
 
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec
         load = Load(spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads)
-        process = WorkerProcess(worker, load, self, self._environ)
+        process = WorkerProcess(
+            worker, load, self, self._environ, arena_bytes=spec.arena_bytes, silent_limit_s=spec.silent_limit_s
+        )
         self._processes[worker] = process
         self._started_at[worker] = datetime.now(UTC)
         task = self._loop.create_task(self._start_process(process))
@@ -332,11 +374,6 @@ def _nobody(outcome: Outcome) -> None:
     """Takes the answer of a cancelled job."""
 
 
-def _wire_call(task: Task, buffers: list[Buffer], now: float) -> WireCall:
-    values = []
-    for payload in task.args:
-        encoded = payload.encoded()
-        buffers.extend(encoded.buffers)
-        values.append(WireValue(encoded.tree, tuple(len(buffer) for buffer in encoded.buffers)))
+def _wire_call(task: Task, args: Sequence[Encoded], parcel: Parcel, now: float) -> WireCall:
     time_left_s = None if task.deadline is None else task.deadline - now
-    return WireCall(task.callee, tuple(values), Context(task.request_id, task.headers, time_left_s))
+    return WireCall(task.callee, tuple([parcel.add(arg) for arg in args]), Context(task.request_id, task.headers, time_left_s))

@@ -1,8 +1,8 @@
 """One worker process: start it, talk to it, notice its end.
 
-The process is our own interpreter running `flowyard.engines.worker` in a process group of its own, with a minimal environment
-and one end of a Unix socketpair. It ends when its socket ends. Its death is noticed through a pidfd, which a child that the
-worker has left behind cannot delay, as it could the end of the socket.
+The process is our own interpreter running `flowyard.engines.worker` in a process group of its own, with a minimal environment,
+one end of a Unix socketpair, and memory that it shares with the server for large values. It ends when its socket ends. Its death
+is noticed through a pidfd, which a child that the worker has left behind cannot delay, as it could the end of the socket.
 """
 
 from __future__ import annotations
@@ -17,10 +17,25 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flowyard.platform.workers.channel import WorkerChannel
+from flowyard.platform.workers.memory import ARENA_BYTES, Parcel, SharedMemory
 from flowyard.schemas.errors import FlowyardError, from_code
-from flowyard.schemas.frames import BodyReader, Load, LoadFailed, Predict, Ready, Results, ToServer, WireError
+from flowyard.schemas.frames import (
+    HEARTBEAT_S,
+    BodyReader,
+    Drop,
+    Heartbeat,
+    Load,
+    LoadFailed,
+    Predict,
+    Ready,
+    Results,
+    ToServer,
+    ViewOf,
+    WireCall,
+    WireError,
+)
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Buffer, Payload
+from flowyard.schemas.values import Payload
 
 #: Environment variables that a worker gets. No other one, so that no secret of the server reaches user code.
 PASSED_ENV = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -28,6 +43,8 @@ PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Seconds between closing a worker's socket and killing it.
 RETIRE_GRACE_S = 5.0
+#: Seconds of silence after which a ready worker is taken for dead.
+SILENT_LIMIT_S = 10.0
 
 Outcome = Payload | FlowyardError
 
@@ -71,19 +88,36 @@ class WorkerProcess:
         load: What it is to load.
         events: Who listens.
         environ: Its environment.
+        arena_bytes: Virtual size of the memory shared with it, in each direction.
+        silent_limit_s: Once ready, it is killed when nothing has come from it for so long; counted in whole seconds, 2 at least.
     """
 
-    def __init__(self, worker: int, load: Load, events: WorkerEvents, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        worker: int,
+        load: Load,
+        events: WorkerEvents,
+        environ: Mapping[str, str],
+        *,
+        arena_bytes: int = ARENA_BYTES,
+        silent_limit_s: float = SILENT_LIMIT_S,
+    ) -> None:
         self.worker = worker
         self._load = load
         self._events = events
         self._environ = environ
         self._loop = asyncio.get_running_loop()
-        self._channel = WorkerChannel(self._on_frame, self._on_lost)
+        self._channel = WorkerChannel(self._on_frame, self._on_lost, self.kill)
+        self._arena_bytes = arena_bytes
+        self._memory: SharedMemory | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._kill_reason = ""
         self._grace: asyncio.TimerHandle | None = None
+        self._silent_limit_s = silent_limit_s
+        self._silent_s = 0.0
+        self._heard = 0
+        self._listening: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
 
     @property
@@ -97,20 +131,18 @@ class WorkerProcess:
         Raises:
             OSError: The process cannot be started (no memory, no file descriptors).
         """
+        memory = SharedMemory(self._arena_bytes, self._drop)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
-                self._process = subprocess.Popen(  # noqa: ASYNC220
-                    [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=dict(self._environ),
-                    start_new_session=True,
-                )
+                self._process = self._popen(theirs.fileno(), memory.inherited)
             except OSError:
                 ours.close()
+                memory.close()
                 raise
+            finally:
+                memory.started()
+        self._memory = memory
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._on_process_end)
         if self._kill_reason:
@@ -119,9 +151,40 @@ class WorkerProcess:
         await self._loop.create_unix_connection(lambda: self._channel, sock=ours)
         self._channel.send(self._load)
 
-    def send(self, batch: Predict, buffers: Sequence[Buffer]) -> None:
-        """Sends a batch."""
-        self._channel.send(batch, buffers)
+    def _popen(self, connection: int, shared: Sequence[int]) -> subprocess.Popen[bytes]:
+        # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
+        return subprocess.Popen(
+            [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(connection), "--shared", *map(str, shared)],
+            pass_fds=[connection, *shared],
+            stdin=subprocess.DEVNULL,
+            env=dict(self._environ),
+            start_new_session=True,
+        )
+
+    def parcel(self) -> Parcel:
+        """Something to put the values of a batch into, for `send`. The worker must be ready."""
+        assert self._memory is not None
+        return Parcel(self._memory)
+
+    def send(self, batch: int, calls: tuple[WireCall, ...], parcel: Parcel) -> None:
+        """Sends a batch.
+
+        Args:
+            batch: Its number.
+            calls: The jobs; their values were added to the parcel, in order.
+            parcel: One of this process's own.
+        """
+        assert self._memory is not None
+        self._memory.sent(batch, parcel)
+        self._channel.send(Predict(batch, calls, self._memory.outbox.take_freed()), parcel.buffers)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory that are in use."""
+        return 0 if self._memory is None else self._memory.used
+
+    def _drop(self, arena: int) -> None:
+        self._channel.send(Drop((arena,)))
 
     def retire(self) -> None:
         """Asks the process to end, and kills it when it does not."""
@@ -142,11 +205,33 @@ class WorkerProcess:
     def _on_frame(self, message: ToServer, body: BodyReader) -> None:
         match message:
             case Results():
-                self._events.on_results(self.worker, message.batch_id, _outcomes(message, body), message.compute_s)
+                self._on_results(message, body)
+            case Heartbeat():
+                """The channel has noted that something came."""
             case Ready():
+                self._listen()
                 self._events.on_ready(self.worker, message.signature)
             case LoadFailed():
                 self._events.on_load_failed(self.worker, from_code(message.code, message.message))
+
+    def _on_results(self, results: Results, body: BodyReader) -> None:
+        if self._memory is not None:
+            outcomes = _outcomes(results, body, self._memory.view_of)
+            self._memory.answered(results.batch_id)
+            self._events.on_results(self.worker, results.batch_id, outcomes, results.compute_s)
+
+    def _listen(self) -> None:
+        """Once a second: has anything come?
+
+        Seconds are counted by rounds of this timer, not by the clock: a server that was itself held up must not take what it has
+        not read yet for silence.
+        """
+        self._silent_s = 0.0 if self._channel.heard != self._heard else self._silent_s + HEARTBEAT_S
+        self._heard = self._channel.heard
+        if self._silent_s >= max(self._silent_limit_s, 2 * HEARTBEAT_S):
+            self.kill(f"no sign of life for {self._silent_limit_s:g} s")
+            return
+        self._listening = self._loop.call_later(HEARTBEAT_S, self._listen)
 
     def _on_lost(self, reason: str) -> None:
         """A worker without a socket is of no use; usually it has just ended and the pidfd says why."""
@@ -161,8 +246,13 @@ class WorkerProcess:
         self._kill_group_remains()
         if self._grace is not None:
             self._grace.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
         self.ended.set()
         self._channel.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
         self._events.on_exit(self.worker, self._kill_reason or _exit_reason(code))
 
     def _kill_group_remains(self) -> None:
@@ -174,11 +264,11 @@ class WorkerProcess:
             return
 
 
-def _outcomes(results: Results, body: BodyReader) -> list[Outcome]:
+def _outcomes(results: Results, body: BodyReader, view_of: ViewOf) -> list[Outcome]:
     return [
         from_code(outcome.code, outcome.message)
         if isinstance(outcome, WireError)
-        else Payload.from_encoded(body.take(outcome.tree, outcome.sizes))
+        else Payload.from_encoded(body.take(outcome.tree, outcome.sizes, outcome.places, view_of))
         for outcome in results.outcomes
     ]
 

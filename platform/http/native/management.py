@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post
+from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
@@ -17,7 +17,8 @@ from litestar.types.internal_types import PathParameterDefinition
 from flowyard.platform.http.bodies import Upload, content_type, read_body
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import to_json
-from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, read
+from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, Scale, read
+from flowyard.platform.registry.deployment import Scaling
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.registry import Request as Registration
 from flowyard.schemas.errors import InvalidRequestError
@@ -73,6 +74,11 @@ class Models(Controller):
         """Tells all about a model: settings, workers, queue."""
         return _describe(request, registry, name, version)
 
+    @put(["/{name:str}", "/{name:str}/{version:str}"], summary="Scale a model", operation_id=_by_version("scaleModel"))
+    async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Changes the number of workers, of one version or all."""
+        return await _scale(request, registry, name, version)
+
     @delete(
         ["/{name:str}", "/{name:str}/{version:str}"],
         status_code=200,
@@ -116,6 +122,11 @@ class Workflows(Controller):
         """Tells all about a workflow: its models, their settings, workers and queues."""
         return _describe(request, registry, name, version)
 
+    @put(["/{name:str}", "/{name:str}/{version:str}"], summary="Scale a workflow", operation_id=_by_version("scaleWorkflow"))
+    async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Changes the number of workers, of one version or all."""
+        return await _scale(request, registry, name, version)
+
     @delete(
         ["/{name:str}", "/{name:str}/{version:str}"],
         status_code=200,
@@ -149,6 +160,18 @@ def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:
 def _describe(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
     query(request, Nothing)
     return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
+
+
+async def _scale(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
+    asked = query(request, Scale)
+    device = registry.device(asked.device) if asked.device else None
+    scaling = Scaling(asked.min_worker, asked.max_worker, device)
+    count = await registry.scale(name, version, scaling, wait=asked.synchronous)
+    if not asked.synchronous:
+        return answer(views.Status("Worker updated"), 202)
+    low, high = (-1 if number is None else number for number in (asked.min_worker, asked.max_worker))
+    line = f'Workflow "{name}" worker scaled. New Worker configuration min workers:{low} max workers:{high}'
+    return answer(views.Status("\n".join([line] * count)))
 
 
 async def _unregister(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:

@@ -58,6 +58,15 @@ class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         return ModelSpec(engine=self.engine, device=self.device, min_worker=self.min_worker, max_worker=self.max_worker)
 
 
+class Scale(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Parameters of `PUT /models/{name}` and `PUT /workflows/{name}` (DJL §1.7)."""
+
+    min_worker: Workers | None = None
+    max_worker: Workers | None = None
+    device: str | None = None
+    synchronous: bool = True
+
+
 class Page(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Parameters of a list."""
 

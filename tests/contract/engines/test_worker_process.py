@@ -76,6 +76,13 @@ class Worker:
             self.socket.sendall(chunk)
 
     def receive(self):
+        """The next frame that is more than a sign of life."""
+        while True:
+            message, body = self.receive_any()
+            if not isinstance(message, frames.Heartbeat):
+                return message, body
+
+    def receive_any(self):
         head, body = frames.read_prefix(self.exactly(frames.PREFIX_BYTES))
         return frames.unpack_to_server(self.exactly(head)), self.exactly(body)
 

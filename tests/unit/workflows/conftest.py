@@ -7,6 +7,7 @@ import pytest
 
 from flowyard.schemas.errors import FlowyardError
 from flowyard.schemas.values import Payload
+from flowyard.workflows.cache import NodeCache
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, WakeAt
 from flowyard.workflows.run import Run
@@ -18,12 +19,18 @@ class Driven:
     """A run, its instructions in short form, and the calls that are open."""
 
     def __init__(
-        self, nodes: str, body: Any = None, deadline: float | None = None, top: str = "", **request: dict[str, str]
+        self,
+        nodes: str,
+        body: Any = None,
+        deadline: float | None = None,
+        top: str = "",
+        caches: dict[int, NodeCache] | None = None,
+        **request: dict[str, str],
     ) -> None:
         indented = "".join(f"  {line}\n" for line in nodes.strip("\n").splitlines())
-        plan = compile_workflow(f"{HEAD}{top}\nworkflow:\n{indented}".encode(), "w.yaml", None)
+        self.plan = plan = compile_workflow(f"{HEAD}{top}\nworkflow:\n{indented}".encode(), "w.yaml", None)
         payload = body if isinstance(body, Payload) else Payload.of(body)
-        self.run = Run(plan, payload, request.get("headers", {}), request.get("query", {}), deadline)
+        self.run = Run(plan, payload, request.get("headers", {}), request.get("query", {}), deadline, caches)
         self.open: dict[str, StartCall] = {}
 
     def start(self, now: float = 0.0) -> list[Any]:

@@ -35,7 +35,7 @@ NODES = [
     ("out: [cnn, in]\n  extra: [mlp, in]", ['6:3: warning: nobody uses node "extra"']),
     (
         "in: [cnn, in]\n  out: [cnn, in]",
-        ["5:3: error: a node cannot be called `in`: that is the request", "5:3: error: a cycle: in -> in"],
+        ["5:3: error: a node cannot be called `in`: that is the request"],
     ),
     (
         "out: [cnn, in.foo(a)]",
@@ -50,9 +50,21 @@ NODES = [
     ("out: [cnn, in.a..b]", None),
     ("out: []", ["5:8: error: an empty call; write [callee, argument, ...]"]),
     ("out: [[cnn, in], in]", ["5:9: error: a callee must be the name of a model or function, not a list"]),
-    ("out: [{workflow: w}, in]", ["5:9: error: a workflow as callee is not supported by this version"]),
+    ("out: [{workflow: w}, in]", ['5:9: error: a cycle: the workflow "w" calls itself']),
+    ("out: [map, {workflow: w}, in]", ['5:14: error: a cycle: the workflow "w" calls itself']),
+    ("out: [{workflow: x}, in, in]", ['5:9: error: workflow "x" takes 1 argument, not 2']),
+    ("out: [{workflow: x y}, in]", ["5:20: error: `workflow` must be the name of a registered workflow: name[:version]"]),
+    ("out: [{workflow: x, version: 2}, in]", ["5:23: error: unknown key `version` next to `workflow`"]),
     ("out: [adapter, in, in]", ["5:9: error: `adapter` is not supported by this version"]),
-    ("out: {call: [cnn, in], cache: true}", ["5:26: error: `cache` is not supported by this version"]),
+    ("out: {call: [cnn, in], cache: soon}", ["5:33: error: `cache` must be a duration like 2s, 300ms or 1m"]),
+    ("out: {call: [cnn, in], cache: 0}", ["5:33: error: `cache` must be more than 0 and at most a day"]),
+    ("out: {call: [cnn, in], cache: {tll: 1s}}", ['5:34: error: `cache`: unknown key `tll` (did you mean "ttl"?)']),
+    (
+        "out: {call: [cnn, in], cache: {ttl: -1, max_entries: 0}}",
+        ["5:39: error: `ttl` must be more than 0 and at most a day", "5:56: error: `max_entries`: expected `int` >= 1"],
+    ),
+    ("out: {call: [merge, in], cache: true}", ['5:3: warning: node "out": `cache` has no effect on `merge`']),
+    ("out: {call: in, cache: true}", ['5:3: warning: node "out": `cache` has no effect on a reference']),
     ("out: {call: [cnn, in], retry: 1}", ['5:26: error: node "out": unknown key `retry` (did you mean "retries"?)']),
     ("out: {call: [cnn, in], retries: 99}", ["5:35: error: `retries` must be a whole number from 0 to 10"]),
     ("out: {call: [cnn, in], timeout: soon}", ["5:35: error: `timeout` must be a duration like 2s, 300ms or 1m"]),
@@ -95,7 +107,7 @@ OUT = "workflow: {out: [m, in]}\n"
 FILES = [
     (
         "name: w\n" + "models: {m: {url: a.pt, batchsize: 3}}\n" + OUT,
-        ['2:25: error: model "m": unknown key `batchsize` (did you mean "batchSize"?)'],
+        ['2:25: error: model "m": unknown key `batchsize` (did you mean "batch_size"?)'],
     ),
     ("name: w\nmodels: {m: {url: a.pt, batch_size: 0}}\n" + OUT, ["2:37: error: `batch_size`: expected `int` >= 1"]),
     ("name: w\nmodels: {m: {url: a.pt, batching: slow}}\n" + OUT, ["2:35: error: `batching`: invalid enum value 'slow'"]),

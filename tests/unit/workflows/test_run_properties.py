@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from flowyard.schemas.errors import NodeError, WorkerDiedError
 from flowyard.schemas.values import Payload
+from flowyard.workflows.cache import NodeCache, key_of, make_caches
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall
-from flowyard.workflows.plan import FROM_STEP, Plan
+from flowyard.workflows.plan import CALL, FROM_STEP, Plan
 from flowyard.workflows.run import Run
 
 HEAD = "name: w\nmodels: {m: m.pt}\nfunctions: {f: s:f}\nworkflow:\n"
@@ -43,6 +44,8 @@ def expressions(draw: st.DrawFn, args: list[str], reference: st.SearchStrategy[s
         options += [f'when: "{draw(reference)}"'] + ([f"else: {draw(reference)}"] if draw(st.booleans()) else [])
     if draw(st.booleans()):
         options.append(f"fallback: {draw(st.sampled_from([args[0], '[m, in]', f'[f, {listed}]', '{value: 0}']))}")
+    if draw(st.booleans()):
+        options.append("cache: true")
     options += [f"retries: {draw(st.integers(0, 2))}", f"timeout: {draw(st.sampled_from(['1s', '3s']))}"]
     return "{" + ", ".join(options) + "}"
 
@@ -50,9 +53,10 @@ def expressions(draw: st.DrawFn, args: list[str], reference: st.SearchStrategy[s
 class Watched:
     """Applies random events to a run and checks what it instructs."""
 
-    def __init__(self, plan: Plan, deadline: float | None) -> None:
+    def __init__(self, plan: Plan, deadline: float | None, caches: dict[int, NodeCache]) -> None:
         self.plan = plan
-        self.run = Run(plan, Payload.of([1, 0]), {}, {}, deadline)
+        self.caches = caches
+        self.run = Run(plan, Payload.of([1, 0]), {}, {}, deadline, caches)
         self.open: dict[int, StartCall] = {}
         self.closed: list[int] = []
         self.answers = 0
@@ -80,6 +84,9 @@ class Watched:
         step = next(step for step in self.plan.steps if step.name == call.step)
         times = self.run.timeline
         assert all(times[operand[1]].ended is not None for operand in step.args if operand[0] == FROM_STEP)
+        cache = self.caches.get(self.plan.steps.index(step))
+        if cache is not None and step.kind == CALL:
+            assert cache.get(key_of(call.args), 0.0) is None, "a call whose result is known"
 
     def _check_ends(self) -> None:
         """A step ends at most once: what has ended stays as it is."""
@@ -111,7 +118,12 @@ class Watched:
 @given(text=workflows(), data=st.data())
 def test_every_run_ends_with_one_answer_and_nothing_running(text: str, data: st.DataObject) -> None:
     plan = compile_workflow(text.encode(), "w.yaml", None)
-    watched = Watched(plan, data.draw(st.sampled_from([None, 5.0])))
+    caches = make_caches(plan)
+    for _ in range(2):
+        one_run(Watched(plan, data.draw(st.sampled_from([None, 5.0])), caches), data)
+
+
+def one_run(watched: Watched, data: st.DataObject) -> None:
     watched.take(watched.run.start(0.0))
     now = 0.0
     for _ in range(200):

@@ -1,0 +1,1 @@
+"""What runs inside the peers: their handlers and server programs, in environments of their own."""

@@ -1,0 +1,120 @@
+"""The worker's end of the socket to the server: frames in, frames out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from flowyard.schemas import frames
+from flowyard.schemas.values import Buffer, aligned_memory
+
+#: A frame up to this size costs one `recv`.
+SCRATCH_BYTES = 64 << 10
+#: Most buffers that one `sendmsg` takes (IOV_MAX on Linux).
+MOST_CHUNKS = 1024
+
+
+class Connection:
+    """Frames over a blocking stream socket. One thread receives; any thread may send.
+
+    What has come is read into one scratch buffer and cut up there. Bodies are given memory of their own, aligned as tensors
+    like it: user code may keep an array beyond its batch. What of a body did not fit into the scratch buffer is received
+    straight into that memory.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._sending = threading.Lock()
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._start = 0
+        self._end = 0
+
+    def receive(self) -> tuple[frames.ToWorker, memoryview] | None:
+        """Waits for the next frame.
+
+        Returns:
+            The message and the body, `None` when the socket has ended.
+
+        Raises:
+            FrameError: What arrived is no frame.
+            ConnectionError: The socket broke.
+        """
+        if not self._fill(frames.PREFIX_BYTES):
+            return None
+        head_bytes, body_bytes = frames.read_prefix(self._take(frames.PREFIX_BYTES))
+        if not self._fill(head_bytes):
+            return None
+        message = frames.unpack_to_worker(self._take(head_bytes))
+        body = self._body(body_bytes)
+        return None if body is None else (message, body)
+
+    def send(self, message: frames.ToServer, buffers: Sequence[Buffer] = ()) -> None:
+        """Writes one frame; those of several threads do not mix.
+
+        Raises:
+            ConnectionError: The socket broke.
+        """
+        chunks = frames.pack(message, buffers)
+        with self._sending:
+            sent = self._socket.sendmsg(chunks[:MOST_CHUNKS])
+            if sent < sum(map(len, chunks)):
+                self._send_rest(chunks, sent)
+
+    def _send_rest(self, chunks: Sequence[Buffer], sent: int) -> None:
+        left: list[Any] = [memoryview(chunk) for chunk in chunks]
+        first = 0
+        while True:
+            while first < len(left) and sent >= len(left[first]):
+                sent -= len(left[first])
+                first += 1
+            if first == len(left):
+                return
+            left[first] = left[first][sent:]
+            sent = self._socket.sendmsg(left[first : first + MOST_CHUNKS])
+
+    def _fill(self, size: int) -> bool:
+        """Reads until there are `size` bytes in the scratch buffer. False at the end of the socket."""
+        if self._start + size > len(self._scratch):
+            self._make_room(size)
+        while self._end - self._start < size:
+            count = self._socket.recv_into(self._scratch[self._end :])
+            if not count:
+                return False
+            self._end += count
+        return True
+
+    def _make_room(self, size: int) -> None:
+        """Moves what has come to the front of a scratch buffer that holds at least `size` bytes."""
+        left = self._end - self._start
+        scratch = self._scratch if size <= len(self._scratch) else memoryview(bytearray(size))
+        scratch[:left] = bytes(self._scratch[self._start : self._end])
+        self._scratch, self._start, self._end = scratch, 0, left
+
+    def _take(self, size: int) -> memoryview:
+        """The next bytes of the scratch buffer; good until it is filled again."""
+        start, self._start = self._start, self._start + size
+        return self._scratch[start : self._start]
+
+    def _body(self, size: int) -> memoryview | None:
+        if not size:
+            self._rewind()
+            return memoryview(b"")
+        body = aligned_memory(size)
+        received = min(size, self._end - self._start)
+        body[:received] = self._take(received)
+        while received < size:
+            count = self._socket.recv_into(body[received:])
+            if not count:
+                return None
+            received += count
+        self._rewind()
+        return body
+
+    def _rewind(self) -> None:
+        """Starts over at the front, where there is most room, when the scratch buffer is used up."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._scratch) > SCRATCH_BYTES:
+                self._scratch = memoryview(bytearray(SCRATCH_BYTES))
