@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PACKAGES := schemas engines workflows platform
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test demo serve clean
+.PHONY: help install lint format test bench bench-peers demo serve clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make the virtual environment
 
@@ -32,6 +32,13 @@ format: $(STAMP) ## Format the code
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest
 
+bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-results/ and docs/performance.md
+	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32
+
+bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 30 minutes
+	$(BIN)/python -m benchmarks.install
+	$(BIN)/python -m benchmarks.run --peers --write-docs --connections 1 8 32
+
 demo: $(STAMP) ## Serve the digits example, send it real images, show the answers, stop
 	$(BIN)/python examples/digits/demo.py --serve
 
@@ -40,3 +47,6 @@ serve: $(STAMP) ## Serve the digits example on port 8080 until Ctrl-C and show w
 
 clean: ## Remove what was built
 	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+soak: $(STAMP) ## Ten minutes of mixed load while workers are killed, stopped and scaled
+	$(BIN)/python -m benchmarks.soak --seconds 600

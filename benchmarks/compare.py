@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import numpy as np
 
 from benchmarks.peers.pipelines import pipeline
@@ -168,8 +169,6 @@ def _round(
 
 
 def _timed(load: Load, plan: Plan) -> Load:
-    import msgspec
-
     return msgspec.structs.replace(load, duration_s=plan.duration_s, warmup_s=plan.warmup_s)
 
 

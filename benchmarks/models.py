@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def mlp(seed: int) -> bytes:
     source = np.random.default_rng(seed)
     nodes, weights, before = [], [], "x"
     last = len(LAYERS) - 2
-    for index, (wide, narrow) in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+    for index, (wide, narrow) in enumerate(pairwise(LAYERS)):
         matrix = source.standard_normal((wide, narrow)).astype(np.float32) / np.float32(np.sqrt(wide))
         weights += [
             numpy_helper.from_array(matrix, f"w{index}"),
@@ -117,7 +118,7 @@ def _model(nodes: list[Any], shape_in: list[Any], shape_out: list[Any], weights:
 
 def write_resnet(folder: Path) -> None:
     """Writes a net with the layers of ResNet-18, as TorchScript and as ONNX with the same weights."""
-    import torch
+    import torch  # noqa: PLC0415 - only when the net is not there yet
 
     net = _resnet(torch)
     example = torch.zeros(1, *IMAGE)

@@ -129,7 +129,7 @@ class LitServe(Server):
     """LitServe with one API server and one worker."""
 
     name = "litserve"
-    requirements = ("litserve==0.2.19", "python-multipart", "pyzmq", "numpy", "onnxruntime==1.31.1")
+    requirements = ("litserve==0.2.19", "python-multipart", "numpy", "onnxruntime==1.31.1")
     package = "litserve"
 
     def lacks(self, workload: Workload) -> str:

@@ -110,7 +110,7 @@ class Process:
 
     def stop(self) -> None:
         """Ends the tree: first by request, then by force."""
-        tree = self.tree()
+        tree = {pid: _start_time(pid) for pid in self.tree()[1:]}
         self.resume()
         self._process.terminate()
         try:
@@ -118,8 +118,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in tree[1:]:
-            if os.getpgid(0) != _group(pid):
+        for pid, started in tree.items():
+            # The same number may belong to somebody else by now.
+            if started is not None and started == _start_time(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -142,10 +143,11 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _group(pid: int) -> int | None:
+def _start_time(pid: int) -> str | None:
+    """When a process started, in clock ticks since the boot."""
     try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
         return None
 
 

@@ -23,7 +23,8 @@ class Spread(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Renders as `1.52 (1.48 to 1.60)`."""
-        return f"{self.median:.2f} ({self.min:.2f} to {self.max:.2f})"
+        places = 2 if self.max < 100 else 0
+        return f"{self.median:,.{places}f} ({self.min:,.{places}f} to {self.max:,.{places}f})"
 
 
 class Entry(msgspec.Struct, kw_only=True):

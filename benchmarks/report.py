@@ -6,9 +6,6 @@ from statistics import median
 
 from benchmarks.records import Comparison, Entry, Report, Spread, ratios
 
-START = "<!-- table: written by `python -m benchmarks.run --write-docs` -->"
-END = "<!-- end of table -->"
-
 
 def markdown(report: Report) -> str:
     """All workloads as tables.
@@ -20,11 +17,9 @@ def markdown(report: Report) -> str:
         Markdown, without a heading of its own.
     """
     machine = report.machine
-    lines = [
-        f"Measured {report.time[:10]} on {machine.cpu} ({machine.cores} cores), Python {machine.python}: servers on core "
-        f"{machine.server_core}, load generator on core {machine.load_core}; {report.rounds} rounds of {report.duration_s:g} s.",
-        "",
-    ]
+    where = f"servers on core {machine.server_core}, load generator on core {machine.load_core}"
+    measured = f"Measured {report.time[:10]} on {machine.cpu} ({machine.cores} cores), Python {machine.python}: {where}"
+    lines = [f"{measured}; {report.rounds} rounds of {report.duration_s:g} s.", ""]
     for comparison in report.comparisons:
         lines += _comparison(comparison)
     return "\n".join(lines)
@@ -43,8 +38,8 @@ def _comparison(comparison: Comparison) -> list[str]:
     lines += [_row(entry, comparison.connections, len(head)) for entry in comparison.entries]
     if comparison.engine is not None:
         engine = comparison.engine
-        rates = f"engine alone, batches of {engine.best_batch} | {median(engine.rounds):,.1f}"
-        lines.append(f"| {rates} |" + " |" * (len(head) - 2))
+        rates = Spread.of(engine.rounds)
+        lines += ["", f"Engine alone, in batches of {engine.best_batch}: {rates} rows per second."]
     return [*lines, "", *_ratios(comparison), ""]
 
 
@@ -64,7 +59,7 @@ def _ratios(comparison: Comparison) -> list[str]:
     ours = comparison.entry("flowyard")
     if ours is None:
         return []
-    head = ["flowyard is ... times as fast as", *(f"at {count}" for count in comparison.connections)]
+    head = ["flowyard's requests per second, relative to", *(f"at {count}" for count in comparison.connections)]
     rows = []
     for entry in comparison.entries:
         if entry is not ours and entry.status == "measured":
@@ -79,12 +74,3 @@ def _ratios(comparison: Comparison) -> list[str]:
 
 def _shown(spread: Spread | None) -> str:
     return "" if spread is None else str(spread)
-
-
-def with_table(page: str, table: str) -> str:
-    """A page with its table replaced, or put at its end when there is none."""
-    block = f"{START}\n\n{table}\n{END}\n"
-    if START not in page or END not in page:
-        return f"{page.rstrip()}\n\n{block}"
-    before, rest = page.split(START, 1)
-    return before + block + rest.split(END, 1)[1].lstrip("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -17,16 +18,19 @@ from benchmarks.models import write_models
 from benchmarks.peer_servers import peers
 from benchmarks.processes import LOAD_CORE, SERVER_CORE
 from benchmarks.records import Machine, Report
-from benchmarks.report import markdown, with_table
+from benchmarks.report import markdown
 from benchmarks.servers import ROOT, Echo, Flowyard, Server
 from benchmarks.workloads import models_folder, workloads
 
 DOCS = ROOT / "docs" / "performance.md"
+METHOD = ROOT / "benchmarks" / "method.md"
 
 
 def main() -> None:
     """Runs what the command line asks for."""
     options = _options()
+    # Ends through the `finally` clauses that stop the servers.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if len(os.sched_getaffinity(0)) < 2:
         print("warning: only one core: the load generator takes its share of what is measured", file=sys.stderr)
     known = workloads()
@@ -101,8 +105,7 @@ def _write(report: Report, now: datetime, *, write_docs: bool) -> None:
     print(table)
     print(f"raw results: {file.relative_to(ROOT)}", file=sys.stderr)
     if write_docs:
-        page = DOCS.read_text(encoding="utf-8") if DOCS.exists() else "# Performance\n"
-        DOCS.write_text(with_table(page, table), encoding="utf-8")
+        DOCS.write_text(f"{METHOD.read_text(encoding='utf-8')}\n## Last run\n\n{table}", encoding="utf-8")
 
 
 if __name__ == "__main__":

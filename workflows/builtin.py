@@ -28,6 +28,7 @@ ARITY: dict[str, tuple[int, int]] = {
     "batch": (1, ANY),
     "unbatch": (1, 1),
     "functionsApply": (2, 2),
+    "adapter": (2, 2),
 }
 
 
@@ -75,6 +76,18 @@ def mapping_of(names: tuple[str, ...]) -> BuiltIn:
     return partial(_mapping, names)
 
 
+def adapted(name: str) -> BuiltIn:
+    """A function that tells a model which adapter to use: its input gets one more key (DJL §3.2).
+
+    Args:
+        name: The adapter.
+
+    Returns:
+        The function; an input that is no mapping is put under `data`.
+    """
+    return partial(_adapted, name)
+
+
 def _bind_pick(args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Expression, ...]]:
     subject, path = args
     if not isinstance(path, Literal) or not isinstance(path.value, str):
@@ -120,6 +133,11 @@ def _pick(path: paths.Path, args: list[Value]) -> Value:
 
 def _mapping(names: tuple[str, ...], args: list[Value]) -> Value:
     return dict(zip(names, args, strict=True))
+
+
+def _adapted(name: str, args: list[Value]) -> Value:
+    given = args[0] if isinstance(args[0], dict) else {"data": args[0]}
+    return {**given, "adapter": name}
 
 
 def _id(args: list[Value]) -> Value:
@@ -184,7 +202,7 @@ def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:
     return ", ".join(dict.fromkeys(str(list(array.shape)) for array in arrays))
 
 
-#: The built-ins that are functions of values alone; `map`, `switch` and `functionsApply` are steps of their own.
+#: The built-ins that are functions of values alone; `map`, `switch`, `functionsApply` and `adapter` are steps of their own.
 FUNCTIONS: dict[str, Callable[[list[Value]], Value]] = {
     "id": _id,
     "merge": _merge,

@@ -11,8 +11,8 @@ import msgspec
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows import fields
 from flowyard.workflows.expressions import Expression, Unreadable, parse, read_workflow_callee
-from flowyard.workflows.model_section import read_model
-from flowyard.workflows.plan import CachePolicy, Spelling
+from flowyard.workflows.model_section import local_url, read_model, read_options
+from flowyard.workflows.plan import Adapter, CachePolicy, Spelling
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.references import split_callable
 from flowyard.workflows.source import Entry, Mapping, Node, Scalar, to_value
@@ -76,11 +76,13 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         models: Models by local name.
         workflows: `name[:version]` of registered workflows by local name; they stand among the models.
         functions: `module:callable` by local name.
+        adapters: Adapters by name.
         nodes: Nodes by name, in the order of the file.
         spelling: `native` (DJL's included) or `torchserve`.
         on_error: `fail`, or `pass` to hand a failed model's output on to the next node, as DJL does.
         model_places: Where each model's or registered workflow's value stands in the file.
         function_places: Where each function's value stands in the file.
+        adapter_places: Where each adapter's value stands in the file.
         workflow_place: Where `workflow:` stands; line 0 when it could not be read.
     """
 
@@ -90,11 +92,13 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, ModelSpec] = {}
     workflows: dict[str, str] = {}
     functions: dict[str, str] = {}
+    adapters: dict[str, Adapter] = {}
     nodes: dict[str, NodeDefinition] = {}
     spelling: Spelling = "native"
     on_error: Literal["fail", "pass"] = "fail"
     model_places: dict[str, At] = {}
     function_places: dict[str, At] = {}
+    adapter_places: dict[str, At] = {}
     workflow_place: At = At(0, 0)
 
 
@@ -130,8 +134,6 @@ def read_definition(root: Node, problems: Problems) -> Definition | None:
 def _refuse_key(key: str, entry: Entry, problems: Problems) -> None:
     if key == "baseUri":
         problems.warning("`baseUri` has no effect here: functions are Python modules of the archive", entry.key, name=key)
-    elif key == "configs":
-        problems.error("`configs` is not supported by this version", entry.key, name=key)
     else:
         problems.error(f"unknown key `{key}`", entry.key, name=key, fix=problems.nearest(key, _READERS))
 
@@ -211,6 +213,34 @@ def _read_function(name: str, node: Node, problems: Problems) -> str:
         message = f'function "{name}" must be `module:callable`, not "{target}"'
         problems.error(message, node, name=name, fix="a Python module of the archive and a function in it")
     return target
+
+
+def _read_configs(entry: Entry, found: dict[str, Any], problems: Problems) -> None:
+    """Reads DJL's configuration of functions; of it, only that of `adapter` means something here (DJL §3.1)."""
+    section = fields.mapping(entry.value, "configs", problems)
+    for key, item in section.entries.items() if section is not None else ():
+        if key != "adapters":
+            problems.warning(f"`configs.{key}` has no effect here", item.key, name=key)
+            continue
+        adapters = fields.mapping(item.value, "configs.adapters", problems)
+        entries = adapters.entries if adapters is not None else {}
+        found["adapters"] = {name: _read_adapter(name, one.value, problems) for name, one in entries.items()}
+        found["adapter_places"] = _places(entries)
+
+
+def _read_adapter(name: str, node: Node, problems: Problems) -> Adapter:
+    section = fields.mapping(node, f"configs.adapters.{name}", problems)
+    entries = section.entries if section is not None else {}
+    for key, item in entries.items():
+        if key not in ("model", "src", "options"):
+            fix = problems.nearest(key, ("model", "src", "options"))
+            problems.error(f'adapter "{name}": unknown key `{key}`', item.key, name=key, fix=fix)
+    for key in ("model", "src") if section is not None else ():
+        if key not in entries:
+            problems.error(f'adapter "{name}" needs `{key}`', node, name=key)
+    texts = {key: fields.text(entries[key].value, key, problems) or "" for key in ("model", "src") if key in entries}
+    options = read_options(entries["options"].value, "options", problems) if "options" in entries else None
+    return Adapter(model=texts.get("model", ""), src=local_url(texts.get("src", "")), options=options or {})
 
 
 def _places(entries: dict[str, Entry]) -> dict[str, At]:
@@ -309,4 +339,5 @@ _READERS: dict[str, _Reader] = {
     "functions": _read_functions,
     "workflow": _read_workflow,
     "on_error": _read_on_error,
+    "configs": _read_configs,
 }

@@ -7,13 +7,15 @@ from typing import TypeAlias
 
 from flowyard.workflows.paths import Path
 from flowyard.workflows.plan import FROM_STEP, CachePolicy, Callee, Guard, Operand, Step
+from flowyard.workflows.problems import Place
 
 
 class Draft:
     """One step to be; the attributes are those of `Step`."""
 
-    def __init__(self, name: str, kind: int, parent: Draft | None = None) -> None:
+    def __init__(self, name: str, kind: int, parent: Draft | None, at: Place) -> None:
         self.name = name
+        self.line, self.column = at.line, at.column
         self.kind = kind
         self.parent = parent
         self.callees: tuple[Callee, ...] = ()
@@ -89,6 +91,8 @@ class _Finisher:
             retries=draft.retries,
             cache=draft.cache,
             parent=-1 if draft.parent is None else self._index[id(draft.parent)],
+            line=draft.line,
+            column=draft.column,
             children=tuple(self._index[id(child)] for child in draft.nested()),
         )
 

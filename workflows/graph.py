@@ -41,6 +41,7 @@ class Graph:
         """Notes shadowed names, cycles, an `out` that is missing or constant, and nodes nobody uses."""
         if self._definition.spelling == "native":
             self._check_shadows()
+        self._check_adapters()
         self._check_cycles()
         if "out" in self._drafts:
             self._check_use()
@@ -57,6 +58,13 @@ class Graph:
         places = {**self._definition.function_places, **self._definition.model_places}
         for name in (functions.keys() | models) & ARITY.keys():
             self._problems.warning(f'"{name}" hides the built-in of the same name', places.get(name), name=name)
+
+    def _check_adapters(self) -> None:
+        models = self._definition.models
+        for name, adapter in self._definition.adapters.items():
+            if adapter.model and adapter.model not in models:
+                place, fix = self._definition.adapter_places[name], self._problems.nearest(adapter.model, models)
+                self._problems.error(f'adapter "{name}": unknown model "{adapter.model}"', place, name=adapter.model, fix=fix)
 
     def _check_cycles(self) -> None:
         for component in nx.strongly_connected_components(self._graph):
@@ -101,9 +109,11 @@ class Graph:
             out=next(at for at, step in enumerate(steps) if step.name == "out" and step.parent < 0),
             models=definition.models,
             functions=definition.functions,
+            adapters=definition.adapters,
             timeout_s=definition.timeout_s,
             spelling=definition.spelling,
             pass_errors=definition.on_error == "pass",
+            file=self._problems.file,
             references=self._references(),
         )
 

@@ -8,7 +8,7 @@ from flowyard.schemas.values import Payload
 from flowyard.workflows import builtin, paths
 from flowyard.workflows.definition import Condition, Definition, NodeDefinition
 from flowyard.workflows.draft import Draft
-from flowyard.workflows.expressions import Branches, Call, Expression, Record, Reference, Unreadable
+from flowyard.workflows.expressions import Branches, Call, Expression, Literal, Record, Reference, Unreadable
 from flowyard.workflows.plan import (
     APPLY,
     BUILT_IN,
@@ -62,6 +62,7 @@ class Lowering:
             Its draft; operands that could not be understood are null, with a problem noted.
         """
         draft = self._expression_draft(node.call, node.name, None)
+        draft.line, draft.column = node.line, node.column
         draft.timeout_s, draft.retries = node.timeout_s, node.retries
         draft.cache = self._cache(node, draft)
         if node.when is not None:
@@ -84,7 +85,7 @@ class Lowering:
             return self._call(expression, name, parent)
         if isinstance(expression, Record):
             return self._record(expression, name, parent)
-        draft = Draft(name, HAND_ON, parent)
+        draft = Draft(name, HAND_ON, parent, expression)
         draft.args = [self._operand(expression, name, draft)]
         return draft
 
@@ -140,18 +141,18 @@ class Lowering:
     def _call(self, call: Call, name: str, parent: Draft | None) -> Draft:
         callee = self._workflow(call.callee, call) if call.is_workflow else self.callee(call.callee, call)
         if callee is None or callee.kind != "builtin":
-            draft = Draft(name, CALL, parent)
+            draft = Draft(name, CALL, parent, call)
             draft.args = self._arguments(call.args, draft)
             self._use(draft, callee, len(call.args), call)
             return draft
-        draft = Draft(name, BUILT_IN, parent)
+        draft = Draft(name, BUILT_IN, parent, call)
         if self._arity_fits(call):
-            special = {"switch": self._switch, "map": self._map, "functionsApply": self._apply}.get(call.callee, self._built_in)
-            special(draft, call)
+            special = {"switch": self._switch, "map": self._map, "functionsApply": self._apply, "adapter": self._adapter}
+            special.get(call.callee, self._built_in)(draft, call)
         return draft
 
     def _record(self, record: Record, name: str, parent: Draft | None) -> Draft:
-        draft = Draft(name, BUILT_IN, parent)
+        draft = Draft(name, BUILT_IN, parent, record)
         draft.callees = (Callee("builtin", "mapping", builtin.mapping_of(tuple(record.fields))),)
         draft.args = [self._operand(field, f"{name}[{key}]", draft) for key, field in record.fields.items()]
         return draft
@@ -181,9 +182,6 @@ class Lowering:
             return Callee("function", name)
         if name in builtin.ARITY:
             return Callee("builtin", name, builtin.FUNCTIONS.get(name))
-        if name == "adapter":
-            self._problems.error("`adapter` is not supported by this version", at, name=name)
-            return None
         known = [*self._names(), *builtin.ARITY]
         self._problems.error(f'unknown model or function "{name}"', at, name=name, fix=self._problems.nearest(name, known))
         return None
@@ -254,6 +252,25 @@ class Lowering:
         else:
             self._problems.error("`functionsApply` takes a list of names first", names, name="functionsApply")
         draft.args = self._arguments(call.args[1:], draft, first=2)
+
+    def _adapter(self, draft: Draft, call: Call) -> None:
+        """A call of the adapter's model, with the adapter's name put into the argument."""
+        given, argument = call.args
+        name = given.text if isinstance(given, Reference) else given.value if isinstance(given, Literal) else None
+        if not isinstance(name, str):
+            self._problems.error("`adapter` takes the name of an adapter first", given, name="adapter")
+            return
+        adapter = self._definition.adapters.get(name)
+        if adapter is None:
+            fix = self._problems.nearest(name, self._definition.adapters)
+            self._problems.error(f'no adapter "{name}" in `configs.adapters`', given, name=name, fix=fix)
+            return
+        draft.kind = CALL
+        draft.callees = (Callee("model", adapter.model),)
+        marked = Draft(f"{draft.name}[2]", BUILT_IN, draft, call)
+        marked.callees = (Callee("builtin", "adapter", builtin.adapted(name)),)
+        marked.args = self._arguments((argument,), marked)
+        draft.args = [(FROM_STEP, marked, None)]
 
     def _several(self, draft: Draft, names: tuple[Expression, ...]) -> None:
         """Notes the callees of `map` and `functionsApply`; each gets one argument."""

@@ -112,7 +112,17 @@ def _read_device(node: Node, what: str, problems: Problems) -> str | None:
     return ";".join(name for name in names if name is not None) or None
 
 
-def _read_options(node: Node, what: str, problems: Problems) -> dict[str, str] | None:
+def read_options(node: Node, what: str, problems: Problems) -> dict[str, str] | None:
+    """Reads a mapping of strings; numbers and booleans count as they are written.
+
+    Args:
+        node: What stands in the file.
+        what: The setting's name for the messages.
+        problems: Receives what is wrong.
+
+    Returns:
+        The mapping, or `None` with a problem noted.
+    """
     found = fields.mapping(node, what, problems)
     if found is None:
         return None
@@ -177,7 +187,7 @@ _READERS: dict[str, Reader] = {
     "timeout": fields.seconds,
     "inputs": _read_tensors,
     "outputs": _read_tensors,
-    "options": _read_options,
+    "options": read_options,
 }
 
 

@@ -88,6 +88,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         cache: Whether and how its results are kept by the content of its arguments.
         parent: The step that this one is nested in, -1 for a node.
         children: Steps nested in this one.
+        line: Where its name, or a nested call, stands in the file; 0 when there is none.
+        column: Likewise.
     """
 
     name: str
@@ -104,6 +106,22 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     cache: CachePolicy | None = None
     parent: int = -1
     children: tuple[int, ...] = ()
+    line: int = 0
+    column: int = 0
+
+
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter of a model, to be loaded into it before the first call (DJL §1.11).
+
+    Attributes:
+        model: Local name of the model.
+        src: Where the adapter is.
+        options: What the model's handler makes of it.
+    """
+
+    model: str
+    src: str
+    options: dict[str, str] = {}
 
 
 class Registered(msgspec.Struct, frozen=True, gc=False):
@@ -132,10 +150,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         out: Index of the step that is the answer.
         models: Every model of the file by local name.
         functions: `module:callable` of every function of the file by local name.
+        adapters: Adapters by name (`configs.adapters`).
         timeout_s: Seconds until a run is given up, `None` without a limit.
         pass_errors: Whether a failed model's output goes on to the next node (`on_error: pass`).
         spelling: Of the file. The functions of a `torchserve` plan are written `f(data, context)`: `data` is a list of rows,
             `[{"body": value}]` or, where the value is a mapping of several parents' outputs, `[value]`; at load it is `None`.
+        file: Name of the file, for problems.
         references: Registered models and workflows that the file names, each once.
     """
 
@@ -145,9 +165,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     out: int
     models: dict[str, ModelSpec] = {}
     functions: dict[str, str] = {}
+    adapters: dict[str, Adapter] = {}
     timeout_s: float | None = None
     pass_errors: bool = False
     spelling: Spelling = "native"
+    file: str = ""
     references: tuple[Registered, ...] = ()
 
 

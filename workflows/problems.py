@@ -29,10 +29,14 @@ LIMIT_PROBLEMS = 1_000
 
 
 class Problems:
-    """All problems of one file, in the order found."""
+    """All problems of one file, in the order found.
+
+    Attributes:
+        file: Its name.
+    """
 
     def __init__(self, file: str) -> None:
-        self._file = file
+        self.file = file
         self._found: list[Problem] = []
         self._proposed = 0
 
@@ -74,7 +78,7 @@ class Problems:
             return
         line, column = (at.line, at.column) if at is not None else (0, 0)
         self._found.append(
-            Problem(message=message, file=file or self._file, line=line, column=column, name=name, fix=fix, severity=severity)
+            Problem(message=message, file=file or self.file, line=line, column=column, name=name, fix=fix, severity=severity)
         )
 
     @property
@@ -85,4 +89,4 @@ class Problems:
     def all(self) -> tuple[Problem, ...]:
         """Every problem once, sorted by place within the workflow file, others after it."""
         unique = dict.fromkeys(self._found)
-        return tuple(sorted(unique, key=lambda problem: (problem.file != self._file, problem.file, problem.line, problem.column)))
+        return tuple(sorted(unique, key=lambda problem: (problem.file != self.file, problem.file, problem.line, problem.column)))

@@ -27,15 +27,15 @@ def fill(text: bytes, parameters: Mapping[str, str]) -> bytes:
     """Puts values in the place of `{name}`, in one pass: a value is not looked at again.
 
     Args:
-        text: The template, UTF-8.
+        text: The template, UTF-8; its places stand in quotes.
         parameters: Values by name.
 
     Returns:
         The workflow file. What is in braces and no parameter stays as it is.
 
     Raises:
-        InvalidRequestError: The template has no place for a parameter, or a value has characters that would change more of the
-            file than this place: quotes, backslashes, braces, line breaks.
+        InvalidRequestError: The template has no place for a parameter, or a value has characters that lead out of quotes or
+            into another place: quotes, backslashes, braces, line breaks.
     """
     decoded = text.decode("utf-8", "surrogateescape")
     places = set(_PARAMETER.findall(decoded)) - {MODEL_DIR}

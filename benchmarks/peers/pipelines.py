@@ -46,7 +46,7 @@ def _merged(rows: Any, left: Pipeline, right: Pipeline) -> Any:
 
 def onnx_model(file: Path) -> Pipeline:
     """An ONNX model on one CPU thread."""
-    import onnxruntime
+    import onnxruntime  # noqa: PLC0415 - not where only PyTorch runs
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -56,7 +56,7 @@ def onnx_model(file: Path) -> Pipeline:
 
 def torch_model(file: Path) -> Pipeline:
     """A TorchScript model on one CPU thread."""
-    import torch
+    import torch  # noqa: PLC0415 - not in every environment
 
     torch.set_num_threads(1)
     net = torch.jit.load(str(file)).eval()

@@ -9,9 +9,9 @@ from typing import Any
 # The backend's interpreter ignores PYTHONPATH.
 sys.path[:0] = os.environ["PYTHONPATH"].split(":")
 
-import numpy as np
-import triton_python_backend_utils as triton
-from pipelines import environment_pipeline
+import numpy as np  # noqa: E402
+import triton_python_backend_utils as triton  # noqa: E402
+from pipelines import environment_pipeline  # noqa: E402
 
 
 class TritonPythonModel:

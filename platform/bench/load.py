@@ -110,7 +110,7 @@ class _Run:
         drained = self.end + self.load.timeout_s
         while self.unanswered() and _now() < drained and not self.stopped.is_set():
             await self._pause(drained)
-        if waiting := self.unanswered():
+        if not self.stopped.is_set() and (waiting := self.unanswered()):
             self.errors["no answer in time"] += waiting
         return share
 
@@ -143,8 +143,8 @@ class _Run:
         """Starts what is not started by connections becoming idle."""
 
     def unanswered(self) -> int:
-        """Requests that are to be waited for after the end."""
-        return 0
+        """Requests that are waited for after the end: a server must not carry them into the next run."""
+        return sum(connection.busy for connection in self.connections)
 
     def on_idle(self, connection: Connection) -> None:
         """A connection can take a request."""
@@ -227,7 +227,7 @@ class _Open(_Run):
             loop.call_soon(self._tick)
 
     def unanswered(self) -> int:
-        return len(self._waiting) + sum(connection.busy for connection in self.connections)
+        return len(self._waiting) + super().unanswered()
 
     def on_idle(self, connection: Connection) -> None:
         if self._waiting and not self.stopped.is_set():

@@ -35,7 +35,7 @@ def bench(
     *,
     url: str = "http://127.0.0.1:8080",
     path: str | None = None,
-    body: str | None = None,
+    body: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     content_type: str | None = None,
     connections: str | None = None,
     duration: str = "10s",

@@ -41,7 +41,7 @@ CRASH_LOOP = 3
 #: A worker that lived this long did not die of its start.
 SETTLED_S = 60.0
 #: Another worker is started when the oldest queued job has waited this long.
-SCALE_UP_AFTER_S = 0.2
+SCALE_UP_AFTER_S = 0.1
 #: Cancelled jobs that still lie in the queue before it is swept.
 SWEEP_AT = 64
 

@@ -34,6 +34,7 @@ Headers = list[tuple[bytes, bytes]]
 WATCH_AFTER_S = 0.02
 MAX_TIMEOUT_S = 86_400.0
 _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
+_NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 _PRIORITY = re.compile(r"[0-9]")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
@@ -246,7 +247,7 @@ def error_answer(error: FlowyardError) -> tuple[int, bytes, bytes, Headers]:
 def server_timing(execution: Execution | SingleCall) -> Headers:
     """The `Server-Timing` header: milliseconds per node that was called."""
     entries = [
-        f"{entry.name};dur={(entry.ended - entry.started) * 1000:.2f}"
+        f"{_NOT_A_TOKEN.sub('_', entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"
         for entry in execution.timeline
         if entry.ended and entry.started
     ]

@@ -7,25 +7,31 @@ import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support.server import wait_until
 
-from flowyard.schemas import frames
+from flowyard.schemas import arena, frames
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.values import Payload, decode
 
 CODE = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 print("loading")
 
 def echo(x): print("to stdout"); return x
 def fail(x): raise ValueError(x)
 def strange(x): return object()
 def surrogate(x): raise ValueError("\\udcff" * 9000)
+kept = []
+def keep(x): kept.append(x); return float(kept[0].sum())
 def cwd(x): return [os.getcwd(), sys.path[0], os.environ["OMP_NUM_THREADS"]]
 def many(x): return [x] * 3000
+def wait(x):
+    while not os.path.exists("go"): time.sleep(0.01)
 def fork(x):
     child = os.fork()
     if not child:
@@ -34,18 +40,20 @@ def fork(x):
     pathlib.Path("child").write_text(str(child))
     return "forked"
 """
-FUNCTIONS = {name: f"steps:{name}" for name in ("echo", "fail", "strange", "surrogate", "cwd", "many", "fork")}
+FUNCTIONS = {name: f"steps:{name}" for name in ("echo", "fail", "strange", "surrogate", "cwd", "many", "fork", "keep")}
 
 
 class Worker:
-    def __init__(self, root):
+    def __init__(self, root, shared=()):
         self.root = root
         self.socket, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
             command = [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(theirs.fileno())]
+            if shared:
+                command += ["--shared", *map(str, shared)]
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command, pass_fds=[theirs.fileno(), *shared], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         self.socket.settimeout(60)
 
@@ -193,6 +201,139 @@ def test_a_process_that_user_code_forked_does_not_keep_the_socket(worker):
     worker.process.kill()
     assert worker.socket.recv(1) == b""
     os.kill(int((worker.root / "child").read_text()), signal.SIGKILL)
+
+
+class Shared:
+    """The server's side of the shared memory, by hand."""
+
+    def __init__(self, arena_bytes=1 << 20):
+        fds = [arena.create(name, arena_bytes) for name in ("inbox", "outbox")]
+        self.inbox, self.outbox = arena.WritableArena(fds[0]), memoryview(arena.map_for_reading(fds[1]))
+        self.descriptors, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.inherited = (*fds, theirs.detach())
+
+    def started(self):
+        for fd in self.inherited:
+            os.close(fd)
+
+    def view_of(self, number, offset, size):
+        assert number == frames.OWN_ARENA
+        return self.outbox[offset : offset + size]
+
+
+@pytest.fixture
+def shared(tmp_path):
+    (tmp_path / "steps.py").write_text(CODE)
+    memory = Shared()
+    worker = Worker(tmp_path, memory.inherited)
+    memory.started()
+    assert isinstance(worker.load(functions=FUNCTIONS), frames.Ready)
+    worker.memory = memory
+    yield worker
+    worker.socket.close()
+    memory.descriptors.close()
+    worker.process.kill()
+    worker.process.communicate(timeout=60)
+
+
+def call(worker, callee, tree, size, place, freed=()):
+    """One call with one buffer at a place; the result and its places."""
+    wire = frames.WireCall(callee, (frames.WireValue(tree, (size,), (place,)),), frames.Context())
+    worker.send(frames.Predict(1, (wire,), freed))
+    message, body = worker.receive()
+    (result,) = message.outcomes
+    taken = frames.BodyReader(body).take(result.tree, result.sizes, result.places, worker.memory.view_of)
+    return decode(taken), result.places
+
+
+def test_large_values_go_through_shared_memory_and_small_ones_do_not(shared):
+    array = np.arange(frames.SHARED_FROM_BYTES // 8, dtype=np.float64)
+    encoded = Payload.of(array).encoded()
+    size = len(encoded.buffers[0])
+    offset = shared.memory.inbox.put(encoded.buffers[0])
+    seen = []
+    for _ in range(12):
+        value, places = call(shared, "echo", encoded.tree, size, (frames.OWN_ARENA, offset))
+        np.testing.assert_array_equal(value, array)
+        seen.append(places)
+    room = (1 << 20) // size
+    assert seen == [((1, size * number),) for number in range(room)] + [()] * (12 - room), "then it is full"
+    assert call(shared, "echo", encoded.tree, size, (frames.OWN_ARENA, offset), (size,))[1] == ((1, size),)
+    assert shared.predict(("echo", np.ones(5)))[0].tolist() == [1] * 5
+
+
+def test_user_code_may_keep_an_array_that_came_through_shared_memory(shared):
+    ones = Payload.of(np.ones(100_000)).encoded()
+    offset = shared.memory.inbox.put(ones.buffers[0])
+    assert call(shared, "keep", ones.tree, 800_000, (1, offset))[0] == 100_000
+    shared.memory.inbox.free(offset)
+    assert shared.memory.inbox.put(bytes(800_000)) == offset
+    assert call(shared, "keep", ones.tree, 800_000, (1, offset))[0] == 100_000
+
+
+def test_an_arena_of_another_worker_comes_with_its_descriptor_and_is_dropped(shared):
+    array = np.arange(50_000, dtype=np.float64)
+    encoded = Payload.of(array).encoded()
+    for number in (7, 8):
+        fd = arena.create("other", 1 << 20)
+        other = arena.WritableArena(fd)
+        other.put(bytes(640))
+        offset = other.put(encoded.buffers[0])
+        socket.send_fds(shared.memory.descriptors, [frames.ARENA_NUMBER.pack(number)], [fd])
+        os.close(fd)
+    for number in (8, 7, 8):
+        value, _ = call(shared, "echo", encoded.tree, 400_000, (number, offset))
+        np.testing.assert_array_equal(value, array)
+
+    def mapped():
+        return Path(f"/proc/{shared.process.pid}/maps").read_text().count("memfd:other")
+
+    assert mapped() == 2
+    shared.send(frames.Drop((7, 9)))
+    wait_until(lambda: mapped() == 1)
+    shared.send(frames.Drop((8,)))
+    wait_until(lambda: mapped() == 0)
+
+
+@pytest.mark.parametrize("place", [(1, 1 << 20), (1, -64), (1, (1 << 20) - 64)])
+def test_a_place_outside_of_the_arena_ends_the_worker(shared, place):
+    wire = frames.WireCall("echo", (frames.WireValue(b"\xc0", (128,), (place,)),), frames.Context())
+    shared.send(frames.Predict(1, (wire,)))
+    assert shared.process.wait(timeout=60) == 4
+
+
+def test_a_freed_region_that_is_not_in_use_ends_the_worker(shared):
+    shared.send(frames.Predict(1, (), (64,)))
+    assert shared.process.wait(timeout=60) == 4
+
+
+def test_signs_of_life_come_while_it_computes(worker):
+    worker.load(functions=FUNCTIONS | {"wait": "steps:wait"})
+    worker.send(frames.Predict(1, (frames.WireCall("wait", (frames.WireValue(b"\xc0"),), frames.Context()),)))
+    assert isinstance(worker.receive_any()[0], frames.Heartbeat)
+    (worker.root / "go").touch()
+    assert isinstance(worker.receive()[0], frames.Results)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 65_536])
+def test_frames_in_pieces_and_several_at_once(worker, cut):
+    worker.load(functions=FUNCTIONS)
+    arrays = [np.arange(size, dtype=np.uint8) for size in (3, 300, 200_000, 0, 5000)]
+    data = b""
+    for number, array in enumerate(arrays):
+        encoded = Payload.of(array).encoded()
+        value = frames.WireValue(encoded.tree, tuple(map(len, encoded.buffers)))
+        predict = frames.Predict(number, (frames.WireCall("echo", (value,), frames.Context()),))
+        data += b"".join(frames.pack(predict, encoded.buffers))
+    head, rest = data[: 700 * cut], data[700 * cut :]
+    for start in range(0, len(head), cut):
+        worker.socket.sendall(head[start : start + cut])
+    worker.socket.sendall(rest)
+    for number, array in enumerate(arrays):
+        message, body = worker.receive()
+        assert message.batch_id == number
+        result = message.outcomes[0]
+        np.testing.assert_array_equal(decode(frames.BodyReader(body).take(result.tree, result.sizes)), array)
 
 
 def test_an_end_before_the_load(worker):

@@ -144,7 +144,7 @@ def test_a_result_of_another_worker_goes_by_reference(memory, pair):
     message, fds, _, _ = socket.recv_fds(descriptors, 100, 2)
     assert message == ARENA_NUMBER.pack(pair.outbox.number)
     mapped = memoryview(arena.map_for_reading(fds[0]))
-    with pytest.raises(OSError, match="denied|permitted"):
+    with pytest.raises(OSError, match=r"denied|permitted"):
         arena.WritableArena(fds[0])
     view_of = lambda number, offset, size: mapped[offset : offset + size]  # noqa: E731
     np.testing.assert_array_equal(decode(BodyReader(b"").take(value.tree, value.sizes, value.places, view_of)), numbers())

@@ -141,8 +141,8 @@ dag: {pre: [inc], inc: [dbl]}
 
 def bare(plan: Plan, **changes: Any) -> Plan:
     """A plan without what belongs to the spelling: places, and here timeouts and retries, which DJL does not have."""
-    steps = tuple(msgspec.structs.replace(step, **changes) for step in plan.steps)
-    return msgspec.structs.replace(plan, steps=steps, spelling="native")
+    steps = tuple(msgspec.structs.replace(step, line=0, column=0, **changes) for step in plan.steps)
+    return msgspec.structs.replace(plan, steps=steps, spelling="native", file="")
 
 
 def test_three_spellings_give_one_plan() -> None:
