@@ -38,7 +38,7 @@ class WorkerMemory:
         """The bytes at a place. They are good until the batch is answered.
 
         Raises:
-            FrameError: There is no such place.
+            FrameError: There is no such place, or no descriptor came.
             OSError: Another worker's outbox cannot be mapped.
         """
         mapped = self._readable.get(number)
@@ -53,7 +53,7 @@ class WorkerMemory:
         while number not in self._readable:
             message, fds, _, _ = socket.recv_fds(self._descriptors, ARENA_NUMBER.size, 1, socket.MSG_CMSG_CLOEXEC)
             if not message or not fds:
-                raise ConnectionError("no descriptor of an arena that a frame refers to")
+                raise FrameError("no descriptor of an arena that a frame refers to")
             self._readable[ARENA_NUMBER.unpack(message)[0]] = memoryview(arena.map_for_reading(fds[0]))
             os.close(fds[0])
         return self._readable[number]

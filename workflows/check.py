@@ -10,7 +10,7 @@ from flowyard.workflows.archive import ArchiveView, check_files, check_functions
 from flowyard.workflows.definition import Definition, read_definition
 from flowyard.workflows.plan import Plan
 from flowyard.workflows.problems import Problems
-from flowyard.workflows.signatures import check_signatures
+from flowyard.workflows.signatures import note_misfits
 from flowyard.workflows.source import Node
 
 
@@ -56,8 +56,8 @@ def check(text: bytes, filename: str, archive: ArchiveView | None, handler: str 
     if problems.failed:
         return Checked(problems=problems.all(), definition=definition)
     plan = graph.plan()
-    misfits = check_signatures(plan, {})
-    return Checked(problems=problems.all() + misfits, definition=definition, plan=None if misfits else plan)
+    note_misfits(plan, {}, problems)
+    return Checked(problems=problems.all(), definition=definition, plan=None if problems.failed else plan)
 
 
 def _read(root: Node, handler: str | None, problems: Problems) -> Definition | None:

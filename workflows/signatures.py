@@ -33,10 +33,21 @@ def check_signatures(plan: Plan, signatures: Mapping[str, Signature]) -> tuple[P
         One problem per input, at the place of the node that takes it; it names both nodes.
     """
     problems = Problems(plan.file)
+    note_misfits(plan, signatures, problems)
+    return problems.all()
+
+
+def note_misfits(plan: Plan, signatures: Mapping[str, Signature], problems: Problems) -> None:
+    """Does what `check_signatures` does, among other problems of the same file.
+
+    Args:
+        plan: The workflow.
+        signatures: What is known of its models, by local name.
+        problems: Receives what cannot fit.
+    """
     for step in plan.steps:
         if _is_model(step):
             _Edges(plan, signatures, problems).check(step)
-    return problems.all()
 
 
 def _is_model(step: Step) -> bool:

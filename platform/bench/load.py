@@ -126,7 +126,9 @@ class _Run:
                     connection.give_up("no answer in time")
 
     def count(self, latency_s: float, done: float, response: Response) -> None:
-        """Counts an answer of the window."""
+        """Counts an answer of the window, unless there have been enough."""
+        if self.stopped.is_set():
+            return
         self.statuses[response.status] += 1
         self.received_bytes += response.length
         if response.status == 200:
@@ -185,7 +187,7 @@ class _Closed(_Run):
     def on_answer(self, intended: float, response: Response) -> None:
         now = _now()
         # By the time of the answer, so that a steady state is counted as one: what began in the warm-up replaces what ends later.
-        if self.start <= now <= self.end and not self.stopped.is_set():
+        if self.start <= now <= self.end:
             self.count(now - intended, now, response)
 
 

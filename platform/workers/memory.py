@@ -10,6 +10,7 @@ and may hold back bytes; and a worker that had to look for descriptors would pay
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -191,6 +192,11 @@ class Parcel:
         return BODY_PLACE
 
 
+def _owned(undo: contextlib.ExitStack, fd: int) -> int:
+    undo.callback(os.close, fd)
+    return fd
+
+
 class SharedMemory:
     """Both arenas of one worker, and the socket for descriptors.
 
@@ -211,22 +217,19 @@ class SharedMemory:
         self._on_drop = on_drop
         self._known: set[Outbox] = set()
         self._batches: dict[int, Parcel] = {}
-        opened: list[int] = []
-        try:
-            opened.append(inbox := arena.create("flowyard-inbox", size))
-            opened.append(inbox_for_reading := arena.reopen_for_reading(inbox))
-            opened.append(outbox := arena.create("flowyard-outbox", size))
-            opened.append(outbox_for_reading := arena.reopen_for_reading(outbox))
+        with contextlib.ExitStack() as undo:
+            inbox = _owned(undo, arena.create("flowyard-inbox", size))
+            inbox_for_reading = _owned(undo, arena.reopen_for_reading(inbox))
+            outbox = _owned(undo, arena.create("flowyard-outbox", size))
+            outbox_for_reading = _owned(undo, arena.reopen_for_reading(outbox))
             self._descriptors, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        self._descriptors.setblocking(False)
-        self.inbox = arena.WritableArena(inbox)
+            descriptors = _owned(undo, theirs.detach())
+            self.inbox = arena.WritableArena(inbox)
+            self.outbox = Outbox(outbox_for_reading)
+            undo.pop_all()
         os.close(inbox)
-        self.outbox = Outbox(outbox_for_reading)
-        self.inherited: tuple[int, ...] = (inbox_for_reading, outbox, theirs.detach())
+        self._descriptors.setblocking(False)
+        self.inherited: tuple[int, ...] = (inbox_for_reading, outbox, descriptors)
 
     def started(self) -> None:
         """The worker process has its descriptors, or there is none."""

@@ -209,7 +209,8 @@ class WorkerProcess:
             case Heartbeat():
                 """The channel has noted that something came."""
             case Ready():
-                self._listen()
+                if self._listening is None:
+                    self._listen()
                 self._events.on_ready(self.worker, message.signature)
             case LoadFailed():
                 self._events.on_load_failed(self.worker, from_code(message.code, message.message))
