@@ -33,7 +33,7 @@ test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest
 
 bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-results/ and docs/performance.md
-	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32
+	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32 --duration 1.5
 
 bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 30 minutes
 	$(BIN)/python -m benchmarks.install

@@ -23,7 +23,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Renders as `1.52 (1.48 to 1.60)`."""
-        places = 2 if self.max < 100 else 0
+        places = 4 if self.max < 0.1 else 2 if self.max < 100 else 0
         return f"{self.median:,.{places}f} ({self.min:,.{places}f} to {self.max:,.{places}f})"
 
 

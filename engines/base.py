@@ -15,7 +15,24 @@ from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Value
 
-#: What became of one call: its value, or the error that fails it and only it.
+
+
+class Stream(Protocol):
+    """A result that comes in pieces."""
+
+    def __next__(self) -> Value:
+        """The next piece.
+
+        Raises:
+            StopIteration: There are no more.
+            FlowyardError: It has failed.
+        """
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+
+
+#: What became of one call: its value, a `Stream` of pieces, or the error that fails it and only it.
 Outcome: TypeAlias = Value | FlowyardError
 
 

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowyard.schemas import frames
-from flowyard.schemas.values import Buffer, aligned_memory
+from flowyard.schemas.values import ALIGNMENT_BYTES, Buffer, aligned_memory
 
 #: A frame up to this size costs one `recv`.
 SCRATCH_BYTES = 64 << 10
+#: Bodies up to this size share a piece of memory: to get an aligned one costs more than to fill it. An array that user code keeps
+#: keeps its whole piece, which is why the pieces are small.
+SMALL_BODY_BYTES = 2 << 10
+PIECE_BYTES = 16 << 10
 #: Most buffers that one `sendmsg` takes (IOV_MAX on Linux).
 MOST_CHUNKS = 1024
 
@@ -30,6 +34,8 @@ class Connection:
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._start = 0
         self._end = 0
+        self._piece = memoryview(b"")
+        self._piece_used = 0
 
     def receive(self) -> tuple[frames.ToWorker, memoryview] | None:
         """Waits for the next frame.
@@ -101,7 +107,7 @@ class Connection:
         if not size:
             self._rewind()
             return memoryview(b"")
-        body = aligned_memory(size)
+        body = self._memory(size)
         received = min(size, self._end - self._start)
         body[:received] = self._take(received)
         while received < size:
@@ -111,6 +117,16 @@ class Connection:
             received += count
         self._rewind()
         return body
+
+    def _memory(self, size: int) -> memoryview:
+        """Fresh aligned memory."""
+        if size > SMALL_BODY_BYTES:
+            return aligned_memory(size)
+        if self._piece_used + size > len(self._piece):
+            self._piece, self._piece_used = aligned_memory(PIECE_BYTES), 0
+        start = self._piece_used
+        self._piece_used = start + size + -size % ALIGNMENT_BYTES
+        return self._piece[start : start + size]
 
     def _rewind(self) -> None:
         """Starts over at the front, where there is most room, when the scratch buffer is used up."""

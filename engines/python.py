@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 from flowyard.engines.base import Call, ModelSource, Outcome, find_by_suffix
-from flowyard.engines.failures import of_user_code
+from flowyard.engines.failures import log, of_user_code
 from flowyard.engines.imports import load_callable, load_module, while_loading
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, NodeError
@@ -96,9 +96,19 @@ class _Loop:
             self._runner = asyncio.Runner()
         return self._runner.run(_gather(results))
 
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Awaits one awaitable."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(_coroutine(awaitable))
+
     def close(self) -> None:
         if self._runner is not None:
             self._runner.close()
+
+
+async def _coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 async def _gather(results: Sequence[Any]) -> list[Any]:
@@ -114,6 +124,37 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
     except BaseException as error:  # noqa: BLE001 - SystemExit and cancellation of user code end a call, not the worker
         return of_user_code(error)
+
+
+class Pieces:
+    """What a generator of user code yields, synchronous or not."""
+
+    def __init__(self, generator: Generator[Value, Any, Any] | AsyncGenerator[Value, Any], loop: _Loop) -> None:
+        self._generator = generator
+        self._loop = loop
+
+    def __next__(self) -> Value:
+        """The next piece; what user code raises is a `FlowyardError`."""
+        try:
+            if isinstance(self._generator, Generator):
+                return next(self._generator)
+            return self._loop.run(anext(self._generator))
+        except StopIteration:
+            raise
+        except StopAsyncIteration:
+            raise StopIteration from None
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            raise of_user_code(error) from None
+
+    def close(self) -> None:
+        """Lets the generator clean up."""
+        try:
+            if isinstance(self._generator, Generator):
+                self._generator.close()
+            else:
+                self._loop.run(self._generator.aclose())
+        except BaseException as error:  # noqa: BLE001 - nobody is there to be told, but the log
+            log(error)
 
 
 class _Target(Protocol):
@@ -186,6 +227,9 @@ class _Instance:
             return of_user_code(error)
         if isinstance(results, FlowyardError):
             return results
+        if inspect.isgenerator(results) or inspect.isasyncgen(results):
+            # Its pieces are one item's; of a larger batch each item is given to it alone.
+            return [results] if len(items) == 1 else NodeError("predict yields")
         return _checked(results, len(items))
 
 
@@ -218,8 +262,11 @@ class PythonModel:
         for callee in dict.fromkeys(call.callee for call in batch):
             places = [place for place, call in enumerate(batch) if call.callee == callee]
             for place, outcome in zip(places, self._predict(callee, [batch[n] for n in places]), strict=True):
-                outcomes[place] = outcome
+                outcomes[place] = self._in_pieces(outcome)
         return outcomes
+
+    def _in_pieces(self, outcome: Outcome) -> Outcome:
+        return Pieces(outcome, self._loop) if inspect.isgenerator(outcome) or inspect.isasyncgen(outcome) else outcome
 
     def _predict(self, callee: str, calls: list[Call]) -> list[Outcome]:
         target = self._targets.get(callee, self._targets.get(""))

@@ -40,6 +40,10 @@ class Use(msgspec.Struct, frozen=True):
     column: int
 
 
+#: Nested calls count too: anchors make many of them out of a short text.
+LIMIT_CALLS = 10_000
+
+
 class Lowering:
     """Makes one draft per node.
 
@@ -51,6 +55,7 @@ class Lowering:
         self._definition = definition
         self._problems = problems
         self.uses: list[Use] = []
+        self._calls = 0
 
     def node(self, node: NodeDefinition) -> Draft:
         """Makes the draft of a node.
@@ -139,6 +144,9 @@ class Lowering:
         draft.condition_names = [(name, self._reference(name, when, "strings stand in single quotes")) for name in names]
 
     def _call(self, call: Call, name: str, parent: Draft | None) -> Draft:
+        self._calls += 1
+        if self._calls == LIMIT_CALLS + 1:
+            self._problems.error(f"more than {LIMIT_CALLS} calls", call, name=call.callee)
         callee = self._workflow(call.callee, call) if call.is_workflow else self.callee(call.callee, call)
         if callee is None or callee.kind != "builtin":
             draft = Draft(name, CALL, parent, call)

@@ -1,12 +1,10 @@
 """The pure core of a run: events in, instructions out; no clock, no event loop, no input or output.
 
-Steps run on demand, from `out` backwards: a step that nobody waits for is never started. A step goes through the phases below;
-`_waiting` counts the steps it still waits for, and when that reaches zero the step is ready for its next phase.
+A run takes each step of its plan through the phases that `steps` lists.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from math import inf
 
@@ -15,7 +13,7 @@ from flowyard.schemas.values import Payload
 from flowyard.workflows import paths
 from flowyard.workflows.cache import NodeCache, RunCache
 from flowyard.workflows.execution import Fan, Inputs, branch_name, call_built_in, jobs_of, named
-from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
+from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, WakeAt
 from flowyard.workflows.plan import (
     BUILT_IN,
     CALL,
@@ -29,14 +27,12 @@ from flowyard.workflows.plan import (
     Plan,
     Step,
 )
+from flowyard.workflows.steps import BRANCH, CALLING, CANCELLED, COLLECTING, DONE, FAILED, GUARDED, IDLE, LAST, WANTED, Steps
 
-# Phases of a step. In BRANCH it waits for the value of a chosen branch, in LAST for that of its `else` or `fallback`.
-IDLE, WANTED, GUARDED, COLLECTING, CALLING, BRANCH, LAST, DONE, FAILED, CANCELLED = range(10)
-_STATES = ("idle", "waiting", "waiting", "waiting", "running", "running", "running", "done", "failed", "cancelled")
 _NULL = Payload.of(None)
 
 
-class Run:
+class Run(Steps):
     """The state of one run of a plan.
 
     Every method that takes an event returns what is to be done about it. Exactly one `Answer` or `AnswerError` is among all
@@ -47,8 +43,8 @@ class Run:
     """
 
     __slots__ = (
-        "_cache", "_calls", "_chosen", "_deadline", "_ended", "_fans", "_inputs", "_instructions", "_next_id", "_notes",
-        "_now", "_plan", "_ready", "_started", "_state", "_timers", "_waiters", "_waiting", "_wake", "finished",
+        "_cache", "_calls", "_chosen", "_deadline", "_fans", "_inputs", "_instructions", "_next_id", "_timers", "_wake",
+        "finished",
     )  # fmt: skip
 
     def __init__(
@@ -70,27 +66,18 @@ class Run:
             deadline: When the client gives up, on the clock that every `now` is read from.
             caches: From `make_caches(plan)`, the same for every run of the plan; without, no result is kept.
         """
-        count = len(plan.steps)
-        self._plan = plan
-        self._inputs = Inputs(request, headers, query, count)
+        super().__init__(plan)
+        self._inputs = Inputs(request, headers, query, len(plan.steps))
         self._cache = RunCache(caches) if caches else None
         self._deadline = inf if deadline is None else deadline
-        self._state = bytearray(count)
-        self._waiting = [0] * count
-        self._waiters: list[list[int] | None] = [None] * count
-        self._started: list[float | None] = [None] * count
-        self._ended: list[float | None] = [None] * count
-        #: By step: the operand awaited in BRANCH and LAST; the calls of MAP and APPLY; how it came to be done.
+        #: By step: the operand awaited in BRANCH and LAST; the calls of MAP and APPLY.
         self._chosen: dict[int, Operand] = {}
         self._fans: dict[int, Fan] = {}
-        self._notes: dict[int, str] = {}
         #: By call: its step, its slot among the calls of the step, its attempt.
         self._calls: dict[int, tuple[int, int, int]] = {}
         self._timers: dict[int, float] = {}
-        self._ready: deque[int] = deque()
         self._instructions: list[Instruction] = []
         self._next_id = 0
-        self._now = 0.0
         self._wake = inf
         self.finished = False
 
@@ -175,18 +162,6 @@ class Run:
             self._end()
         return self._taken()
 
-    @property
-    def timeline(self) -> tuple[StepTime, ...]:
-        """What every step of the plan has done so far."""
-        return tuple(
-            StepTime(step.name, self._started[at], self._ended[at], self._description(at))
-            for at, step in enumerate(self._plan.steps)
-        )
-
-    def _description(self, step: int) -> str:
-        phase = self._state[step]
-        return self._notes.get(step, "done") if phase == DONE else _STATES[phase]
-
     # Around every event.
 
     def _begin(self, now: float) -> bool:
@@ -219,28 +194,7 @@ class Run:
             self._wake = at
             self._instructions.append(WakeAt(at))
 
-    # Waiting.
-
-    def _want(self, step: int) -> None:
-        if self._state[step] == IDLE:
-            self._state[step] = WANTED
-            self._ready.append(step)
-
-    def _wait(self, step: int, deps: tuple[int, ...]) -> bool:
-        """Makes a step wait for others; returns whether all are there already."""
-        missing = 0
-        for dep in deps:
-            if self._state[dep] == DONE:
-                continue
-            missing += 1
-            waiters = self._waiters[dep]
-            if waiters is None:
-                self._waiters[dep] = [step]
-            else:
-                waiters.append(step)
-            self._want(dep)
-        self._waiting[step] = missing
-        return not missing
+    # Phases.
 
     def _advance(self, step: int) -> None:
         """Takes a step that waits for nothing into its next phase."""
@@ -424,8 +378,7 @@ class Run:
             self._leave(step)
             if caught and self._recover(step, spec, error):
                 return
-            self._state[step] = FAILED
-            self._ended[step] = self._now
+            self._end_as(step, FAILED)
             if spec.parent < 0:
                 self._answer_error(error)
                 return
@@ -449,15 +402,11 @@ class Run:
         """Drops everything that a step has started or waits for, calls nested in it included."""
         self._drop_calls(step)
         self._timers.pop(step, None)
-        for waiters in self._waiters:
-            if waiters is not None and step in waiters:
-                waiters[:] = [waiter for waiter in waiters if waiter != step]
-        self._waiting[step] = 0
+        self._stop_waiting(step)
         for child in self._plan.steps[step].children:
             if IDLE < self._state[child] < DONE:
                 self._leave(child)
-                self._state[child] = CANCELLED
-                self._ended[child] = self._now
+                self._end_as(child, CANCELLED)
 
     def _drop_calls(self, step: int) -> None:
         for call_id in [call_id for call_id, call in self._calls.items() if call[0] == step]:
@@ -477,8 +426,4 @@ class Run:
         self._instructions.extend(CancelCall(call_id) for call_id in self._calls)
         self._calls.clear()
         self._timers.clear()
-        self._ready.clear()
-        for step, phase in enumerate(self._state):
-            if IDLE < phase < DONE:
-                self._state[step] = CANCELLED
-                self._ended[step] = self._now
+        self._cancel_steps()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
 
 from flowyard.platform.bench.response import BadResponseError, Response, ResponseParser
 from flowyard.platform.bench.target import Target
@@ -103,8 +104,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not derive from asyncio's
+        # A cast, not an assertion: uvloop's transports do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._parser = ResponseParser()
         self._on_idle(self)
 

@@ -172,11 +172,16 @@ class Parcel:
         buffers = encoded.buffers
         if not buffers:
             return WireValue(encoded.tree)
-        sizes = tuple(map(len, buffers))
+        sizes = tuple([len(buffer) for buffer in buffers])
         if max(sizes) < SHARED_FROM_BYTES:
-            self.buffers.extend(buffers)
+            self.buffers += buffers
             return WireValue(encoded.tree, sizes)
-        return WireValue(encoded.tree, sizes, tuple(map(self._place, buffers)))
+        return WireValue(encoded.tree, sizes, tuple([self._place(buffer) for buffer in buffers]))
+
+    def discard(self) -> None:
+        """It has been read, or is not going to be sent."""
+        for offset in self.offsets:
+            self._memory.inbox.free(offset)
 
     def _place(self, buffer: Buffer) -> Place:
         if len(buffer) >= SHARED_FROM_BYTES:
@@ -270,8 +275,7 @@ class SharedMemory:
         """The worker has read what came with this batch."""
         parcel = self._batches.pop(batch, None)
         if parcel is not None:
-            for offset in parcel.offsets:
-                self.inbox.free(offset)
+            parcel.discard()
 
     def view_of(self, number: int, offset: int, size: int) -> memoryview:
         """The bytes of a result at a place that the worker names.

@@ -36,7 +36,7 @@ from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableErr
 from flowyard.schemas.frames import Context, Load, WireCall
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Encoded, Payload
+from flowyard.schemas.values import Payload
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -312,9 +312,11 @@ class ModelPool:
         process = self._processes[dispatch.worker]
         parcel = process.parcel()
         now = time.monotonic()
-        # All values are in binary form before the first one takes up shared memory: that one of them has none must not cost any.
-        encoded = [[payload.encoded() for payload in job.item.args] for job in dispatch.jobs]
-        calls = tuple([_wire_call(job.item, args, parcel, now) for job, args in zip(dispatch.jobs, encoded, strict=True)])
+        try:
+            calls = tuple([_wire_call(job.item, parcel, now) for job in dispatch.jobs])
+        except BaseException:
+            parcel.discard()
+            raise
         process.send(dispatch.batch, calls, parcel)
 
     def _spawn(self, worker: int, device: Device) -> None:
@@ -374,6 +376,7 @@ def _nobody(outcome: Outcome) -> None:
     """Takes the answer of a cancelled job."""
 
 
-def _wire_call(task: Task, args: Sequence[Encoded], parcel: Parcel, now: float) -> WireCall:
+def _wire_call(task: Task, parcel: Parcel, now: float) -> WireCall:
     time_left_s = None if task.deadline is None else task.deadline - now
-    return WireCall(task.callee, tuple([parcel.add(arg) for arg in args]), Context(task.request_id, task.headers, time_left_s))
+    values = tuple([parcel.add(payload.encoded()) for payload in task.args])
+    return WireCall(task.callee, values, Context(task.request_id, task.headers, time_left_s))

@@ -122,6 +122,7 @@ def test_large_tensors_are_right_under_load_and_leave_nothing(http, server, name
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_large_tensors_are_right_while_workers_are_killed(http, server, name):
+    before = open_files(server)
     register(http, name, *COMPUTED[name][0])
     done = threading.Event()
 
@@ -147,6 +148,7 @@ def test_large_tensors_are_right_while_workers_are_killed(http, server, name):
     assert killed
     assert http.delete(f"/workflows/{name}").status_code == 200
     wait_until(lambda: not server.workers())
+    wait_until(lambda: open_files(server) <= before)
 
 
 def test_a_stopped_worker_is_killed_and_its_request_answered_by_another(tmp_path):

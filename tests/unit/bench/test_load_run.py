@@ -53,16 +53,17 @@ def answering(script):
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.close()
-        loop.run_until_complete(closed(transports))
+        loop.run_until_complete(closed(server, transports))
         loop.close()
 
 
-async def closed(transports):
-    """Aborts what is open; that takes effect in the next round of the loop, and what is accepted meanwhile in another."""
-    for _ in range(5):
-        for transport in transports:
-            transport.abort()
+async def closed(server, transports):
+    """Closes everything, what is just being accepted too; aborted transports close in the next rounds of the loop."""
+    server.close()
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+    for transport in transports:
+        transport.abort()
+    for _ in range(3):
         await asyncio.sleep(0)
 
 

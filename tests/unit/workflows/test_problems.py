@@ -180,6 +180,43 @@ def test_more_than_a_thousand_nodes_are_refused() -> None:
     assert "4:1: error: 1001 nodes, the limit is 1000" in found(HEAD + "  out: [id, in]\n" + nodes)
 
 
+def test_more_than_ten_thousand_calls_are_refused_however_short_their_text() -> None:
+    listed = "[merge, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a]"
+    text = (
+        f"{HEAD}  x: &a [cnn, in]\n  y: &b {listed}\n  z: &c {listed.replace('*a', '*b')}\n  out: {listed.replace('*a', '*c')}\n"
+    )
+    assert [problem for problem in found(text) if "error" in problem] == ["5:10: error: more than 10000 calls"]
+
+
+CYCLES = [
+    "out: {call: [cnn, in], when: a.x}\n  a: [mlp, out]",
+    "out: {call: [cnn, in], when: in.x, else: [mlp, a]}\n  a: [mlp, out]",
+    "out: {call: [cnn, in], fallback: a}\n  a: [mlp, [cnn, out]]",
+    "out: [switch, in, {x: a.y, default: in}]\n  a: [mlp, out.x]",
+    "out: [map, cnn, [functionsApply, [cnn], a]]\n  a: [mlp, out]",
+]
+
+
+@pytest.mark.parametrize("nodes", CYCLES)
+def test_a_cycle_is_found_wherever_it_runs_through(nodes: str) -> None:
+    assert found(f"{HEAD}  {nodes}") == ["5:3: error: a cycle: out -> a -> out"]
+
+
+REFERENCES = [
+    ("out: {call: [cnn, in], when: 'a.'}", '5:32: error: `when` of node "out": JMESPath "a.": '),
+    ("out: {call: [cnn, in], when: in.x, else: 'in.x['}", '5:44: error: JMESPath "x["'),
+    ("out: {call: [cnn, in], fallback: 'in.x['}", '5:36: error: JMESPath "x["'),
+    ("out: [switch, in, {a: [cnn, 'in.a b']}]", '5:31: error: JMESPath "a b"'),
+    ("out: [pick, in, {value: '[?a'}]", '5:19: error: `pick`: JMESPath "[?a"'),
+]
+
+
+@pytest.mark.parametrize(("nodes", "start"), REFERENCES)
+def test_a_jmespath_that_does_not_parse_is_refused_wherever_it_stands(nodes: str, start: str) -> None:
+    (problem,) = found(f"{HEAD}  {nodes}")
+    assert problem.startswith(start)
+
+
 def test_compiling_a_bad_file_raises_with_all_problems() -> None:
     with pytest.raises(InvalidWorkflowError) as caught:
         compile_workflow(b"name: w\nworkflow: {out: [a, b]}", "w.yaml", None)

@@ -36,7 +36,8 @@ def expressions(draw: st.DrawFn, args: list[str], reference: st.SearchStrategy[s
     call = draw(st.sampled_from([f"[m, {listed}]", f"[f, {listed}]", f"[id, {args[-1]}]", f"[m, [f, {listed}], [m, in]]",
                                  f"[m, {listed}, [f, in]]",
                                  f"[switch, {args[0]}, {{'1': {args[-1]}, default: [f, {args[0]}]}}]",
-                                 f"[map, m, {args[-1]}]", f"[functionsApply, [m, f], {args[-1]}]"]))  # fmt: skip
+                                 f"[map, m, {args[-1]}]", f"[{{workflow: v}}, {args[-1]}]", f"[map, {{workflow: v}}, {args[-1]}]",
+                                 f"[functionsApply, [m, f], {args[-1]}]"]))  # fmt: skip
     if not draw(st.booleans()):
         return call
     options = [f"call: {call}"]

@@ -1,0 +1,154 @@
+"""Answers that come in pieces: a generator's values go to the client as they are yielded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from flowyard.platform.http.native.errors import error_body
+from flowyard.platform.workers.process import STREAMED, Outcome
+from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.values import Payload, Value, to_jsonable
+
+Send = Callable[[Any], Awaitable[None]]
+Grant = Callable[[], None]
+
+SSE = b"text/event-stream"
+NDJSON = b"application/x-ndjson"
+
+
+class Stream:
+    """The pieces of one answer, between the worker that yields them and the connection that takes them.
+
+    A worker may be only so many pieces ahead of the client: it gets the right to send another one when one has been taken.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[Payload, Grant]] = deque()
+        self._outcome: Outcome | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, piece: Payload, grant: Grant) -> None:
+        """A piece has come; `grant` lets its worker send another one."""
+        self._pieces.append((piece, grant))
+        self._wake()
+
+    def end(self, outcome: Outcome) -> None:
+        """There are no more pieces: all is well, or an error."""
+        self._outcome = outcome
+        self._wake()
+
+    async def next(self) -> Payload | None:
+        """The next piece, `None` after the last one.
+
+        Raises:
+            FlowyardError: The stream has failed.
+        """
+        while not self._pieces:
+            if isinstance(self._outcome, FlowyardError):
+                raise self._outcome
+            if self._outcome is not None:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        piece, grant = self._pieces.popleft()
+        grant()
+        return piece
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Reply:
+    """What a run gives its caller: one outcome, or first of all a stream."""
+
+    def __init__(self) -> None:
+        self.first: asyncio.Future[Outcome | Stream] = asyncio.get_running_loop().create_future()
+        self._stream: Stream | None = None
+
+    def on_chunk(self, piece: Payload, grant: Grant) -> None:
+        """A piece has come."""
+        if self._stream is None:
+            self._stream = Stream()
+            if not self.first.done():
+                self.first.set_result(self._stream)
+        self._stream.put(piece, grant)
+
+    def on_answer(self, outcome: Outcome) -> None:
+        """The run is over."""
+        if self._stream is not None:
+            self._stream.end(outcome)
+        elif not self.first.done():
+            self.first.set_result(Payload.of(b"") if outcome is STREAMED else outcome)
+
+
+def framing(accept: str, first: Value) -> tuple[bytes, Callable[[Value], bytes]]:
+    """How a stream is told.
+
+    Args:
+        accept: The request's Accept header.
+        first: The first piece, which decides unless the caller asks for server-sent events.
+
+    Returns:
+        The content type, and what makes bytes of a piece: events for `text/event-stream`, bytes and text as they are, anything else
+        as a line of JSON.
+    """
+    if SSE.decode() in accept:
+        return SSE, _event
+    if isinstance(first, bytes):
+        return b"application/octet-stream", _plain
+    if isinstance(first, str):
+        return b"text/plain; charset=utf-8", _plain
+    return NDJSON, _line
+
+
+def _plain(piece: Value) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    return piece.encode() if isinstance(piece, str) else _line(piece)
+
+
+def _line(piece: Value) -> bytes:
+    return msgspec.json.encode(piece, enc_hook=to_jsonable) + b"\n"
+
+
+def _event(piece: Value) -> bytes:
+    text = piece if isinstance(piece, str) else msgspec.json.encode(piece, enc_hook=to_jsonable).decode()
+    return b"".join(b"data: " + line.encode() + b"\n" for line in text.splitlines() or [""]) + b"\n"
+
+
+async def send_stream(stream: Stream, accept: str, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    """Writes a stream to the connection, as fast as the client takes it.
+
+    A stream that fails half way ends without the last chunk, so that no client takes it for complete; server-sent events get an
+    `error` event before.
+
+    Args:
+        stream: The pieces; at least one has come.
+        accept: The request's Accept header.
+        headers: Response headers besides the content type.
+        send: ASGI's.
+
+    Raises:
+        FlowyardError: The stream failed before its first piece was taken; nothing has been sent.
+    """
+    piece = await stream.next()
+    value = piece.value() if piece is not None else b""
+    content_type, encode = framing(accept, value)
+    start = [(b"content-type", content_type), (b"cache-control", b"no-cache"), *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    try:
+        while piece is not None:
+            await send({"type": "http.response.body", "body": encode(piece.value()), "more_body": True})
+            piece = await stream.next()
+    except FlowyardError as error:
+        if content_type == SSE:
+            event = b"event: error\ndata: " + msgspec.json.encode(error_body(error)) + b"\n\n"
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        return
+    await send({"type": "http.response.body", "body": b""})
