@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import abc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -16,18 +17,10 @@ from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Value
 
 
+class Stream(Iterator[Value], abc.ABC):
+    """A result that comes in pieces. `next` raises a `FlowyardError` when it fails."""
 
-class Stream(Protocol):
-    """A result that comes in pieces."""
-
-    def __next__(self) -> Value:
-        """The next piece.
-
-        Raises:
-            StopIteration: There are no more.
-            FlowyardError: It has failed.
-        """
-
+    @abc.abstractmethod
     def close(self) -> None:
         """Nobody wants the rest."""
 

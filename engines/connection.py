@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ class Connection:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._sending = threading.Lock()
+        self._put_back: deque[tuple[frames.ToWorker, memoryview]] = deque()
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._start = 0
         self._end = 0
@@ -38,7 +41,7 @@ class Connection:
         self._piece_used = 0
 
     def receive(self) -> tuple[frames.ToWorker, memoryview] | None:
-        """Waits for the next frame.
+        """Waits for the next frame: one that was put back, or a new one.
 
         Returns:
             The message and the body, `None` when the socket has ended.
@@ -47,6 +50,14 @@ class Connection:
             FrameError: What arrived is no frame.
             ConnectionError: The socket broke.
         """
+        return self._put_back.popleft() if self._put_back else self.receive_new()
+
+    def put_back(self, message: frames.ToWorker, body: memoryview) -> None:
+        """Keeps a frame for `receive`."""
+        self._put_back.append((message, body))
+
+    def receive_new(self) -> tuple[frames.ToWorker, memoryview] | None:
+        """Waits for a frame that was not put back; otherwise as `receive`."""
         if not self._fill(frames.PREFIX_BYTES):
             return None
         head_bytes, body_bytes = frames.read_prefix(self._take(frames.PREFIX_BYTES))
@@ -55,6 +66,13 @@ class Connection:
         message = frames.unpack_to_worker(self._take(head_bytes))
         body = self._body(body_bytes)
         return None if body is None else (message, body)
+
+    def has_more(self) -> bool:
+        """Whether `receive_new` has something to begin with."""
+        if self._end > self._start:
+            return True
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return bool(readable)
 
     def send(self, message: frames.ToServer, buffers: Sequence[Buffer] = ()) -> None:
         """Writes one frame; those of several threads do not mix.

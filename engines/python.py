@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-from flowyard.engines.base import Call, ModelSource, Outcome, find_by_suffix
+from flowyard.engines.base import Call, ModelSource, Outcome, Stream, find_by_suffix
 from flowyard.engines.failures import log, of_user_code
 from flowyard.engines.imports import load_callable, load_module, while_loading
 from flowyard.schemas.devices import Device
@@ -126,7 +126,7 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
         return of_user_code(error)
 
 
-class Pieces:
+class Pieces(Stream):
     """What a generator of user code yields, synchronous or not."""
 
     def __init__(self, generator: Generator[Value, Any, Any] | AsyncGenerator[Value, Any], loop: _Loop) -> None:

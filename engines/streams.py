@@ -14,8 +14,6 @@ from flowyard.schemas.values import Encoded, Value
 
 #: Makes the binary form of a piece, or the error that it stands for.
 Encode: TypeAlias = Callable[[Value], Encoded | FlowyardError]
-#: Takes a message that is not about a stream.
-Other: TypeAlias = Callable[[frames.ToWorker, memoryview], None]
 
 
 class Pump:
@@ -24,7 +22,7 @@ class Pump:
     A stream may be `STREAM_WINDOW` pieces ahead of its client. When none may send, this waits for the server to let one go on.
     """
 
-    def __init__(self, connection: Connection, batch_id: int, streams: Mapping[int, Stream], encode: Encode, other: Other) -> None:
+    def __init__(self, connection: Connection, batch_id: int, streams: Mapping[int, Stream], encode: Encode) -> None:
         """Begins with nothing sent.
 
         Args:
@@ -32,14 +30,12 @@ class Pump:
             batch_id: The batch.
             streams: The streams by the place of their call in the batch.
             encode: Makes the binary form of a piece.
-            other: Takes what comes meanwhile and is not about a stream.
         """
         self._connection = connection
         self._batch_id = batch_id
         self._streams = dict(streams)
         self._credit = dict.fromkeys(streams, frames.STREAM_WINDOW)
         self._encode = encode
-        self._other = other
         self._failed: dict[int, FlowyardError] = {}
 
     def run(self) -> Mapping[int, FlowyardError]:
@@ -83,7 +79,7 @@ class Pump:
     def _listen(self, *, wait: bool) -> None:
         """Reads what the server says: all that is there, and at least one frame when nothing can be sent before."""
         while wait or self._connection.has_more():
-            received = self._connection.receive()
+            received = self._connection.receive_new()
             if received is None:
                 raise ConnectionResetError
             self._heed(*received)
@@ -99,4 +95,4 @@ class Pump:
                 if stream is not None:
                     stream.close()
             case _:
-                self._other(message, body)
+                self._connection.put_back(message, body)

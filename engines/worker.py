@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from flowyard.engines import discovery
-from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome
+from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.memory import WorkerMemory
+from flowyard.engines.streams import Pump
 from flowyard.schemas import frames, values
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
 from flowyard.schemas.values import Buffer, Encoded
@@ -137,6 +138,9 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
     if received is None:
         return False
     message, body = received
+    if isinstance(message, frames.Credit | frames.Stop):
+        # For a stream that has ended meanwhile.
+        return True
     if isinstance(message, frames.Drop) and memory is not None:
         memory.drop(message.arenas)
         return True
@@ -145,8 +149,27 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
     if memory is not None:
         memory.free(message.freed)
     outcomes, compute_s = compute(model, _calls(message, body, memory, own=own))
+    _settle_streams(connection, message, outcomes)
     connection.send(*_results(message.batch_id, outcomes, compute_s, memory))
     return True
+
+
+def _settle_streams(connection: Connection, message: frames.Predict, outcomes: list[Outcome]) -> None:
+    """Sends what comes in pieces to those who want it so, and collects it for the others."""
+    streams = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, Stream)}
+    if not streams:
+        return
+    wanted = {place: stream for place, stream in streams.items() if message.calls[place].stream}
+    failed = Pump(connection, message.batch_id, wanted, _encode).run()
+    for place, stream in streams.items():
+        outcomes[place] = failed.get(place, frames.WireEnd()) if place in wanted else _collected(stream)
+
+
+def _collected(stream: Stream) -> Outcome:
+    try:
+        return list(stream)
+    except FlowyardError as error:
+        return error
 
 
 def _beat(connection: Connection) -> None:
@@ -245,9 +268,12 @@ def _results(
     # Half of the head is for results, the other half holds a message for each call, whatever becomes of them.
     head_left, body_left = frames.HEAD_LIMIT_BYTES // 2, frames.BODY_LIMIT_BYTES
     limit = min(_MESSAGE_LIMIT, frames.HEAD_LIMIT_BYTES // 16 // len(outcomes)) if outcomes else 0
-    wire: list[frames.WireResult | frames.WireError] = []
+    wire: list[frames.WireResult | frames.WireError | frames.WireEnd] = []
     buffers: list[Buffer] = []
     for outcome in outcomes:
+        if isinstance(outcome, frames.WireEnd):
+            wire.append(outcome)
+            continue
         encoded = _encode(outcome)
         if isinstance(encoded, Encoded):
             head = len(encoded.tree) + _HEAD_BYTES_PER_BUFFER * len(encoded.buffers)

@@ -15,16 +15,19 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
-from flowyard.platform.workers.pool import ModelPool, Task
+from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
 from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.scheduler import Job
-from flowyard.schemas.errors import FlowyardError, InternalError
+from flowyard.schemas.errors import FlowyardError, InternalError, NodeError
 from flowyard.schemas.values import Payload
 from flowyard.workflows.execution import named
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
 from flowyard.workflows.run import Run
 
 OnAnswer = Callable[[Outcome], None]
+
+#: Workflows that may call each other, one inside the other; a circle of them would have no end.
+MAX_DEPTH = 16
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +40,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
         request_id: For logs and handlers.
         deadline: When the answer must be there, monotonic seconds, `None` without a limit.
         priority: 0 to 9, lower is served first.
+        depth: How many workflows have called each other to get here.
     """
 
     payload: Payload
@@ -45,9 +49,12 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     request_id: str
     deadline: float | None
     priority: int
+    depth: int = 0
 
 
-def execute(deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer) -> Execution | SingleCall:
+def execute(
+    deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer, on_chunk: OnChunk | None = None
+) -> Execution | SingleCall:
     """Prepares a run.
 
     Args:
@@ -55,25 +62,29 @@ def execute(deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnA
         asked: The request.
         lookup: Finds registered models, for nodes that call one.
         on_answer: Gets the one answer, possibly before `start` returns.
+        on_chunk: Gets the pieces of an answer that comes in pieces, and `on_answer` then `STREAMED`; without, they are collected.
 
     Returns:
         The run, to be started.
     """
     if deployment.single is not None:
-        return SingleCall(deployment, deployment.single, asked, on_answer)
-    return Execution(deployment, asked, lookup, on_answer)
+        return SingleCall(deployment, deployment.single, asked, on_answer, on_chunk)
+    return Execution(deployment, asked, lookup, on_answer, on_chunk)
 
 
 class SingleCall:
     """Calls the one model of a plan with the request's body."""
 
-    __slots__ = ("_asked", "_deployment", "_ended", "_job", "_on_answer", "_pool", "_started")
+    __slots__ = ("_asked", "_deployment", "_ended", "_job", "_on_answer", "_on_chunk", "_pool", "_started")
 
-    def __init__(self, deployment: Deployment, pool: ModelPool, asked: Asked, on_answer: OnAnswer) -> None:
+    def __init__(
+        self, deployment: Deployment, pool: ModelPool, asked: Asked, on_answer: OnAnswer, on_chunk: OnChunk | None
+    ) -> None:
         self._deployment = deployment
         self._pool = pool
         self._asked = asked
         self._on_answer = on_answer
+        self._on_chunk = on_chunk
         self._job: Job | None = None
         self._started = 0.0
         self._ended: float | None = None
@@ -93,6 +104,7 @@ class SingleCall:
             headers=asked.headers,
             deadline=deadline,
             priority=asked.priority,
+            on_chunk=self._on_chunk,
         )
         self._job = self._pool.submit(task)
 
@@ -122,28 +134,34 @@ class Execution:
         asked: The request.
         lookup: Finds registered models, for nodes that call one.
         on_answer: Gets the one answer, possibly before `start` returns.
+        on_chunk: Gets its pieces, where it comes in pieces.
     """
 
     __slots__ = (
         "_acting",
         "_asked",
         "_deployment",
-        "_jobs",
         "_lookup",
         "_on_answer",
+        "_on_chunk",
+        "_open",
         "_run",
         "_timer",
         "_timer_at",
         "_todo",
     )
 
-    def __init__(self, deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer) -> None:
+    def __init__(
+        self, deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer, on_chunk: OnChunk | None
+    ) -> None:
         self._deployment = deployment
         self._asked = asked
-        self._run = Run(deployment.plan, asked.payload, asked.headers, asked.query, asked.deadline)
+        self._run = Run(deployment.plan, asked.payload, asked.headers, asked.query, asked.deadline, deployment.caches or None)
         self._lookup = lookup
         self._on_answer = on_answer
-        self._jobs: dict[int, tuple[ModelPool, Job]] = {}
+        self._on_chunk = on_chunk
+        #: What takes a call back, by call.
+        self._open: dict[int, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._todo: list[Instruction] = []
@@ -180,9 +198,9 @@ class Execution:
             case StartCall():
                 self._start_call(instruction)
             case CancelCall(call_id):
-                pool, job = self._jobs.pop(call_id, (None, None))
-                if pool is not None and job is not None:
-                    pool.cancel(job)
+                take_back = self._open.pop(call_id, None)
+                if take_back is not None:
+                    take_back()
             case Answer(payload):
                 self._end(payload)
             case AnswerError(error):
@@ -192,6 +210,9 @@ class Execution:
 
     def _start_call(self, call: StartCall) -> None:
         try:
+            if call.kind == "workflow":
+                self._start_workflow(call)
+                return
             pool, callee = self._pool(call)
         except FlowyardError as error:
             self._done(call.call_id, error)
@@ -205,10 +226,26 @@ class Execution:
             headers=asked.headers,
             deadline=call.timeout_at,
             priority=asked.priority,
+            on_chunk=self._on_chunk if call.step == self._deployment.streaming_step else None,
         )
         job = pool.submit(task)
         if not job.answered:
-            self._jobs[call.call_id] = (pool, job)
+            self._open[call.call_id] = functools.partial(pool.cancel, job)
+
+    def _start_workflow(self, call: StartCall) -> None:
+        """A node that is a run of another workflow, with what the node gets as the request's body."""
+        asked = self._asked
+        if asked.depth >= MAX_DEPTH:
+            raise NodeError(f"more than {MAX_DEPTH} workflows call each other")
+        name, _, version = call.callee.partition(":")
+        inner = msgspec.structs.replace(asked, payload=call.args[0], deadline=call.timeout_at, depth=asked.depth + 1)
+        run = execute(self._lookup(name, version or None), inner, self._lookup, functools.partial(self._inner_done, call.call_id))
+        self._open[call.call_id] = run.cancel
+        run.start()
+
+    def _inner_done(self, call_id: int, outcome: Outcome) -> None:
+        # A failed node of the inner workflow is told behind the name of the node that called it.
+        self._done(call_id, NodeError(outcome.message) if isinstance(outcome, NodeError) else outcome)
 
     def _pool(self, call: StartCall) -> tuple[ModelPool, str]:
         """Where a node's call is computed, and what it is called there."""
@@ -223,7 +260,7 @@ class Execution:
         return registered_pool(self._lookup, spec.model), ""
 
     def _done(self, call_id: int, outcome: Outcome) -> None:
-        self._jobs.pop(call_id, None)
+        self._open.pop(call_id, None)
         now = time.monotonic()
         if isinstance(outcome, FlowyardError):
             self._act(self._run.failed(call_id, outcome, now))

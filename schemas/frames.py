@@ -29,6 +29,8 @@ HEAD_LIMIT_BYTES = 64 << 20
 BODY_LIMIT_BYTES = 4 << 30
 #: Seconds between two signs of life of a worker.
 HEARTBEAT_S = 1.0
+#: Pieces of a stream that a worker may send ahead of the client.
+STREAM_WINDOW = 16
 #: Buffers from this size on go through shared memory; below, what it costs to keep the books exceeds the copies it saves.
 SHARED_FROM_BYTES = 96 << 10
 #: In a place: the buffer is in the frame's body.
@@ -70,11 +72,12 @@ class WireValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class WireCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One job of a batch: the function to call (empty for a model), its arguments and its context."""
+    """One job of a batch: the function to call (empty for a model), its arguments, its context, whether pieces are welcome."""
 
     callee: str
     args: tuple[WireValue, ...]
     context: Context
+    stream: bool = False
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
@@ -111,6 +114,21 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop", gc=False):
     arenas: tuple[int, ...]
 
 
+class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=False):
+    """Server to worker: `count` more pieces of the stream of call `place` of a batch may be sent."""
+
+    batch_id: int
+    place: int
+    count: int
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop", gc=False):
+    """Server to worker: nobody wants the rest of this stream."""
+
+    batch_id: int
+    place: int
+
+
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """Worker to server: the model is loaded.
 
@@ -145,11 +163,24 @@ class WireResult(msgspec.Struct, frozen=True, array_like=True, tag="value", gc=F
     places: tuple[Place, ...] = ()
 
 
+class WireEnd(msgspec.Struct, frozen=True, array_like=True, tag="end", gc=False):
+    """One call's result has come in pieces, and was complete."""
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False):
+    """Worker to server: a piece of the stream of call `place` of a batch. Its buffers are in the body."""
+
+    batch_id: int
+    place: int
+    tree: bytes
+    sizes: tuple[int, ...] = ()
+
+
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results", gc=False):
     """Worker to server: one outcome per call of the batch, in order; `compute_s` is the engine's own time."""
 
     batch_id: int
-    outcomes: tuple[WireResult | WireError, ...]
+    outcomes: tuple[WireResult | WireError | WireEnd, ...]
     compute_s: float
 
 
@@ -157,8 +188,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="alive", gc=Fa
     """Worker to server, once a second after `Ready`: the process runs, whatever it computes."""
 
 
-ToWorker: TypeAlias = Load | Predict | Drop
-ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat
+ToWorker: TypeAlias = Load | Predict | Drop | Credit | Stop
+ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk
 
 _PREFIX = struct.Struct("<IQ")
 PREFIX_BYTES = _PREFIX.size

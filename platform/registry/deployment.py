@@ -15,9 +15,11 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, UserError
+from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
 from flowyard.schemas.models import ModelSpec
-from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan
+from flowyard.workflows.cache import make_caches
+from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan, Step
+from flowyard.workflows.signatures import check_signatures
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
@@ -64,6 +66,8 @@ class Deployment:
         version: Its version, empty for none.
         plan: The compiled workflow.
         pools: By local model name; the functions' under `FUNCTIONS`.
+        caches: Results that nodes keep, by step.
+        streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
     """
 
@@ -72,6 +76,8 @@ class Deployment:
         self.version = version
         self.plan = plan
         self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
+        self.caches = make_caches(plan)
+        self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
 
     def scale(self, scaling: Scaling) -> dict[str, dict[str, tuple[int, int]]]:
@@ -111,17 +117,26 @@ class Deployment:
         """Starts all pools at the same time and waits for them.
 
         Raises:
-            FlowyardError: One of them cannot start, with the model's name; none is left running.
+            FlowyardError: One of them cannot start, with the model's name, or does not fit the one that feeds it; none is left
+                running.
         """
         starts = [asyncio.ensure_future(self._start(key, pool)) for key, pool in self.pools.items()]
         try:
             await asyncio.gather(*starts)
+            self._check_signatures()
         except BaseException:
             for start in starts:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
             await self.close(0)
             raise
+
+    def _check_signatures(self) -> None:
+        """Holds what the models turned out to take and give against the edges between them."""
+        known = {key: pool.signature for key, pool in self.pools.items() if pool.signature is not None}
+        problems = check_signatures(self.plan, known)
+        if problems:
+            raise InvalidWorkflowError(problems)
 
     async def _start(self, key: str, pool: ModelPool) -> None:
         try:
@@ -137,12 +152,18 @@ class Deployment:
         await asyncio.gather(*(pool.close(drain_s) for pool in self.pools.values()))
 
 
+def is_plain_call(step: Step) -> bool:
+    """Whether all that a node does is to make one call, whose result is the node's."""
+    plain = step.guard is None and step.otherwise is None and step.fallback is None and step.timeout_s is None
+    return step.kind == CALL and plain and step.retries == 0 and step.cache is None
+
+
 def is_single_call(plan: Plan) -> bool:
     """Whether all that a plan does is to call one model, once, with the request's body."""
     (step, *others) = plan.steps
-    plain = step.guard is None and step.otherwise is None and step.fallback is None and step.timeout_s is None
-    calls = step.kind == CALL and step.callees[0].kind == "model" and step.args == ((FROM_REQUEST, 0, None),)
-    return not others and calls and plain and step.retries == 0 and not plan.pass_errors
+    if others or not is_plain_call(step) or plan.pass_errors:
+        return False
+    return step.callees[0].kind == "model" and step.args == ((FROM_REQUEST, 0, None),)
 
 
 class Planner:

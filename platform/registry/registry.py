@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager
@@ -31,10 +32,17 @@ from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, NotReadyError, UserError
+from flowyard.schemas.errors import (
+    FlowyardError,
+    InvalidRequestError,
+    InvalidWorkflowError,
+    NotReadyError,
+    Problem,
+    UserError,
+)
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.check import compile_workflow
-from flowyard.workflows.plan import Plan, single_model_plan
+from flowyard.workflows.plan import Plan, Registered, single_model_plan
 
 log = structlog.stdlib.get_logger(__name__)
 T = TypeVar("T")
@@ -175,7 +183,10 @@ class Registry:
         """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
         file = workflow_file(stored.folder)
         if file is not None:
-            return compile_workflow(file.read_bytes(), file.name, FolderView(stored.folder)), "workflow"
+            plan = compile_workflow(file.read_bytes(), file.name, FolderView(stored.folder))
+            if plan.spelling == "torchserve":
+                raise InvalidRequestError(f"{file.name}: a TorchServe workflow; this version cannot serve its handler file")
+            return plan, "workflow"
         if request.kind == "workflow":
             wanted = ", ".join(WORKFLOW_FILES)
             raise InvalidRequestError(f"no workflow in {request.url}: none of {wanted} at its root; a model goes to POST /models")
@@ -219,13 +230,32 @@ class Registry:
         return entry
 
     def _check_references(self, plan: Plan) -> None:
-        """Models that are to be found on the server must be there when a workflow is registered."""
-        for key, spec in plan.models.items():
-            if spec.model:
-                try:
-                    registered_pool(self.endpoints.route, spec.model)
-                except UserError as error:
-                    raise InvalidModelError(f'model "{key}": {error}') from error
+        """What a workflow expects to find on the server must be there when it is registered."""
+        problems = [problem for reference in plan.references if (problem := self._missing(plan, reference)) is not None]
+        if plan.adapters:
+            problems.append(Problem(message="`configs.adapters` is not supported by this version", file=plan.file))
+        if problems:
+            raise InvalidWorkflowError(tuple(problems))
+
+    def _missing(self, plan: Plan, reference: Registered) -> Problem | None:
+        name, _, version = reference.name.partition(":")
+        try:
+            if reference.kind == "model":
+                registered_pool(self.endpoints.route, reference.name)
+            else:
+                self.endpoints.versions(name, version or None)
+        except UserError as error:
+            near = difflib.get_close_matches(name, self.endpoints.names(), n=1)
+            fix = f'did you mean "{near[0]}"?' if near else f"register the {reference.kind} first"
+            return Problem(
+                message=error.message,
+                file=plan.file,
+                line=reference.line,
+                column=reference.column,
+                name=reference.name,
+                fix=fix,
+            )
+        return None
 
     async def _deploy(self, record: Record, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import time
@@ -76,10 +77,17 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     silent_limit_s: float = SILENT_LIMIT_S
 
 
-class Task:
-    """What a job computes: the arguments, what is known of the request, and whom to tell."""
+#: Takes a piece of a result, and what lets the worker send one more.
+OnChunk = Callable[[Payload, Callable[[], None]], None]
 
-    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_done", "priority", "request_id")
+
+class Task:
+    """What a job computes: the arguments, what is known of the request, and whom to tell.
+
+    Without `on_chunk`, a result that comes in pieces is collected in the worker and arrives as a list.
+    """
+
+    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
 
     def __init__(
         self,
@@ -91,6 +99,7 @@ class Task:
         headers: dict[str, str] | None = None,
         deadline: float | None = None,
         priority: int = DEFAULT_PRIORITY,
+        on_chunk: OnChunk | None = None,
     ) -> None:
         self.args = args
         self.on_done = on_done
@@ -99,6 +108,7 @@ class Task:
         self.headers = headers if headers is not None else {}
         self.deadline = deadline
         self.priority = priority
+        self.on_chunk = on_chunk
         self.compute_s = 0.0
 
 
@@ -129,6 +139,7 @@ class ModelPool:
         self._closed = asyncio.Event()
         self._changed = asyncio.Event()
         self._incoming: list[Job] = []
+        self._streams: dict[Job, Callable[[], None]] = {}
         self._todo: deque[Instruction] = deque()
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
@@ -176,6 +187,7 @@ class ModelPool:
         """Takes a job back. Nobody is told; one that is computing is left to end."""
         if not job.answered:
             job.item.on_done = _nobody
+            job.item.on_chunk = None
             if job in self._incoming:
                 job.answered = True
             else:
@@ -262,6 +274,15 @@ class ModelPool:
         """A worker has computed a batch."""
         self._act(self._scheduler.batch_done(worker, batch, outcomes, time.monotonic()))
 
+    def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
+        """A piece of a result has come."""
+        job = self._scheduler.chunk(worker, batch, place, time.monotonic())
+        process = self._processes.get(worker)
+        if process is None or job is None or job.item.on_chunk is None:
+            return
+        self._streams[job] = functools.partial(process.stop_stream, batch, place)
+        job.item.on_chunk(piece, functools.partial(process.grant, batch, place, 1))
+
     def on_exit(self, worker: int, reason: str) -> None:
         """A worker process has ended."""
         self._stop_start_timer(worker)
@@ -289,6 +310,8 @@ class ModelPool:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Answer(job, outcome):
+                if job.streamed:
+                    self._end_stream(job)
                 job.item.on_done(outcome)
             case Dispatch():
                 self._dispatch(instruction)
@@ -307,6 +330,12 @@ class ModelPool:
                 self._closed.set()
             case Closed():
                 self._closed.set()
+
+    def _end_stream(self, job: Job) -> None:
+        """Tells a worker that may still be sending pieces that they are not wanted."""
+        stop = self._streams.pop(job, None)
+        if stop is not None:
+            stop()
 
     def _dispatch(self, dispatch: Dispatch) -> None:
         process = self._processes[dispatch.worker]
@@ -379,4 +408,5 @@ def _nobody(outcome: Outcome) -> None:
 def _wire_call(task: Task, parcel: Parcel, now: float) -> WireCall:
     time_left_s = None if task.deadline is None else task.deadline - now
     values = tuple([parcel.add(payload.encoded()) for payload in task.args])
-    return WireCall(task.callee, values, Context(task.request_id, task.headers, time_left_s))
+    context = Context(task.request_id, task.headers, time_left_s)
+    return WireCall(task.callee, values, context, task.on_chunk is not None)

@@ -22,6 +22,8 @@ from flowyard.schemas.errors import FlowyardError, from_code
 from flowyard.schemas.frames import (
     HEARTBEAT_S,
     BodyReader,
+    Chunk,
+    Credit,
     Drop,
     Heartbeat,
     Load,
@@ -29,10 +31,13 @@ from flowyard.schemas.frames import (
     Predict,
     Ready,
     Results,
+    Stop,
     ToServer,
     ViewOf,
     WireCall,
+    WireEnd,
     WireError,
+    WireResult,
 )
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Payload
@@ -47,6 +52,8 @@ RETIRE_GRACE_S = 5.0
 SILENT_LIMIT_S = 10.0
 
 Outcome = Payload | FlowyardError
+#: The outcome of a job whose result has come in pieces and was complete.
+STREAMED = Payload.of(None)
 
 
 class WorkerEvents(Protocol):
@@ -60,6 +67,9 @@ class WorkerEvents(Protocol):
 
     def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
         """A batch is computed."""
+
+    def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
+        """A piece of the result of one job of a batch has come."""
 
     def on_exit(self, worker: int, reason: str) -> None:
         """The process has ended. Called exactly once, last."""
@@ -178,6 +188,14 @@ class WorkerProcess:
         self._memory.sent(batch, parcel)
         self._channel.send(Predict(batch, calls, self._memory.outbox.take_freed()), parcel.buffers)
 
+    def grant(self, batch: int, place: int, count: int) -> None:
+        """Lets a stream send so many more pieces."""
+        self._channel.send(Credit(batch, place, count))
+
+    def stop_stream(self, batch: int, place: int) -> None:
+        """Ends a stream that nobody wants any more."""
+        self._channel.send(Stop(batch, place))
+
     @property
     def shared_bytes(self) -> int:
         """Bytes of shared memory that are in use."""
@@ -206,6 +224,8 @@ class WorkerProcess:
         match message:
             case Results():
                 self._on_results(message, body)
+            case Chunk(batch, place, tree, sizes):
+                self._events.on_chunk(self.worker, batch, place, Payload.from_encoded(body.take(tree, sizes)))
             case Heartbeat():
                 """The channel has noted that something came."""
             case Ready():
@@ -266,12 +286,17 @@ class WorkerProcess:
 
 
 def _outcomes(results: Results, body: BodyReader, view_of: ViewOf) -> list[Outcome]:
-    return [
-        from_code(outcome.code, outcome.message)
-        if isinstance(outcome, WireError)
-        else Payload.from_encoded(body.take(outcome.tree, outcome.sizes, outcome.places, view_of))
-        for outcome in results.outcomes
-    ]
+    return [_outcome(outcome, body, view_of) for outcome in results.outcomes]
+
+
+def _outcome(outcome: WireResult | WireError | WireEnd, body: BodyReader, view_of: ViewOf) -> Outcome:
+    match outcome:
+        case WireResult(tree, sizes, places):
+            return Payload.from_encoded(body.take(tree, sizes, places, view_of))
+        case WireError(code, message):
+            return from_code(code, message)
+        case WireEnd():
+            return STREAMED
 
 
 def _exit_reason(code: int) -> str:

@@ -73,9 +73,10 @@ class Job:
         dispatched: When its last batch was sent, 0 before.
         deaths: Workers that died computing it.
         answered: Whether it has had its answer.
+        streamed: Whether pieces of its result have gone out: it cannot be tried again.
     """
 
-    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "priority", "queued", "rows", "submitted")
+    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "priority", "queued", "rows", "streamed", "submitted")
 
     def __init__(self, item: Any, deadline: float = FOREVER, priority: int = DEFAULT_PRIORITY, rows: int = 1) -> None:
         self.item = item
@@ -85,6 +86,7 @@ class Job:
         self.submitted = 0.0
         self.dispatched = 0.0
         self.deaths = 0
+        self.streamed = False
         self.queued = False
         self.answered = False
 
@@ -322,6 +324,20 @@ class Scheduler:
             return self._set_idle(worker, now) + self._advance(now) + out
         self._set_idle(worker, now)
         return self._advance_queue(now) + out
+
+    def chunk(self, worker_id: int, batch: int, place: int, now: float) -> Job | None:
+        """A piece of a job's result has come.
+
+        Returns:
+            The job, `None` when nobody waits for the piece any more.
+        """
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.batch != batch or not 0 <= place < len(worker.jobs):
+            return None
+        worker.due = now + self.policy.timeout_s
+        job = worker.jobs[place]
+        job.streamed = True
+        return None if job.answered else job
 
     def scale(self, min_workers: int, max_workers: int, now: float, device: Device | None = None) -> list[Instruction]:
         """The number of workers is to change, on one device (a new group if need be) or on each."""
@@ -721,7 +737,7 @@ class Scheduler:
             if job.answered:
                 continue
             job.deaths += 1
-            if job.deaths > 1:
+            if job.deaths > 1 or job.streamed:
                 out.append(self._answer(job, WorkerDiedError(f"Worker died computing this request ({reason})")))
             else:
                 self._enqueue(job, first=True)

@@ -161,7 +161,7 @@ def test_a_stopped_worker_is_killed_and_its_request_answered_by_another(tmp_path
         "    return os.getpid()\n"
     )
     workflow = "name: wait\ntimeout: 60s\nfunctions: {f: steps:wait}\nworkflow:\n  out: [f, in]\n"
-    with running(tmp_path, env={"FLOWYARD_SILENT_LIMIT_S": "2"}) as server, ThreadPoolExecutor(1) as thread:
+    with running(tmp_path, env={"FLOWYARD_SILENT_LIMIT_S": "3"}) as server, ThreadPoolExecutor(1) as thread:
         archive = zipped({"workflow.yaml": workflow, "steps.py": steps})
         assert server.client.post("/workflows", content=archive).status_code == 200
         answer = thread.submit(server.client.post, "/predictions/wait", json=str(tmp_path))
@@ -173,7 +173,7 @@ def test_a_stopped_worker_is_killed_and_its_request_answered_by_another(tmp_path
         assert answer.result().status_code == 200
         assert answer.result().json() != pid
         assert is_gone(pid)
-        assert "no sign of life for 2 s" in server.log.read_text()
+        assert "no sign of life for 3 s" in server.log.read_text()
 
 
 # ---- pools in this process, to see into them ----

@@ -7,7 +7,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -18,9 +18,9 @@ from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
 from flowyard.platform.http.codecs.negotiation import encode_tensors
 from flowyard.platform.http.native.errors import error_body, to_json
+from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.scheduler import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, NotFoundError
 from flowyard.schemas.values import Value, to_jsonable
@@ -29,6 +29,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 Send = Callable[[Any], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+#: Status, content type, body, further headers.
+Answer = tuple[int, bytes, bytes, Headers]
 
 #: A request that takes longer gets somebody who watches whether its client is still there.
 WATCH_AFTER_S = 0.02
@@ -57,14 +59,17 @@ class Predictions:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         request_id = request_id_of(headers)
         try:
-            status, content_type, body, extra = await self._answer(scope, receive, headers, request_id)
+            answer = await self._answer(scope, receive, send, headers, request_id)
         except ClientGoneError:
             return
         except FlowyardError as error:
-            status, content_type, body, extra = error_answer(error)
+            answer = error_answer(error)
         except Exception:
             log.exception("prediction failed", request_id=request_id, path=scope["path"])
-            status, content_type, body, extra = error_answer(InternalError("internal error; the log has the details"))
+            answer = error_answer(InternalError("internal error; the log has the details"))
+        if answer is None:
+            return
+        status, content_type, body, extra = answer
         start = [
             (b"content-type", content_type),
             (b"content-length", str(len(body)).encode()),
@@ -75,12 +80,12 @@ class Predictions:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(
-        self, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str
-    ) -> tuple[int, bytes, bytes, Headers]:
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, headers: dict[str, str], request_id: str
+    ) -> Answer | None:
+        """The answer, `None` when it has been sent in pieces."""
         deployment = self._route(scope["raw_path"])
         deadline = deadline_of(headers)
         body = await read_body(receive, self._limit_bytes)
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         asked = Asked(
             payload_of(headers.get("content-type", ""), body),
             headers,
@@ -89,20 +94,32 @@ class Predictions:
             deadline,
             priority_of(headers),
         )
-        execution = execute(
-            deployment,
-            asked,
-            self._registry.endpoints.route,
-            lambda answer: None if outcome.done() else outcome.set_result(answer),
-        )
+        reply = Reply()
+        execution = execute(deployment, asked, self._registry.endpoints.route, reply.on_answer, reply.on_chunk)
         execution.start()
-        result = outcome.result() if outcome.done() else await self._watch.wait(outcome, execution, receive)
+        first = reply.first
+        result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
+        if isinstance(result, Stream):
+            own = [(b"x-request-id", request_id.encode("latin-1"))]
+            await self._send_stream(result, execution, receive, send_stream(result, headers.get("accept", ""), own, send))
+            return None
         timing = server_timing(execution)
         if isinstance(result, FlowyardError):
             status, content_type, body, extra = error_answer(result)
             return status, content_type, body, [*extra, *timing]
         content_type, body = encode_answer(result.value(), headers.get("accept", ""), headers.get("content-type", ""))
         return 200, content_type, body, timing
+
+    async def _send_stream(
+        self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
+    ) -> None:
+        """Sends a stream while its client is there; the run is taken back when it leaves."""
+        listening = asyncio.ensure_future(_listen(stream.gone, execution, receive))
+        try:
+            await sending
+        finally:
+            listening.cancel()
+            execution.cancel()
 
     def _route(self, raw_path: bytes) -> Deployment:
         """The deployment a path names: `/predictions/{name}[/{version}]`."""
@@ -120,12 +137,12 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[Outcome], tuple[Execution | SingleCall, Receive]] = {}
-        self._watchers: dict[asyncio.Future[Outcome], asyncio.Task[None]] = {}
-        self._seen: set[asyncio.Future[Outcome]] = set()
+        self._waiting: dict[asyncio.Future[Any], tuple[Execution | SingleCall, Receive]] = {}
+        self._watchers: dict[asyncio.Future[Any], asyncio.Task[None]] = {}
+        self._seen: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, outcome: asyncio.Future[Outcome], execution: Execution | SingleCall, receive: Receive) -> Outcome:
+    async def wait(self, outcome: asyncio.Future[Any], execution: Execution | SingleCall, receive: Receive) -> Any:
         """Waits for an answer.
 
         Raises:
@@ -154,7 +171,7 @@ class Watch:
         self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._seen else None
 
 
-async def _listen(outcome: asyncio.Future[Outcome], execution: Execution | SingleCall, receive: Receive) -> None:
+async def _listen(outcome: asyncio.Future[Any], execution: Execution | SingleCall, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     execution.cancel()
@@ -237,7 +254,7 @@ def encode_answer(value: Value, accept: str, sent: str) -> tuple[bytes, bytes]:
         raise InternalError(f"the result cannot be told in JSON: {error}") from error
 
 
-def error_answer(error: FlowyardError) -> tuple[int, bytes, bytes, Headers]:
+def error_answer(error: FlowyardError) -> Answer:
     """Status, content type, body and further headers that tell an error."""
     body = error_body(error)
     extra = [(b"retry-after", b"1")] if body.code == 503 else []

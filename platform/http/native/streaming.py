@@ -11,7 +11,7 @@ import msgspec
 
 from flowyard.platform.http.native.errors import error_body
 from flowyard.platform.workers.process import STREAMED, Outcome
-from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.errors import FlowyardError, ShutDownError
 from flowyard.schemas.values import Payload, Value, to_jsonable
 
 Send = Callable[[Any], Awaitable[None]]
@@ -31,6 +31,9 @@ class Stream:
         self._pieces: deque[tuple[Payload, Grant]] = deque()
         self._outcome: Outcome | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Is done, with an exception, when the client has gone away.
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone.add_done_callback(self._leave)
 
     def put(self, piece: Payload, grant: Grant) -> None:
         """A piece has come; `grant` lets its worker send another one."""
@@ -58,6 +61,11 @@ class Stream:
         piece, grant = self._pieces.popleft()
         grant()
         return piece
+
+    def _leave(self, gone: asyncio.Future[None]) -> None:
+        if not gone.cancelled() and gone.exception() is not None:
+            self._pieces.clear()
+            self.end(ShutDownError("the client went away"))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -95,8 +103,8 @@ def framing(accept: str, first: Value) -> tuple[bytes, Callable[[Value], bytes]]
         first: The first piece, which decides unless the caller asks for server-sent events.
 
     Returns:
-        The content type, and what makes bytes of a piece: events for `text/event-stream`, bytes and text as they are, anything else
-        as a line of JSON.
+        The content type, and what makes bytes of a piece: events for `text/event-stream`, bytes and text as they are, anything
+        else as a line of JSON.
     """
     if SSE.decode() in accept:
         return SSE, _event
