@@ -7,7 +7,7 @@ the others it is found out, once, by comparing a run of one call with a run of s
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -24,6 +24,8 @@ Failure: TypeAlias = Callable[[Exception], FlowyardError]
 
 
 _Ranks: TypeAlias = tuple[int, ...]
+#: The group of calls that need no conversion; they are all of one shape.
+_EXACT = "exact"
 
 
 class _Job(NamedTuple):
@@ -52,6 +54,7 @@ class RowBatcher:
         self._may_join = signature is None or not any(map(_has_fixed_rows, signature.inputs + signature.outputs))
         self._declared_row_wise = row_wise
         self._max_rows = max_rows
+        self._exact_input = _exact_input(self._inputs) if self._may_join else None
         #: By the ranks of the inputs, as a model of undeclared rank may do different things to them: whether rows can be
         #: joined; absent while it is not known.
         self._row_wise: dict[_Ranks, bool] = {}
@@ -68,6 +71,9 @@ class RowBatcher:
         outcomes: list[Outcome] = [None] * len(batch)
         groups: dict[Hashable, list[_Job]] = {}
         for index, call in enumerate(batch):
+            if (exact := self._exact(call.args)) is not None:
+                groups.setdefault(_EXACT, []).append(_Job(index, exact))
+                continue
             try:
                 prepared = prepare(call.args, self._inputs)
             except Exception as error:  # noqa: BLE001 - whatever one call brings, the others go on
@@ -95,6 +101,16 @@ class RowBatcher:
             parts[-1].append(job)
             left -= rows
         return parts
+
+    def _exact(self, args: list[Value]) -> Prepared | None:
+        """The call as it is, where it brings just the one array that the model takes: the usual case of a tensor body."""
+        wanted = self._exact_input
+        if wanted is None or len(args) != 1 or type(args[0]) is not np.ndarray:
+            return None
+        array = args[0]
+        if array.dtype != wanted[0] or array.shape[1:] != wanted[1] or array.ndim != wanted[2] or not array.shape[0]:
+            return None
+        return Prepared((array,), array.shape[0], False)
 
     def _group_key(self, index: int, prepared: Prepared) -> Hashable:
         if prepared.rows is None or not self._may_join:
@@ -146,6 +162,16 @@ class RowBatcher:
         if not all(_rows(output) == rows for output in outputs.values()):
             self._row_wise[ranks] = False
             raise _NotRowWiseError
+
+
+def _exact_input(inputs: Sequence[TensorSpec] | None) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
+    """Dtype, sizes behind the rows, and number of axes of a model's only input, where all of that is fixed."""
+    if inputs is None or len(inputs) != 1:
+        return None
+    (spec,) = inputs
+    if not spec.shape or spec.dtype in ("", "string") or any(size < 0 for size in spec.shape[1:]):
+        return None
+    return np.dtype(spec.dtype), spec.shape[1:], len(spec.shape)
 
 
 class _NotRowWiseError(Exception):

@@ -31,7 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 HttpRequest = Request[Any, Any, State]
 
 
-def build_app(registry: Registry) -> RequestIds:
+def build_app(registry: Registry) -> FrontDoor:
     """The application of the native API.
 
     Args:
@@ -55,7 +55,7 @@ def build_app(registry: Registry) -> RequestIds:
         ),
         logging_config=None,
     )
-    return RequestIds(app)
+    return FrontDoor(app, predictions)
 
 
 @route("/", http_method=["OPTIONS"], include_in_schema=False)
@@ -64,26 +64,35 @@ async def describe_api(request: HttpRequest) -> Response[bytes]:
     return Response(to_json(openapi.document(request.app.openapi_schema.to_schema())), media_type="application/json")
 
 
-class RequestIds:
-    """Gives every answer its `x-request-id` (DJL §1.1). Predictions do it themselves, at less cost.
+class FrontDoor:
+    """Where requests come in: predictions go straight to their handler, everything else through the Litestar application.
+
+    The handler is a route of the application too; the way there, through its middleware and router, takes about 10 µs a request,
+    a fifth of what the server spends on a small prediction. Answers of the application get their `x-request-id` here (DJL §1.1);
+    predictions do it themselves.
 
     Args:
-        app: What answers.
+        app: The application.
+        predictions: The handler of predictions.
     """
 
-    def __init__(self, app: Litestar) -> None:
+    def __init__(self, app: Litestar, predictions: Predictions) -> None:
         self.app = app
+        self.predictions = predictions
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Passes a request on and adds the header to its answer."""
-        if scope["type"] != "http" or scope["path"].startswith("/predictions"):
+        """Answers a request."""
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["path"].startswith("/predictions/"):
+            await self.predictions(scope, receive, send)
             return
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"}
         header = (b"x-request-id", request_id_of(given).encode("latin-1"))
 
         async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and all(name != b"x-request-id" for name, _ in message["headers"]):
                 message["headers"] = [*message["headers"], header]
             await send(message)
 

@@ -121,6 +121,7 @@ class SingleCall:
 
     def _done(self, outcome: Outcome) -> None:
         self._ended = time.monotonic()
+        self._job = None
         if isinstance(outcome, FlowyardError):
             outcome = named(outcome, self._deployment.plan.steps[0].name)
         self._on_answer(outcome)

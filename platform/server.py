@@ -18,9 +18,13 @@ import uvloop
 
 from flowyard.platform.app import build_app
 from flowyard.platform.archives.names import LoadItem, parse_load_item
+from flowyard.platform.http.connection import OneWriteProtocol
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidRequestError
+
+#: Requests are freed by counting references. Looking for cycles after every few of them would be in vain, and costs.
+GC_THRESHOLD = 20_000
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -80,7 +84,7 @@ async def _accept(registry: Registry, listener: socket.socket, ready_file: Path 
     """Serves until told to stop; requests that are in flight then are finished."""
     config = uvicorn.Config(
         build_app(registry),
-        http="httptools",
+        http=OneWriteProtocol,
         loop="none",
         lifespan="off",
         log_config=None,
@@ -98,6 +102,7 @@ async def _accept(registry: Registry, listener: socket.socket, ready_file: Path 
     # What exists now stays: the collector need not walk through it again and again while requests come and go.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
     log.info("ready", url=base_url)
     if ready_file is not None:
         _write_ready(ready_file, base_url)

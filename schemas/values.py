@@ -25,9 +25,12 @@ EXT_ARRAY = 1
 EXT_BYTES = 2
 EXT_STRINGS = 3
 EXT_JSON = 4
+EXT_SMALL_ARRAY = 5
 
 #: Bytes shorter than this stay in the tree: a buffer of their own costs more than the copy.
 INLINE_BYTES = 1024
+#: So do arrays of up to so many bytes.
+SMALL_ARRAY_BYTES = 256
 #: How arrays lie in frames and in memory of our own: what vector instructions and cache lines like.
 ALIGNMENT_BYTES = 64
 #: numpy kinds that are plain memory: bool, signed, unsigned, float, complex.
@@ -35,6 +38,7 @@ PLAIN_KINDS = frozenset("biufc")
 
 _encoder = msgspec.msgpack.Encoder()
 _decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
+_decode_small = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes])
 _decode_index = msgspec.msgpack.Decoder(int)
 _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
 
@@ -74,6 +78,8 @@ def encode(value: Value) -> Encoded:
     hook = _Flattener(buffers)
     if type(value) is bytes and len(value) >= INLINE_BYTES:
         return Encoded(_encoder.encode(hook.long_bytes(value)), (value,))
+    if type(value) is np.ndarray and value.dtype.kind in PLAIN_KINDS:
+        return Encoded(_encoder.encode(hook.array(value)), tuple(buffers))
     try:
         tree = msgspec.msgpack.encode(_without_long_bytes(value, hook), enc_hook=hook)
     except (TypeError, RecursionError, OverflowError, NotImplementedError) as error:
@@ -103,9 +109,11 @@ class _Flattener:
             return _strings(array)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
+        if array.nbytes <= SMALL_ARRAY_BYTES:
+            return msgspec.msgpack.Ext(EXT_SMALL_ARRAY, _encoder.encode((array.dtype.str, array.shape, array.tobytes())))
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self.buffers.append(flat.data)
-        return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.name, array.shape)))
+        return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.str, array.shape)))
 
     def long_bytes(self, data: bytes) -> msgspec.msgpack.Ext:
         self.buffers.append(data)
@@ -161,6 +169,9 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
         if code == EXT_ARRAY:
             index, dtype, shape = _decode_ext.decode(data)
             return _array(_copy(buffers[index]) if own else buffers[index], dtype, shape)
+        if code == EXT_SMALL_ARRAY:
+            dtype, shape, content = _decode_small.decode(data)
+            return _array(content, dtype, shape)
         if code == EXT_BYTES:
             return bytes(buffers[_decode_index.decode(data)])
         if code == EXT_STRINGS:
@@ -291,11 +302,7 @@ def to_jsonable(value: Value) -> Value:
         The same with JSON's own types only. A NaN or infinity becomes null, as JSON has neither.
     """
     if isinstance(value, np.ndarray):
-        if value.dtype.kind == "c":
-            return [to_jsonable(value.real), to_jsonable(value.imag)]
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return to_jsonable(value.tolist())
-        return value.tolist()
+        return [value.real.tolist(), value.imag.tolist()] if value.dtype.kind == "c" else value.tolist()
     if isinstance(value, dict):
         return {key: to_jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -62,6 +63,7 @@ def _check_size(length: int, limit_bytes: int) -> None:
         raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
 
 
+@functools.lru_cache(maxsize=256)
 def content_type(header: str) -> tuple[str, dict[str, str]]:
     """Splits a Content-Type into the media type, in lower case, and its parameters."""
     media_type, options = multipart.parse_options_header(header)

@@ -41,6 +41,10 @@ from flowyard.schemas.values import Payload
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: Models of these engines are tensors in, tensors out: nothing of the request is sent to them.
+CONTEXT_FREE_ENGINES = frozenset({"OnnxRuntime", "PyTorch"})
+NO_CONTEXT = Context()
+
 #: Numbers workers through the life of the server, as DJL does.
 WORKER_IDS = itertools.count(1)
 
@@ -144,6 +148,7 @@ class ModelPool:
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES
         self._environ = worker_environment(os.environ, spec.threads)
 
     # ---- for those who use the model ----
@@ -173,6 +178,13 @@ class ModelPool:
         now = time.monotonic()
         limit = now + self.spec.policy.timeout_s
         job = Job(task, limit if task.deadline is None else min(limit, task.deadline), task.priority)
+        try:
+            for payload in task.args:
+                payload.encoded()
+        except FlowyardError as error:
+            job.answered = True
+            task.on_done(error)
+            return job
         # Requests that the loop finds in one round go out as one batch.
         if not self._incoming:
             self._loop.call_soon(self._take_incoming)
@@ -342,7 +354,7 @@ class ModelPool:
         parcel = process.parcel()
         now = time.monotonic()
         try:
-            calls = tuple([_wire_call(job.item, parcel, now) for job in dispatch.jobs])
+            calls = tuple([_wire_call(job.item, parcel, now, self._tells_context) for job in dispatch.jobs])
         except BaseException:
             parcel.discard()
             raise
@@ -405,8 +417,9 @@ def _nobody(outcome: Outcome) -> None:
     """Takes the answer of a cancelled job."""
 
 
-def _wire_call(task: Task, parcel: Parcel, now: float) -> WireCall:
-    time_left_s = None if task.deadline is None else task.deadline - now
+def _wire_call(task: Task, parcel: Parcel, now: float, tells_context: bool) -> WireCall:
     values = tuple([parcel.add(payload.encoded()) for payload in task.args])
-    context = Context(task.request_id, task.headers, time_left_s)
+    context = NO_CONTEXT
+    if tells_context:
+        context = Context(task.request_id, task.headers, None if task.deadline is None else task.deadline - now)
     return WireCall(task.callee, values, context, task.on_chunk is not None)

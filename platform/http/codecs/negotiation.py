@@ -6,16 +6,19 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
+import numpy as np
+
 from flowyard.platform.http.codecs.arrays import is_tensors
 from flowyard.platform.http.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import NotAcceptableError
-from flowyard.schemas.values import Value
+from flowyard.schemas.values import PLAIN_KINDS, Value
 
 #: As much of an Accept header is read.
 MAX_ACCEPT = 1000
 _JSON = "application/json"
 _TEXT = "text/plain"
 _ANY = ("*/*", "*")
+_INDIFFERENT = ("", "*/*")
 
 
 def encode_tensors(value: Value, accept: str, sent: str) -> tuple[bytes, bytes] | None:
@@ -34,7 +37,12 @@ def encode_tensors(value: Value, accept: str, sent: str) -> tuple[bytes, bytes] 
     """
     own = media_type(sent)
     own = own if own in BY_TYPE else ""
-    if not own and accept in ("", "*/*", _JSON):
+    if accept in _INDIFFERENT:
+        if not own:
+            return None
+        if type(value) is np.ndarray and value.dtype.kind in PLAIN_KINDS:
+            return own.encode(), BY_TYPE[own].encode(value)
+    elif not own and accept == _JSON:
         return None
     tensors = is_tensors(value)
     why = "all tensor types are refused" if tensors else "the result is not an array, or a list or mapping of arrays"

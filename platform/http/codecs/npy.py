@@ -167,8 +167,13 @@ def write(array: Array) -> bytes:
     plain = contents(array)
     if plain.dtype.str not in _ELEMENTS:
         raise cannot_hold(MEDIA_TYPE, array)
-    shape = f"({array.shape[0]},)" if array.ndim == 1 else f"({', '.join(map(str, array.shape))})"
-    text = f"{{'descr': '{plain.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"".join((_head(plain.dtype.str, array.shape), plain.data))
+
+
+@lru_cache(maxsize=256)
+def _head(descr: str, sizes: tuple[int, ...]) -> bytes:
+    """Everything before the elements. Models give results of few shapes: each is written once."""
+    shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(map(str, sizes))})"
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
     size = -(-(10 + len(text) + 1) // _ALIGNMENT) * _ALIGNMENT - 10
-    head = MAGIC + b"\x01\x00" + size.to_bytes(2, "little") + text.encode().ljust(size - 1) + b"\n"
-    return b"".join((head, plain.data))
+    return MAGIC + b"\x01\x00" + size.to_bytes(2, "little") + text.encode().ljust(size - 1) + b"\n"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import math
 import random
 import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -39,6 +42,9 @@ _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 _NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 _PRIORITY = re.compile(r"[0-9]")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+#: New request ids are UUIDs that share a random part; the rest counts, from a random number on.
+_ID_PREFIX = str(uuid.uuid4())[:-12]
+_id_suffixes = itertools.count(random.getrandbits(40))
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -123,10 +129,15 @@ class Predictions:
 
     def _route(self, raw_path: bytes) -> Deployment:
         """The deployment a path names: `/predictions/{name}[/{version}]`."""
-        segments = [unquote(segment) for segment in raw_path.decode("latin-1").split("?")[0].rstrip("/").split("/")[2:]]
-        if not 1 <= len(segments) <= 2:
-            raise NotFoundError("Requested resource is not found: /predictions/{name}[/{version}] is.")
-        return self._registry.endpoints.route(segments[0], segments[1] if len(segments) == 2 else None)
+        return self._registry.endpoints.route(*_name_and_version(raw_path))
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_and_version(raw_path: bytes) -> tuple[str, str | None]:
+    segments = [unquote(segment) for segment in raw_path.decode("latin-1").split("?")[0].rstrip("/").split("/")[2:]]
+    if not 1 <= len(segments) <= 2:
+        raise NotFoundError("Requested resource is not found: /predictions/{name}[/{version}] is.")
+    return segments[0], segments[1] if len(segments) == 2 else None
 
 
 class Watch:
@@ -184,9 +195,7 @@ def request_id_of(headers: Mapping[str, str]) -> str:
     given = headers.get("x-request-id", "")
     if given and _REQUEST_ID.fullmatch(given):
         return given
-    digits = f"{random.getrandbits(128):032x}"
-    variant = "89ab"[ord(digits[16]) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    return f"{_ID_PREFIX}{next(_id_suffixes):012x}"
 
 
 def priority_of(headers: Mapping[str, str]) -> int:
@@ -264,8 +273,13 @@ def error_answer(error: FlowyardError) -> Answer:
 def server_timing(execution: Execution | SingleCall) -> Headers:
     """The `Server-Timing` header: milliseconds per node that was called."""
     entries = [
-        f"{_NOT_A_TOKEN.sub('_', entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"
+        f"{_token(entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"
         for entry in execution.timeline
         if entry.ended and entry.started
     ]
     return [(b"server-timing", ", ".join(entries).encode("latin-1", "replace"))] if entries else []
+
+
+@functools.lru_cache(maxsize=4096)
+def _token(name: str) -> str:
+    return _NOT_A_TOKEN.sub("_", name)

@@ -123,8 +123,8 @@ def test_arguments_go_through_the_inbox_until_it_is_full(memory):
     assert [value.places for value in wire[:fitting]] == [((OWN_ARENA, LARGE * number),) for number in range(fitting)]
     assert wire[fitting].places == (BODY_PLACE,)
     assert len(parcel.buffers) == 1
-    small = parcel.add(encode(numbers(10)))
-    assert (small.sizes, small.places) == ((80,), ())
+    small = parcel.add(encode(numbers(100)))
+    assert (small.sizes, small.places) == ((800,), ())
     memory.sent(5, parcel)
     assert memory.used == fitting * LARGE
     memory.answered(4)

@@ -1,0 +1,59 @@
+"""How responses reach the socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class OneWriteTransport:
+    """Joins the head of a response and what follows it at once into one write.
+
+    uvicorn writes them one after the other: two system calls, two packets, and a client that wakes up twice.
+
+    Args:
+        transport: The connection's own.
+        loop: The event loop.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "_write")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._loop = loop
+        self._head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Holds the head of a response until the next write, or until the loop comes round."""
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._write(data)
+
+    def close(self) -> None:
+        """Closes the connection after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head is not None:
+            data, self._head = self._head, None
+            self._write(data)
+
+
+class OneWriteProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol over such a transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop)))
