@@ -23,6 +23,8 @@ from flowyard.workflows.signatures import check_signatures
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
+#: Most calls of functions that are sent to a worker together.
+FUNCTION_CALLS = 8
 
 
 class Scaling(msgspec.Struct, frozen=True):
@@ -253,7 +255,9 @@ class Planner:
             root=str(folder),
             path="",
             spec=ModelSpec(),
-            policy=self._policy(f"{name} functions", ModelSpec(batch_size=1)),
+            policy=msgspec.structs.replace(
+                self._policy(f"{name} functions", ModelSpec(batch_size=FUNCTION_CALLS)), join_quick=True
+            ),
             devices=(Device("cpu"),),
             min_workers=1,
             max_workers=max(1, self._cores),

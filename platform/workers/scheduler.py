@@ -49,9 +49,10 @@ SWEEP_AT = 64
 PRIORITY_STEP_S = 1.0
 DEFAULT_PRIORITY = 3
 MAX_PRIORITY = 9
-#: A batch is sent ahead only while batches take less than this on the average: for longer ones the transfer does not matter,
-#: and what is with a worker cannot be taken back from it when its client goes away or another worker becomes idle.
-AHEAD_BELOW_S = 0.005
+#: Batches are quick while they take less than this on the average. Only then is a batch sent ahead: for longer ones the transfer
+#: does not matter, and what is with a worker cannot be taken back from it when its client goes away or another worker becomes
+#: idle.
+QUICK_S = 0.005
 #: Weight of the newest batch in the mean duration, and the mean before the first one.
 DURATION_WEIGHT = 0.2
 FIRST_DURATION_S = 1.0
@@ -148,7 +149,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Name of the model, for messages.
-        batch_size: Most jobs of one batch.
+        batch_size: Most rows of one batch; a job is one row unless it says otherwise.
+        join_quick: Whether jobs share a batch only while batches are quick: the calls of functions, which do not gain by being
+            computed together, but by being sent together.
         batch_delay_s: With `fill`, how long a batch waits for company.
         fill: Whether to wait for full batches.
         queue_size: Most jobs that wait.
@@ -158,6 +161,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     batch_size: int = 1
+    join_quick: bool = False
     batch_delay_s: float = 0.1
     fill: bool = False
     queue_size: int = 1000
@@ -497,11 +501,14 @@ class Scheduler:
             self._wake(due)
         return due <= now
 
+    def _batch_size(self) -> int:
+        return 1 if self.policy.join_quick and self._duration_s > QUICK_S else self.policy.batch_size
+
     def _take_batch(self, now: float) -> tuple[tuple[Job, ...], list[Instruction]]:
         """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker goes alone."""
         jobs: list[Job] = []
         expired: list[Instruction] = []
-        room = self.policy.batch_size
+        room = self._batch_size()
         while room > 0 and self._queued and (line := self._next_line()) is not None:
             job = line[0]
             if job.deadline <= now:
@@ -573,7 +580,7 @@ class Scheduler:
 
     def _dispatch_ahead(self, now: float, out: list[Instruction]) -> None:
         """Sends full batches to busy workers, one each: they gain nothing by waiting here."""
-        if self._duration_s > AHEAD_BELOW_S:
+        if self._duration_s > QUICK_S:
             return
         for worker in self._workers.values():
             if self._queued < self.policy.batch_size:

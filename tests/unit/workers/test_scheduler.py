@@ -7,10 +7,10 @@ import itertools
 import pytest
 
 from flowyard.platform.workers.scheduler import (
-    AHEAD_BELOW_S,
     BACKOFF_S,
     CRASH_LOOP,
     PRIORITY_STEP_S,
+    QUICK_S,
     SCALE_UP_AFTER_S,
     SETTLED_S,
     SWEEP_AT,
@@ -160,11 +160,18 @@ class TestDispatch:
         assert len(scheduler.submit([Job("a"), Job("b")], 0)) == 1
         now = 0.0
         for _ in range(100):
-            now += AHEAD_BELOW_S / 10
+            now += QUICK_S / 10
             (worker,) = scheduler.workers
             scheduler.submit([Job("x"), Job("y")], now)
             scheduler.batch_done(1, worker.batch, ["x"], now)
         assert next(iter(scheduler.workers)).ahead is not None
+
+    def test_calls_of_functions_share_a_batch_only_while_they_are_quick(self):
+        jobs = [Job(name) for name in "abc"]
+        slow = serving(batch_size=8, join_quick=True)
+        assert only(slow.submit(jobs, 1), Dispatch).jobs == (jobs[0],)
+        swift = quick(batch_size=8, join_quick=True)
+        assert only(swift.submit(jobs, 1), Dispatch).jobs == tuple(jobs)
 
     def test_a_batch_sent_ahead_is_not_held_against_its_jobs_when_the_worker_dies(self):
         scheduler = quick()
