@@ -141,7 +141,7 @@ class LitServe(Server):
     def request(self, workload: Workload, target: Target) -> bytes:
         if workload.kind == JSON:
             return target.request("POST", "/predict", workload.body(), JSON)
-        mark = "flowyard-bench"
+        mark = "fy-"
         head = f'--{mark}\r\nContent-Disposition: form-data; name="content"; filename="body"\r\nContent-Type: {BYTES}\r\n\r\n'
         form = head.encode() + workload.body() + f"\r\n--{mark}--\r\n".encode()
         return target.request("POST", "/predict", form, f"multipart/form-data; boundary={mark}")

@@ -24,6 +24,8 @@ from benchmarks.workloads import models_folder, workloads
 
 DOCS = ROOT / "docs" / "performance.md"
 METHOD = ROOT / "benchmarks" / "method.md"
+#: What the figures of the last run say; whoever makes new ones looks whether it still holds.
+FINDINGS = ROOT / "benchmarks" / "findings.md"
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     plan = Plan(options.rounds, options.duration, options.warmup, tuple(options.connections or ()), not options.no_half_load)
     now = datetime.now(UTC)
-    with tempfile.TemporaryDirectory(prefix="flowyard-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="fy-") as scratch:
         comparisons = [compare(workload, servers, plan, models, Path(scratch)) for workload in chosen]
     report = Report(
         time=now.isoformat(timespec="seconds"),
@@ -105,7 +107,8 @@ def _write(report: Report, now: datetime, *, write_docs: bool) -> None:
     print(table)
     print(f"raw results: {file.relative_to(ROOT)}", file=sys.stderr)
     if write_docs:
-        DOCS.write_text(f"{METHOD.read_text(encoding='utf-8')}\n## Last run\n\n{table}", encoding="utf-8")
+        method, findings = (path.read_text(encoding="utf-8") for path in (METHOD, FINDINGS))
+        DOCS.write_text(f"{method}\n{findings}\n## Last run\n\n{table}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
+from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
 from flowyard.platform.workers.process import Outcome
-from flowyard.platform.workers.scheduler import Job
 from flowyard.schemas.errors import FlowyardError, InternalError, NodeError
 from flowyard.schemas.values import Payload
 from flowyard.workflows.execution import named

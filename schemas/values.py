@@ -258,6 +258,12 @@ class Payload:
         """From JSON text, unparsed."""
         return cls.from_encoded(Encoded(_JSON_TREE, (text,)))
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape, where the value is at hand and is an array; nothing is decoded to find out."""
+        value = self._value
+        return value.shape if type(value) is np.ndarray else None
+
     def value(self) -> Value:
         """The value; treat it as read-only, other nodes may hold it too.
 

@@ -63,6 +63,18 @@ class Endpoints:
         """Whether exactly this version is registered."""
         return version in self._by_name.get(name, {})
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether this very entry is registered."""
+        return self._by_name.get(entry.record.name, {}).get(entry.record.version) is entry
+
+    def remove_failed(self, name: str, version: str) -> bool:
+        """Makes room for another attempt where the last one has failed; tells whether there was one."""
+        entry = self._by_name.get(name, {}).get(version)
+        if entry is None or entry.status != "FAILED":
+            return False
+        self.remove(entry)
+        return True
+
     def add(self, entry: Entry) -> None:
         """Takes an entry in.
 

@@ -62,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         spec: What is said about the model, or about every model of the workflow.
         operator: Whether the operator asks, who may name any path.
         kind: `workflow` refuses what is none; `any` takes a single model as well.
+        wait: Whether to wait for the workers.
     """
 
     url: str = ""
@@ -72,6 +73,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     spec: ModelSpec = msgspec.field(default_factory=ModelSpec)
     operator: bool = False
     kind: str = "any"
+    wait: bool = True
 
 
 class Registry:
@@ -90,6 +92,7 @@ class Registry:
         self._limits = Limits.of(settings)
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
+        self._scheduled: set[asyncio.Task[Any]] = set()
 
     # ---- life ----
 
@@ -98,12 +101,16 @@ class Registry:
         await self._store.open()
         records = await self._store.all()
         await asyncio.gather(*(self._restore(record) for record in records))
+        # An archive that nothing refers to is left of a registration that a crash has cut short.
+        self._collect()
 
     async def close(self) -> None:
         """Drains and ends everything that runs. The record stays as it is."""
         drain_s = self.settings.drain_timeout_s
         running = [entry.deployment for entry in self.endpoints if entry.deployment is not None]
         await asyncio.gather(*(deployment.close(drain_s) for deployment in running))
+        for task in self._scheduled:
+            task.cancel()
         if self._background:
             await asyncio.wait(self._background)
         await self._store.close()
@@ -136,13 +143,13 @@ class Registry:
         return self._archives.temporary_file()
 
     async def register(self, request: Request) -> Entry:
-        """Registers a model or workflow and waits until it serves.
+        """Registers a model or workflow and waits until it serves, unless the caller does not want to wait.
 
         Args:
             request: What to register. An upload must stay until this returns.
 
         Returns:
-            The entry, recorded on disk and open for requests.
+            The entry, recorded on disk; open for requests, or `PENDING` when nobody waits. One that then fails stays as `FAILED`.
 
         Raises:
             FlowyardError: It cannot be registered; nothing is left of the attempt.
@@ -214,7 +221,12 @@ class Registry:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         entry = Entry(record, at_startup=request.operator)
+        failed_before = self.endpoints.remove_failed(name, version)
         self.endpoints.add(entry)
+        if not request.wait:
+            await self._record_first(entry)
+            self._schedule(self._deploy_later(entry, plan, stored))
+            return entry
         try:
             deployment = await self._deploy(record, plan, stored)
             try:
@@ -224,10 +236,33 @@ class Registry:
                 raise
         except BaseException:
             self.endpoints.remove(entry)
+            if failed_before:
+                await self._store.delete(name, version)
             raise
         entry.ready(deployment)
         log.info("registered", name=name, version=version or None, kind=kind, url=request.url)
         return entry
+
+    async def _record_first(self, entry: Entry) -> None:
+        try:
+            await self._store.put(entry.record)
+        except BaseException:
+            self.endpoints.remove(entry)
+            raise
+
+    async def _deploy_later(self, entry: Entry, plan: Plan, stored: StoredArchive) -> None:
+        """Brings up what has been acknowledged already. One that fails stays, as `FAILED`."""
+        record = entry.record
+        try:
+            deployment = await self._deploy(record, plan, stored)
+        except (FlowyardError, OSError) as error:
+            entry.failed(str(error))
+            log.error("could not bring up", name=record.name, version=record.version or None, reason=str(error))
+            return
+        if self.endpoints.holds(entry):
+            entry.ready(deployment)
+        else:
+            await deployment.close(0)
 
     def _check_references(self, plan: Plan) -> None:
         """What a workflow expects to find on the server must be there when it is registered."""
@@ -273,10 +308,11 @@ class Registry:
             stored = self._archives.open(record.digest)
             request = Request(url=record.url, name=record.name, version=record.version, spec=record.spec)
             plan, _ = self._compile(request, stored)
-            entry.ready(await self._deploy(record, plan, stored))
         except (FlowyardError, OSError) as error:
             entry.failed(str(error))
             log.error("could not bring back", name=record.name, version=record.version or None, reason=str(error))
+            return
+        await self._deploy_later(entry, plan, stored)
 
     # ---- scaling ----
 
@@ -348,6 +384,13 @@ class Registry:
         """Removes the archives that nothing refers to, unless something is being registered just now."""
         if not self._registering:
             self._archives.remove_unused([entry.record.digest for entry in self.endpoints])
+
+    def _schedule(self, work: Coroutine[Any, Any, None]) -> None:
+        """Starts work that nobody waits for, until the server stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        for tasks in (self._background, self._scheduled):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs work to its end even when the caller goes away in the middle of it."""

@@ -97,9 +97,12 @@ class RegistryStore:
         """Opens the database and creates what is missing.
 
         Raises:
-            sqlite3.DatabaseError: The file is no database, or it is damaged.
+            ConflictError: The file is no database of ours, or it is damaged. It is left as it is.
         """
-        await self._call(self._open)
+        try:
+            await self._call(self._open)
+        except sqlite3.DatabaseError as error:
+            raise ConflictError(f"{self._path} cannot be used: {error}; move it away to start with an empty registry") from error
 
     async def close(self) -> None:
         """Closes the database."""

@@ -14,24 +14,22 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
-from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
-from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
-from flowyard.platform.workers.scheduler import (
-    DEFAULT_PRIORITY,
+from flowyard.platform.workers.groups import Group
+from flowyard.platform.workers.instructions import (
     Answer,
     Closed,
     Dispatch,
-    Group,
     Instruction,
-    Job,
     Kill,
-    Policy,
     Retire,
-    Scheduler,
     Spawn,
     Started,
     StartFailed,
 )
+from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, Job
+from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
+from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
+from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
 from flowyard.schemas.frames import Context, Load, WireCall
@@ -132,6 +130,8 @@ class ModelPool:
     def __init__(self, spec: PoolSpec) -> None:
         self.spec = spec
         self.signature: Signature | None = None
+        #: Axes of the model's only input, where its first one is rows.
+        self._axes = 0
         self._loop = asyncio.get_running_loop()
         groups = [Group(device, spec.min_workers, spec.max_workers) for device in spec.devices]
         self._scheduler = Scheduler(spec.policy, groups, WORKER_IDS)
@@ -177,7 +177,8 @@ class ModelPool:
         """
         now = time.monotonic()
         limit = now + self.spec.policy.timeout_s
-        job = Job(task, limit if task.deadline is None else min(limit, task.deadline), task.priority)
+        deadline = limit if task.deadline is None else min(limit, task.deadline)
+        job = Job(task, deadline, task.priority, self._rows(task))
         try:
             for payload in task.args:
                 payload.encoded()
@@ -190,6 +191,11 @@ class ModelPool:
             self._loop.call_soon(self._take_incoming)
         self._incoming.append(job)
         return job
+
+    def _rows(self, task: Task) -> int:
+        """Rows that a request brings, as far as that can be seen without decoding it: a tensor body is an array already."""
+        shape = task.args[0].shape if self._axes and len(task.args) == 1 else None
+        return shape[0] or 1 if shape is not None and len(shape) == self._axes else 1
 
     def _take_incoming(self) -> None:
         jobs, self._incoming = self._incoming, []
@@ -272,8 +278,9 @@ class ModelPool:
     def on_ready(self, worker: int, signature: Signature | None) -> None:
         """A worker has loaded the model."""
         self._stop_start_timer(worker)
-        if self.signature is None:
+        if self.signature is None and signature is not None:
             self.signature = signature
+            self._axes = _axes_of(signature)
         log.info("worker ready", model=self.spec.name, worker=worker)
         self._act(self._scheduler.worker_ready(worker, time.monotonic()))
 
@@ -411,6 +418,12 @@ class ModelPool:
         self._timer = None
         self._timer_at = float("inf")
         self._act(self._scheduler.tick(time.monotonic()))
+
+
+def _axes_of(signature: Signature) -> int:
+    """Number of axes of the only input of a model, 0 where there are several or it is not known."""
+    shape = signature.inputs[0].shape if len(signature.inputs) == 1 else None
+    return len(shape) if shape else 0
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -17,13 +17,24 @@ A job's way: queued -> running -> answered; cancellation and the deadline answer
 from __future__ import annotations
 
 import itertools
-import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from flowyard.platform.workers.groups import Group, Worker
+from flowyard.platform.workers.instructions import (
+    Answer,
+    Closed,
+    Dispatch,
+    Instruction,
+    Kill,
+    Retire,
+    Spawn,
+    Started,
+    StartFailed,
+)
+from flowyard.platform.workers.jobs import FOREVER, Job, JobQueue
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     DeadlineError,
@@ -42,13 +53,6 @@ CRASH_LOOP = 3
 SETTLED_S = 60.0
 #: Another worker is started when the oldest queued job has waited this long.
 SCALE_UP_AFTER_S = 0.1
-#: Cancelled jobs that still lie in the queue before it is swept.
-SWEEP_AT = 64
-
-#: A job of priority p is queued as if it had come p times this much later: lower goes first, and nobody starves.
-PRIORITY_STEP_S = 1.0
-DEFAULT_PRIORITY = 3
-MAX_PRIORITY = 9
 #: Batches are quick while they take less than this on the average. Only then is a batch sent ahead: for longer ones the transfer
 #: does not matter, and what is with a worker cannot be taken back from it when its client goes away or another worker becomes
 #: idle.
@@ -57,91 +61,7 @@ QUICK_S = 0.005
 DURATION_WEIGHT = 0.2
 FIRST_DURATION_S = 1.0
 
-FOREVER = math.inf
-WorkerState: TypeAlias = Literal["starting", "idle", "busy"]
 Phase: TypeAlias = Literal["starting", "serving", "draining", "closed"]
-
-
-class Job:
-    """One request to a model, in the scheduler's eyes.
-
-    Attributes:
-        item: What is to be computed; opaque here.
-        deadline: When it must be answered, monotonic seconds.
-        priority: 0 to 9, lower goes first.
-        rows: Rows of the model's input that it brings; a batch holds `batch_size` of them.
-        submitted: When it was submitted.
-        dispatched: When its last batch was sent, 0 before.
-        deaths: Workers that died computing it.
-        answered: Whether it has had its answer.
-        streamed: Whether pieces of its result have gone out: it cannot be tried again.
-    """
-
-    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "priority", "queued", "rows", "streamed", "submitted")
-
-    def __init__(self, item: Any, deadline: float = FOREVER, priority: int = DEFAULT_PRIORITY, rows: int = 1) -> None:
-        self.item = item
-        self.deadline = deadline
-        self.priority = min(max(priority, 0), MAX_PRIORITY)
-        self.rows = rows
-        self.submitted = 0.0
-        self.dispatched = 0.0
-        self.deaths = 0
-        self.streamed = False
-        self.queued = False
-        self.answered = False
-
-
-class Dispatch(msgspec.Struct, frozen=True, gc=False):
-    """Send this batch to this worker."""
-
-    worker: int
-    batch: int
-    jobs: tuple[Job, ...]
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """Give this job its one answer: a result (opaque) or a `FlowyardError`."""
-
-    job: Job
-    outcome: Any
-
-
-class Spawn(msgspec.Struct, frozen=True):
-    """Start a worker on this device."""
-
-    worker: int
-    device: Device
-
-
-class Retire(msgspec.Struct, frozen=True):
-    """End this idle worker in good order."""
-
-    worker: int
-
-
-class Kill(msgspec.Struct, frozen=True):
-    """End this worker by force; `worker_died` is expected to follow."""
-
-    worker: int
-    reason: str
-
-
-class Started(msgspec.Struct, frozen=True):
-    """All workers that were asked for are ready."""
-
-
-class StartFailed(msgspec.Struct, frozen=True):
-    """The first workers could not be started; nothing is retried."""
-
-    error: FlowyardError
-
-
-class Closed(msgspec.Struct, frozen=True):
-    """Everything is answered and every worker has been told to end."""
-
-
-Instruction: TypeAlias = Dispatch | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,52 +89,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 120.0
 
 
-class Worker:
-    """One worker process, in the scheduler's eyes.
-
-    Attributes:
-        since: When it entered its state.
-        jobs: The batch it computes; `batch` is its number.
-        ahead: The batch it has been sent ahead of time, and its number.
-        due: When the batch it computes counts as hung.
-        retiring: Whether it ends after what it has.
-        killed: Whether it is being ended by force.
-    """
-
-    __slots__ = ("ahead", "batch", "device", "due", "id", "jobs", "killed", "ready_at", "retiring", "since", "state")
-
-    def __init__(self, worker_id: int, device: Device, now: float) -> None:
-        self.id = worker_id
-        self.device = device
-        self.state: WorkerState = "starting"
-        self.since = now
-        self.ready_at = 0.0
-        self.batch = 0
-        self.jobs: tuple[Job, ...] = ()
-        self.ahead: tuple[int, tuple[Job, ...]] | None = None
-        self.due = FOREVER
-        self.retiring = False
-        self.killed = False
-
-
-class Group:
-    """The workers of the model on one device."""
-
-    __slots__ = ("device", "failures", "max", "min", "retry_at", "workers")
-
-    def __init__(self, device: Device, min_workers: int, max_workers: int) -> None:
-        self.device = device
-        self.min = min_workers
-        self.max = max_workers
-        self.workers: dict[int, Worker] = {}
-        self.failures = 0
-        self.retry_at = 0.0
-
-    def staying(self) -> int:
-        """Number of workers that are there or starting, without those on their way out."""
-        return sum(not worker.retiring for worker in self.workers.values())
-
-
 class Scheduler:
     """The state machine. See the module's text for what it promises.
 
@@ -229,10 +103,7 @@ class Scheduler:
         self.wake_at = FOREVER
         self._worker_ids = worker_ids
         self._batch_ids = itertools.count(1)
-        #: First in line: jobs whose worker died. Then one line per priority; a line is dropped when it is empty.
-        self._again: deque[Job] = deque()
-        self._lines: dict[int, deque[Job]] = {}
-        self._queued = 0
+        self._queue = JobQueue()
         self._waiting_ahead = 0
         self._duration_s = FIRST_DURATION_S
         self._live: dict[Job, None] = {}
@@ -260,9 +131,9 @@ class Scheduler:
                 out.append(self._answer(job, refusal()))
                 continue
             self._live[job] = None
-            self._enqueue(job)
+            self._queue.add(job)
             self._wake(job.deadline)
-            if self._idle and self._queued >= self.policy.batch_size:
+            if self._idle and self._queue.waiting >= self.policy.batch_size:
                 out += self._advance_queue(now)
         return out + self._advance_queue(now)
 
@@ -271,7 +142,7 @@ class Scheduler:
         if job.answered:
             return []
         out: list[Instruction] = [self._answer(job, ShutDownError("cancelled"))]
-        self._sweep()
+        self._queue.sweep()
         return out + self._advance_queue(now)
 
     def worker_ready(self, worker_id: int, now: float) -> list[Instruction]:
@@ -289,8 +160,7 @@ class Scheduler:
         if worker is None:
             return []
         if self.phase == "starting":
-            self.phase = "closed"
-            return [*self._answer_all(error), *self._retire_all(), StartFailed(error)]
+            return self._start_failed(error)
         self._count_failure(worker, now)
         return self._advance(now)
 
@@ -383,7 +253,7 @@ class Scheduler:
     @property
     def queue_length(self) -> int:
         """Jobs that wait: in the queue, or with a worker that is busy with another batch."""
-        return self._queued + self._waiting_ahead
+        return self._queue.waiting + self._waiting_ahead
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -415,64 +285,16 @@ class Scheduler:
 
     # ---- the queue ----
 
-    def _enqueue(self, job: Job, *, first: bool = False) -> None:
-        job.queued = True
-        self._queued += 1
-        if first:
-            self._again.appendleft(job)
-        elif (line := self._lines.get(job.priority)) is not None:
-            line.append(job)
-        else:
-            self._lines[job.priority] = deque((job,))
-
     def _answer(self, job: Job, outcome: Any) -> Answer:
         job.answered = True
-        if job.queued:
-            job.queued = False
-            self._queued -= 1
+        self._queue.withdraw(job)
         self._live.pop(job, None)
         return Answer(job, outcome)
 
     def _answer_all(self, error: FlowyardError) -> list[Instruction]:
         out: list[Instruction] = [self._answer(job, error) for job in list(self._live)]
-        self._again.clear()
-        self._lines.clear()
+        self._queue.clear()
         return out
-
-    def _sweep(self) -> None:
-        """Takes answered jobs out of the lines before they outgrow the waiting ones."""
-        if len(self._again) + sum(map(len, self._lines.values())) - self._queued > max(SWEEP_AT, self._queued):
-            self._again = deque(job for job in self._again if job.queued)
-            lines = {priority: deque(job for job in line if job.queued) for priority, line in self._lines.items()}
-            self._lines = {priority: line for priority, line in lines.items() if line}
-
-    def _head(self) -> Job | None:
-        """The job that is next."""
-        line = self._next_line() if self._queued else None
-        return line[0] if line else None
-
-    def _next_line(self) -> deque[Job] | None:
-        """The line whose first job is next; jobs that were answered while they waited are dropped from the front of each."""
-        if self._first(self._again):
-            return self._again
-        if len(self._lines) == 1:
-            (line,) = self._lines.values()
-            return line if self._first(line) else None
-        best: deque[Job] | None = None
-        rank = FOREVER
-        for priority, line in list(self._lines.items()):
-            head = self._first(line)
-            if head is None:
-                del self._lines[priority]
-            elif (its_rank := head.submitted + priority * PRIORITY_STEP_S) < rank:
-                best, rank = line, its_rank
-        return best
-
-    @staticmethod
-    def _first(line: deque[Job]) -> Job | None:
-        while line and not line[0].queued:
-            line.popleft()
-        return line[0] if line else None
 
     def _expire(self, now: float) -> list[Instruction]:
         """Answers the jobs that are past their deadline and finds the next one."""
@@ -492,7 +314,7 @@ class Scheduler:
         if (
             not policy.fill
             or head.deaths
-            or self._queued >= min(policy.batch_size, policy.queue_size)
+            or self._queue.waiting >= min(policy.batch_size, policy.queue_size)
             or self.phase == "draining"
         ):
             return True
@@ -509,16 +331,13 @@ class Scheduler:
         jobs: list[Job] = []
         expired: list[Instruction] = []
         room = self._batch_size()
-        while room > 0 and self._queued and (line := self._next_line()) is not None:
-            job = line[0]
+        while room > 0 and (job := self._queue.head()) is not None:
             if job.deadline <= now:
                 expired.append(self._answer(job, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
                 continue
             if jobs and (job.deaths or job.rows > room):
                 break
-            line.popleft()
-            job.queued = False
-            self._queued -= 1
+            self._queue.pop()
             room -= job.rows
             jobs.append(job)
             if job.deaths:
@@ -532,7 +351,7 @@ class Scheduler:
         if self.phase != "serving":
             return self._advance(now)
         out = self._dispatch(now)
-        if self._queued:
+        if self._queue.waiting:
             if self._room and not self._idle:
                 out += self._scale_up(now)
         elif self._surplus and self._idle:
@@ -568,13 +387,13 @@ class Scheduler:
 
     def _dispatch(self, now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        while self._idle and (head := self._head()) is not None and self._batch_is_due(head, now):
+        while self._idle and (head := self._queue.head()) is not None and self._batch_is_due(head, now):
             jobs, expired = self._take_batch(now)
             out += expired
             if jobs:
                 # The worker that became idle last is the warmest; the others get the chance to be retired.
                 out.append(self._send(self._idle.pop(), jobs, now))
-        if self._queued >= self.policy.batch_size and not self._idle and self.phase == "serving":
+        if self._queue.waiting >= self.policy.batch_size and not self._idle and self.phase == "serving":
             self._dispatch_ahead(now, out)
         return out
 
@@ -583,11 +402,11 @@ class Scheduler:
         if self._duration_s > QUICK_S:
             return
         for worker in self._workers.values():
-            if self._queued < self.policy.batch_size:
+            if self._queue.waiting < self.policy.batch_size:
                 return
             if worker.state != "busy" or worker.ahead is not None or worker.retiring or worker.killed:
                 continue
-            if any(job.deaths for job in worker.jobs) or self._first(self._again):
+            if any(job.deaths for job in worker.jobs) or self._queue.retries:
                 continue
             jobs, expired = self._take_batch(now)
             out += expired
@@ -634,7 +453,7 @@ class Scheduler:
         out: list[Instruction] = []
         for group in self.groups.values():
             staying = group.staying()
-            wanted = group.min if self.phase in ("starting", "serving") else min(group.min, 1, self._queued)
+            wanted = group.min if self.phase in ("starting", "serving") else min(group.min, 1, self._queue.waiting)
             if staying < wanted:
                 out += self._spawn(group, wanted - staying, now)
             elif staying > group.max:
@@ -691,7 +510,7 @@ class Scheduler:
 
     def _scale_up(self, now: float) -> list[Instruction]:
         """One more worker when jobs wait too long and none is on its way."""
-        head = self._head()
+        head = self._queue.head()
         if head is None or self._idle or any(worker.state == "starting" for worker in self._workers.values()):
             return []
         groups = [group for group in self.groups.values() if group.staying() < group.max]
@@ -727,9 +546,16 @@ class Scheduler:
         return [Started()]
 
     def _start_died(self, reason: str) -> list[Instruction]:
+        return self._start_failed(WorkerDiedError(f"The worker of model {self.policy.name} ended while loading: {reason}"))
+
+    def _start_failed(self, error: FlowyardError) -> list[Instruction]:
+        return [*self._end(error), StartFailed(error)]
+
+    def _end(self, error: FlowyardError) -> list[Instruction]:
+        """Answers everything and ends all workers; nothing is accepted any more."""
         self.phase = "closed"
-        error = WorkerDiedError(f"The worker of model {self.policy.name} ended while loading: {reason}")
-        return [*self._answer_all(error), *self._retire_all(), StartFailed(error)]
+        self._refused = self._shut_down
+        return [*self._answer_all(error), *self._retire_all()]
 
     def _return_jobs(self, worker: Worker, reason: str) -> list[Instruction]:
         """Queues a dead worker's jobs again, first in line; those that have killed two workers are answered."""
@@ -738,7 +564,7 @@ class Scheduler:
             # These were not being computed: nothing is held against them.
             for job in reversed(worker.ahead[1]):
                 if not job.answered:
-                    self._enqueue(job, first=True)
+                    self._queue.add_first(job)
             self._drop_ahead(worker)
         for job in reversed(worker.jobs):
             if job.answered:
@@ -747,7 +573,7 @@ class Scheduler:
             if job.deaths > 1 or job.streamed:
                 out.append(self._answer(job, WorkerDiedError(f"Worker died computing this request ({reason})")))
             else:
-                self._enqueue(job, first=True)
+                self._queue.add_first(job)
         return out
 
     def _count_failure(self, worker: Worker, now: float) -> None:
@@ -761,7 +587,7 @@ class Scheduler:
 
     def _give_up(self) -> list[Instruction]:
         """Answers the queue when nobody will come to compute it."""
-        if not self._queued:
+        if not self._queue.waiting:
             return []
         waiting = [job for job in self._live if job.queued]
         if all(group.max == 0 for group in self.groups.values()) and not self._workers:
@@ -773,9 +599,7 @@ class Scheduler:
         return [self._answer(job, error()) for job in waiting]
 
     def _close(self) -> list[Instruction]:
-        self.phase = "closed"
-        self._refused = self._shut_down
-        return [*self._answer_all(self._shut_down()), *self._retire_all(), Closed()]
+        return [*self._end(self._shut_down()), Closed()]
 
     def _wake(self, at: float) -> None:
         self.wake_at = min(self.wake_at, at)

@@ -89,3 +89,26 @@ def test_folders_may_be_relative_to_where_the_server_is_started(tmp_path):
         (tmp_path / "models" / "m.onnx").write_bytes(linear_onnx([[5.0]]))
         assert server.client.post("/models", params={"url": "m.onnx"}).status_code == 200
         assert server.client.post("/predictions/m_onnx", json=[1]).json() == [5.0]
+
+
+def test_what_a_crash_left_half_done_is_cleared_away(tmp_path):
+    with running(tmp_path) as server:
+        server.stop()
+        left = server.state_dir / "archives" / "sha256" / ("0" * 64)
+        left.mkdir()
+        (left / "model.onnx").write_bytes(b"x")
+        server.start()
+        assert not left.exists()
+
+
+def test_a_damaged_registry_is_said_and_left_alone(tmp_path):
+    with running(tmp_path) as server:
+        server.stop()
+        database = server.state_dir / "registry.sqlite"
+        for path in server.state_dir.glob("registry.sqlite*"):
+            path.unlink()
+        database.write_bytes(b"not a database at all, " * 100)
+        with pytest.raises(AssertionError, match="cannot be used"):
+            server.start()
+        assert database.read_bytes().startswith(b"not a database")
+        server.process = None

@@ -61,7 +61,7 @@ class Models(Controller):
         async with _registration(request, registry, RegisterModel) as (parameters, registration):
             asked = msgspec.structs.replace(registration, name=parameters.model_name, version=parameters.model_version)
             entry = await registry.register(asked)
-        return answer(views.Status(f'Model "{entry.record.name}" registered.'))
+        return _registered("Model", entry.record.name, scheduled=not asked.wait)
 
     @get(summary="List models", operation_id="listModels")
     async def list_models(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
@@ -103,7 +103,7 @@ class Workflows(Controller):
         """Registers the workflow archive at `url`, or the one in the body, and starts the workers of its models."""
         async with _registration(request, registry, RegisterWorkflow) as (_, registration):
             entry = await registry.register(msgspec.structs.replace(registration, kind="workflow"))
-        return answer(views.Status(f'Workflow "{entry.record.name}" registered.'))
+        return _registered("Workflow", entry.record.name, scheduled=not registration.wait)
 
     @get(summary="List workflows", operation_id="listWorkflows")
     async def list_workflows(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
@@ -162,6 +162,12 @@ def _describe(request: HttpRequest, registry: Registry, name: str, version: str 
     return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
 
 
+def _registered(kind: str, name: str, *, scheduled: bool) -> Response[bytes]:
+    if scheduled:
+        return answer(views.Status(f'{kind} "{name}" registration scheduled.'), 202)
+    return answer(views.Status(f'{kind} "{name}" registered.'))
+
+
 async def _scale(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
     asked = query(request, Scale)
     device = registry.device(asked.device) if asked.device else None
@@ -200,13 +206,16 @@ async def _registration(
         parameters = read(kind, merged, text=True)
         if not upload.length:
             raise InvalidRequestError("Parameter url is required, or the archive itself as the body of the request.")
-        yield parameters, Registration(upload=path, filename=upload.filename, spec=parameters.spec())
+        yield (
+            parameters,
+            Registration(upload=path, filename=upload.filename, spec=parameters.spec(), wait=parameters.synchronous),
+        )
 
 
 def _by_url(parameters: Any) -> tuple[Any, Registration]:
     if not parameters.url:
         raise InvalidRequestError("Parameter url is required.")
-    return parameters, Registration(url=parameters.url, spec=parameters.spec())
+    return parameters, Registration(url=parameters.url, spec=parameters.spec(), wait=parameters.synchronous)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.workers.scheduler import DEFAULT_PRIORITY, MAX_PRIORITY
+from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, NotFoundError
 from flowyard.schemas.values import Value, to_jsonable
 

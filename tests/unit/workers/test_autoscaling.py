@@ -7,7 +7,10 @@ import itertools
 
 import pytest
 
-from flowyard.platform.workers.scheduler import Answer, Dispatch, Group, Job, Kill, Policy, Retire, Scheduler, Spawn
+from flowyard.platform.workers.groups import Group
+from flowyard.platform.workers.instructions import Answer, Dispatch, Kill, Retire, Spawn
+from flowyard.platform.workers.jobs import Job
+from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
 
 START_S = 0.3

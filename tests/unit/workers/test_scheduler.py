@@ -6,27 +6,10 @@ import itertools
 
 import pytest
 
-from flowyard.platform.workers.scheduler import (
-    BACKOFF_S,
-    CRASH_LOOP,
-    PRIORITY_STEP_S,
-    QUICK_S,
-    SCALE_UP_AFTER_S,
-    SETTLED_S,
-    SWEEP_AT,
-    Answer,
-    Closed,
-    Dispatch,
-    Group,
-    Job,
-    Kill,
-    Policy,
-    Retire,
-    Scheduler,
-    Spawn,
-    Started,
-    StartFailed,
-)
+from flowyard.platform.workers.groups import Group
+from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn, Started, StartFailed
+from flowyard.platform.workers.jobs import PRIORITY_STEP_S, SWEEP_AT, Job
+from flowyard.platform.workers.scheduler import BACKOFF_S, CRASH_LOOP, QUICK_S, SCALE_UP_AFTER_S, SETTLED_S, Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import (
     DeadlineError,
@@ -269,7 +252,7 @@ class TestQueue:
             job = Job("gone")
             scheduler.submit([job], 1)
             scheduler.cancel(job, 1)
-        assert sum(map(len, scheduler._lines.values())) <= SWEEP_AT + 1
+        assert len(scheduler._queue) <= SWEEP_AT + 1
 
 
 class TestDeadline:

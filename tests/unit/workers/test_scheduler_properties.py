@@ -7,19 +7,10 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowyard.platform.workers.scheduler import (
-    Answer,
-    Closed,
-    Dispatch,
-    Group,
-    Job,
-    Kill,
-    Policy,
-    Retire,
-    Scheduler,
-    Spawn,
-    StartFailed,
-)
+from flowyard.platform.workers.groups import Group
+from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn, StartFailed
+from flowyard.platform.workers.jobs import Job
+from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import InvalidModelError
 

@@ -1,0 +1,56 @@
+"""Workers and worker groups, in the scheduler's eyes."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from flowyard.platform.workers.jobs import FOREVER, Job
+from flowyard.schemas.devices import Device
+
+WorkerState: TypeAlias = Literal["starting", "idle", "busy"]
+
+
+class Worker:
+    """One worker process, in the scheduler's eyes.
+
+    Attributes:
+        since: When it entered its state.
+        jobs: The batch it computes; `batch` is its number.
+        ahead: The batch it has been sent ahead of time, and its number.
+        due: When the batch it computes counts as hung.
+        retiring: Whether it ends after what it has.
+        killed: Whether it is being ended by force.
+    """
+
+    __slots__ = ("ahead", "batch", "device", "due", "id", "jobs", "killed", "ready_at", "retiring", "since", "state")
+
+    def __init__(self, worker_id: int, device: Device, now: float) -> None:
+        self.id = worker_id
+        self.device = device
+        self.state: WorkerState = "starting"
+        self.since = now
+        self.ready_at = 0.0
+        self.batch = 0
+        self.jobs: tuple[Job, ...] = ()
+        self.ahead: tuple[int, tuple[Job, ...]] | None = None
+        self.due = FOREVER
+        self.retiring = False
+        self.killed = False
+
+
+class Group:
+    """The workers of the model on one device."""
+
+    __slots__ = ("device", "failures", "max", "min", "retry_at", "workers")
+
+    def __init__(self, device: Device, min_workers: int, max_workers: int) -> None:
+        self.device = device
+        self.min = min_workers
+        self.max = max_workers
+        self.workers: dict[int, Worker] = {}
+        self.failures = 0
+        self.retry_at = 0.0
+
+    def staying(self) -> int:
+        """Number of workers that are there or starting, without those on their way out."""
+        return sum(not worker.retiring for worker in self.workers.values())

@@ -1,0 +1,63 @@
+"""What the scheduler asks the pool to do."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from flowyard.platform.workers.jobs import Job
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import FlowyardError
+
+
+class Dispatch(msgspec.Struct, frozen=True, gc=False):
+    """Send this batch to this worker."""
+
+    worker: int
+    batch: int
+    jobs: tuple[Job, ...]
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """Give this job its one answer: a result (opaque) or a `FlowyardError`."""
+
+    job: Job
+    outcome: Any
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start a worker on this device."""
+
+    worker: int
+    device: Device
+
+
+class Retire(msgspec.Struct, frozen=True):
+    """End this idle worker in good order."""
+
+    worker: int
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """End this worker by force; `worker_died` is expected to follow."""
+
+    worker: int
+    reason: str
+
+
+class Started(msgspec.Struct, frozen=True):
+    """All workers that were asked for are ready."""
+
+
+class StartFailed(msgspec.Struct, frozen=True):
+    """The first workers could not be started; nothing is retried."""
+
+    error: FlowyardError
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """Everything is answered and every worker has been told to end."""
+
+
+Instruction: TypeAlias = Dispatch | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed
