@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from flowyard.schemas.errors import InvalidRequestError
 HttpRequest = Request[Any, Any, State]
 P = TypeVar("P", bound=msgspec.Struct)
 
+BY_NAME = ["/{name:str}", "/{name:str}/{version:str}"]
 #: Bytes of a JSON body with parameters; it holds names and numbers.
 MAX_PARAMETERS_BYTES = 1 << 20
 
@@ -40,16 +41,45 @@ def query(request: HttpRequest, kind: type[P]) -> P:
     return read(kind, {name: request.query_params.getall(name)[0] for name in request.query_params}, text=True)
 
 
-def _by_version(name: str) -> Callable[[HTTPRouteHandler, Method, Sequence[str | PathParameterDefinition]], str]:
-    """Operation ids for a handler of two paths, without and with a version."""
-
-    def create(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
-        return name if len(path) == 2 else f"{name}Version"
-
-    return create
+def _operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
+    """Operation ids of handlers that serve both kinds, with and without a version: `describeModel`, `scaleWorkflowVersion`."""
+    kind = "Model" if path[0] == "models" else "Workflow"
+    return f"{handler.fn.__name__}{kind}{'Version' if len(path) > 2 else ''}"
 
 
-class Models(Controller):
+class Registered(Controller):
+    """What models and workflows have in common: both are endpoints with versions (DJL §0)."""
+
+    @get(BY_NAME, summary="Describe it", operation_id=_operation)
+    async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Tells all about each version: models and their settings, worker groups, queues."""
+        query(request, Nothing)
+        return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
+
+    @put(BY_NAME, summary="Scale it", operation_id=_operation)
+    async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+        """Changes the number of workers of one version, or of all."""
+        asked = query(request, Scale)
+        device = registry.device(asked.device) if asked.device else None
+        scaling = Scaling(asked.min_worker, asked.max_worker, device)
+        count = await registry.scale(name, version, scaling, wait=asked.synchronous)
+        if not asked.synchronous:
+            return answer(views.Status("Worker updated"), 202)
+        low, high = (-1 if number is None else number for number in (asked.min_worker, asked.max_worker))
+        line = f'Workflow "{name}" worker scaled. New Worker configuration min workers:{low} max workers:{high}'
+        return answer(views.Status("\n".join([line] * count)))
+
+    @delete(BY_NAME, status_code=200, summary="Unregister it", operation_id=_operation)
+    async def unregister(
+        self, request: HttpRequest, registry: Registry, name: str, version: str | None = None
+    ) -> Response[bytes]:
+        """Removes one version, or all. Requests that were accepted are finished first."""
+        query(request, Nothing)
+        await registry.unregister(name, version)
+        return answer(views.Status(f'Workflow "{name}" unregistered'))
+
+
+class Models(Registered):
     """Single models; each is a workflow of one node."""
 
     path = "/models"
@@ -69,30 +99,8 @@ class Models(Controller):
         entries, token = _page(registry, query(request, Page))
         return answer(views.ModelList(models=views.model_items(entries), next_page_token=token))
 
-    @get(["/{name:str}", "/{name:str}/{version:str}"], summary="Describe a model", operation_id=_by_version("describeModel"))
-    async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
-        """Tells all about a model: settings, workers, queue."""
-        return _describe(request, registry, name, version)
 
-    @put(["/{name:str}", "/{name:str}/{version:str}"], summary="Scale a model", operation_id=_by_version("scaleModel"))
-    async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
-        """Changes the number of workers, of one version or all."""
-        return await _scale(request, registry, name, version)
-
-    @delete(
-        ["/{name:str}", "/{name:str}/{version:str}"],
-        status_code=200,
-        summary="Unregister",
-        operation_id=_by_version("unregisterModel"),
-    )
-    async def unregister(
-        self, request: HttpRequest, registry: Registry, name: str, version: str | None = None
-    ) -> Response[bytes]:
-        """Removes a model: one version, or all. Requests it has accepted are finished first."""
-        return await _unregister(request, registry, name, version)
-
-
-class Workflows(Controller):
+class Workflows(Registered):
     """Workflows: DAGs of models and functions."""
 
     path = "/workflows"
@@ -115,30 +123,6 @@ class Workflows(Controller):
         ]
         return answer(views.WorkflowList(workflows=items, next_page_token=token))
 
-    @get(
-        ["/{name:str}", "/{name:str}/{version:str}"], summary="Describe a workflow", operation_id=_by_version("describeWorkflow")
-    )
-    async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
-        """Tells all about a workflow: its models, their settings, workers and queues."""
-        return _describe(request, registry, name, version)
-
-    @put(["/{name:str}", "/{name:str}/{version:str}"], summary="Scale a workflow", operation_id=_by_version("scaleWorkflow"))
-    async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
-        """Changes the number of workers, of one version or all."""
-        return await _scale(request, registry, name, version)
-
-    @delete(
-        ["/{name:str}", "/{name:str}/{version:str}"],
-        status_code=200,
-        summary="Unregister",
-        operation_id=_by_version("unregisterWorkflow"),
-    )
-    async def unregister(
-        self, request: HttpRequest, registry: Registry, name: str, version: str | None = None
-    ) -> Response[bytes]:
-        """Removes a workflow: one version, or all. Requests it has accepted are finished first."""
-        return await _unregister(request, registry, name, version)
-
 
 @get("/ping", summary="Health", operation_id="ping", tags=["Health"])
 async def ping(request: HttpRequest, registry: Registry) -> Response[bytes]:
@@ -157,33 +141,10 @@ def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:
     return entries, str(end) if end < len(names) else None
 
 
-def _describe(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
-    query(request, Nothing)
-    return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
-
-
 def _registered(kind: str, name: str, *, scheduled: bool) -> Response[bytes]:
     if scheduled:
         return answer(views.Status(f'{kind} "{name}" registration scheduled.'), 202)
     return answer(views.Status(f'{kind} "{name}" registered.'))
-
-
-async def _scale(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
-    asked = query(request, Scale)
-    device = registry.device(asked.device) if asked.device else None
-    scaling = Scaling(asked.min_worker, asked.max_worker, device)
-    count = await registry.scale(name, version, scaling, wait=asked.synchronous)
-    if not asked.synchronous:
-        return answer(views.Status("Worker updated"), 202)
-    low, high = (-1 if number is None else number for number in (asked.min_worker, asked.max_worker))
-    line = f'Workflow "{name}" worker scaled. New Worker configuration min workers:{low} max workers:{high}'
-    return answer(views.Status("\n".join([line] * count)))
-
-
-async def _unregister(request: HttpRequest, registry: Registry, name: str, version: str | None) -> Response[bytes]:
-    query(request, Nothing)
-    await registry.unregister(name, version)
-    return answer(views.Status(f'Workflow "{name}" unregistered'))
 
 
 @contextlib.asynccontextmanager

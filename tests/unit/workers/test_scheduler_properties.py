@@ -156,7 +156,7 @@ class World:
         raise AssertionError("a request was never answered")
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @given(
     low=st.integers(0, 2),
     extra=st.integers(0, 2),
