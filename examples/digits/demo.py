@@ -303,7 +303,7 @@ def own_server(port: int = 0, ready_limit: float = READY_LIMIT) -> Iterator[str]
     with tempfile.TemporaryDirectory(prefix="digits-demo-") as folder:
         state, ready, log = Path(folder, "state"), Path(folder, "ready"), Path(folder, "log")
         state.mkdir()
-        command = [sys.executable, "-m", "flowyard.platform.cli.main", "serve", "--host", "127.0.0.1", "--port", "0"]
+        command = [sys.executable, "-m", "flowyard.platform.cli.main", "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--state-dir", str(state), "--ready-file", str(ready)]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

@@ -380,3 +380,12 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(monkeypatch, tmp_pa
     monkeypatch.setattr(demo.sys, "executable", str(failing))
     with pytest.raises(demo.DemoError, match=r"status 3 before it was ready:\nno such module"), demo.own_server(ready_limit=10):
         pass
+
+
+def test_the_server_is_started_on_the_port_that_is_asked_for(monkeypatch, tmp_path):
+    failing = tmp_path / "python"
+    failing.write_text('#!/bin/sh\necho "$@" >&2\nexit 3\n')
+    failing.chmod(0o755)
+    monkeypatch.setattr(demo.sys, "executable", str(failing))
+    with pytest.raises(demo.DemoError, match=r"serve --host 127\.0\.0\.1 --port 8080 "), demo.own_server(8080, ready_limit=10):
+        pass
