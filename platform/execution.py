@@ -175,6 +175,7 @@ class Execution:
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes back what is queued. `on_answer` may still be called."""
         self._act(self._run.cancel())
+        self._stop_timer()
 
     @property
     def timeline(self) -> tuple[StepTime, ...]:
@@ -269,9 +270,13 @@ class Execution:
             self._act(self._run.done(call_id, outcome, now))
 
     def _end(self, outcome: Outcome) -> None:
+        self._stop_timer()
+        self._on_answer(outcome)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._on_answer(outcome)
+            self._timer = None
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:

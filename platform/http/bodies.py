@@ -113,7 +113,10 @@ def _urlencoded(body: bytes) -> Payload:
         return Payload.from_json(body)
     if not body.isascii() or any(byte < 0x20 and byte not in b"\r\n\t" for byte in body):
         return Payload.of(body)
-    pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    except ValueError:
+        raise InvalidRequestError(f"The form has more than {MAX_PARTS} fields.") from None
     return Payload.of(dict(pairs) if pairs else body)
 
 

@@ -39,9 +39,14 @@ class Worker:
 
 
 class Group:
-    """The workers of the model on one device."""
+    """The workers of the model on one device.
 
-    __slots__ = ("device", "failures", "max", "min", "retry_at", "workers")
+    Attributes:
+        failures: Starts and workers that failed in a row, the last one at `failed_at`.
+        retry_at: When the next worker may be started.
+    """
+
+    __slots__ = ("device", "failed_at", "failures", "max", "min", "retry_at", "workers")
 
     def __init__(self, device: Device, min_workers: int, max_workers: int) -> None:
         self.device = device
@@ -49,7 +54,12 @@ class Group:
         self.max = max_workers
         self.workers: dict[int, Worker] = {}
         self.failures = 0
+        self.failed_at = 0.0
         self.retry_at = 0.0
+
+    def ready(self) -> int:
+        """Number of workers that have loaded the model."""
+        return sum(worker.state != "starting" for worker in self.workers.values())
 
     def staying(self) -> int:
         """Number of workers that are there or starting, without those on their way out."""

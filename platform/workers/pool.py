@@ -89,7 +89,7 @@ class Task:
     Without `on_chunk`, a result that comes in pieces is collected in the worker and arrives as a list.
     """
 
-    __slots__ = ("args", "callee", "compute_s", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
+    __slots__ = ("args", "callee", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
 
     def __init__(
         self,
@@ -111,7 +111,6 @@ class Task:
         self.deadline = deadline
         self.priority = priority
         self.on_chunk = on_chunk
-        self.compute_s = 0.0
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -222,7 +221,7 @@ class ModelPool:
             NotReadyError: They cannot be started.
         """
         while not self.healthy:
-            if self._scheduler.crash_looping or self._scheduler.phase != "serving":
+            if self._scheduler.start_failing or self._scheduler.phase != "serving":
                 raise NotReadyError(f"Model is not ready: {self.spec.name}")
             self._changed.clear()
             await self._changed.wait()
@@ -258,7 +257,7 @@ class ModelPool:
     @property
     def healthy(self) -> bool:
         """Whether there are as many ready workers as there should be."""
-        return all(sum(worker.ready_at > 0 for worker in group.workers.values()) >= group.min for group in self.groups)
+        return all(group.ready() >= group.min for group in self.groups)
 
     def shared_bytes(self) -> int:
         """Bytes of the memory shared with the workers that hold arguments or results now."""
@@ -297,7 +296,11 @@ class ModelPool:
         """A piece of a result has come."""
         job = self._scheduler.chunk(worker, batch, place, time.monotonic())
         process = self._processes.get(worker)
-        if process is None or job is None or job.item.on_chunk is None:
+        if process is None:
+            return
+        if job is None or job.item.on_chunk is None:
+            # Answered before its first piece came: a worker that waited to send more would wait in vain.
+            process.stop_stream(batch, place)
             return
         self._streams[job] = functools.partial(process.stop_stream, batch, place)
         job.item.on_chunk(piece, functools.partial(process.grant, batch, place, 1))

@@ -188,7 +188,10 @@ class Scheduler:
         for job, outcome in zip(worker.jobs, outcomes, strict=True):
             if not job.answered:
                 out.append(self._answer(job, outcome))
-        self.groups[worker.device].failures = 0
+        group = self.groups[worker.device]
+        # A worker that was there before says nothing about those that could not be started since.
+        if group.failures and worker.ready_at > group.failed_at:
+            group.failures = 0
         self._duration_s += DURATION_WEIGHT * (now - worker.since - self._duration_s)
         # The next batch goes out before the answers are written: the worker computes meanwhile.
         if worker.ahead is not None:
@@ -264,9 +267,12 @@ class Scheduler:
     def crash_looping(self) -> bool:
         """Whether workers keep failing and none is there."""
         groups = [group for group in self.groups.values() if group.max > 0]
-        return bool(groups) and all(
-            group.failures >= CRASH_LOOP and not any(worker.ready_at for worker in group.workers.values()) for group in groups
-        )
+        return bool(groups) and all(group.failures >= CRASH_LOOP and not group.ready() for group in groups)
+
+    @property
+    def start_failing(self) -> bool:
+        """Whether a group lacks workers that it should have, and they cannot be started."""
+        return any(group.failures >= CRASH_LOOP and group.ready() < group.min for group in self.groups.values())
 
     def _refusal(self) -> Callable[[], FlowyardError] | None:
         """Why requests are refused, whatever the length of the queue."""
@@ -582,6 +588,7 @@ class Scheduler:
             group.failures = 0
         delay = BACKOFF_S[min(group.failures, len(BACKOFF_S) - 1)]
         group.failures += 1
+        group.failed_at = now
         group.retry_at = now + delay
         self._wake(group.retry_at)
 

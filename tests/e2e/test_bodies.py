@@ -131,6 +131,7 @@ def test_a_function_may_change_its_argument_without_anyone_noticing(call):
         ({"content": b"[1] 2", "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
         ({"content": b"[" * 50_000, "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
         ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, "multipart"),
+        ({"data": {f"field-{n}": "x" for n in range(1001)}}, 400, "1000 fields"),
         ({"content": b"", "headers": {"x-request-timeout": "soon"}}, 400, "X-Request-Timeout"),
         ({"content": b"", "headers": {"x-request-timeout": "0"}}, 400, "X-Request-Timeout"),
         ({"content": b"x" * (64 << 20) + b"x"}, 413, "max_request_size"),

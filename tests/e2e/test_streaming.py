@@ -62,10 +62,20 @@ def gated(value):
         time.sleep(0.005)
     yield "second"
 
+def late(value):
+    folder = pathlib.Path(value)
+    while not (folder / "go").exists():
+        time.sleep(0.005)
+    try:
+        for number in range(1000):
+            yield number
+    finally:
+        (folder / "closed").touch()
+
 def total(values):
     return sum(values)
 """
-NAMES = ["count", "text", "raw", "later", "nothing", "breaks", "fails_at_once", "endless", "gated"]
+NAMES = ["count", "text", "raw", "later", "nothing", "breaks", "fails_at_once", "endless", "gated", "late"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,6 +175,13 @@ def test_a_deadline_ends_a_stream(http, tmp_path):
     ):
         answer.read()
     (tmp_path / "go").touch()
+
+
+def test_a_stream_that_nobody_wants_before_it_begins_does_not_hold_its_worker(http, tmp_path):
+    answer = http.post("/predictions/late", json=str(tmp_path), headers={"X-Request-Timeout": "300ms"})
+    assert answer.status_code == 504
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "closed").exists, limit_s=10)
 
 
 def http_connection(server) -> http.client.HTTPConnection:

@@ -343,6 +343,24 @@ class TestDeath:
         scheduler.batch_done(2, sent.batch, ["A"], 3)
         assert kinds(scheduler.worker_died(2, "gone", 4)) == [Spawn]
 
+    def test_a_batch_of_a_worker_that_was_there_before_does_not_end_the_back_off_of_one_that_cannot_start(self):
+        scheduler = serving(1, 2)
+        scheduler.scale(2, 2, 1)
+        now, worker, waits = 1.0, 2, []
+        for _ in range(CRASH_LOOP + 1):
+            out = scheduler.worker_failed(worker, InvalidModelError("no memory"), now)
+            failed_at = now
+            sent = only(scheduler.submit([Job("a", now + 100)], now), Dispatch)
+            scheduler.batch_done(1, sent.batch, ["A"], now)
+            while not any(isinstance(item, Spawn) for item in out):
+                now = scheduler.wake_at
+                out = scheduler.tick(now)
+            waits.append(now - failed_at)
+            worker = only(out, Spawn).worker
+        assert waits == pytest.approx(BACKOFF_S[: CRASH_LOOP + 1])
+        assert scheduler.start_failing
+        assert kinds(scheduler.submit([Job("served")], now)) == [Dispatch]
+
     def test_a_settled_worker_ends_the_back_off_too(self):
         scheduler = serving()
         scheduler.worker_died(1, "gone", 1)
