@@ -120,3 +120,16 @@ def test_scaling_survives_a_crash(tmp_path):
         server.kill()
         server.start()
         assert len(ready(server.client, "kept")) == 2
+
+
+def test_scaling_up_to_workers_that_cannot_start_is_answered_and_the_others_go_on(http, tmp_path):
+    model = (
+        f"import pathlib\n\nif pathlib.Path({str(tmp_path / 'full')!r}).exists():\n    raise MemoryError('no room')\n\n"
+        "def predict(value):\n    return value\n"
+    )
+    assert http.post("/models", params={"model_name": "crowded"}, content=zipped({"model.py": model})).status_code == 200
+    (tmp_path / "full").touch()
+    answer = http.put("/models/crowded", params={"min_worker": 2, "max_worker": 2})
+    assert (answer.status_code, answer.json()["type"]) == (503, "WlmException")
+    assert http.post("/predictions/crowded", json=7).json() == 7
+    assert http.put("/models/crowded", params={"min_worker": 1, "max_worker": 1}).status_code == 200
