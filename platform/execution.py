@@ -19,7 +19,7 @@ from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import FlowyardError, InternalError, NodeError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.execution import named
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
 from flowyard.workflows.run import Run

@@ -1,8 +1,9 @@
 """Values between nodes and processes, and their binary form.
 
 A value is JSON (null, bool, number, string, list, mapping with string keys), bytes, or a read-only numpy array, and lists and
-mappings of these. Its binary form is a *tree*, msgpack with extension types where an array or a long run of bytes stands, and
-a tuple of *buffers* that hold the contents of those, so that a tensor is never copied into a message.
+mappings of these; handlers of DJL's kind take and give a `Message` instead. Its binary form is a *tree*, msgpack with extension
+types where an array or a long run of bytes stands, and a tuple of *buffers* that hold the contents of those, so that a tensor is
+never copied into a message.
 
 Nothing here unpickles: arrays of Python objects are refused on both sides.
 """
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 
 from flowyard.schemas.errors import InvalidInputError
+from flowyard.schemas.messages import Message
 
 Value: TypeAlias = Any
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -26,6 +28,7 @@ EXT_BYTES = 2
 EXT_STRINGS = 3
 EXT_JSON = 4
 EXT_SMALL_ARRAY = 5
+EXT_MESSAGE = 6
 
 #: Bytes shorter than this stay in the tree: a buffer of their own costs more than the copy.
 INLINE_BYTES = 1024
@@ -41,6 +44,8 @@ _decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
 _decode_small = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes])
 _decode_index = msgspec.msgpack.Decoder(int)
 _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
+#: Status, reason, properties, and contents: the bytes, or the index of the buffer that has them.
+_decode_message = msgspec.msgpack.Decoder(tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str, int | bytes], ...]])
 
 
 class Encoded(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -102,6 +107,8 @@ class _Flattener:
             return self.array(_from_torch(item))
         if isinstance(item, (bytes, bytearray, memoryview)):
             return bytes(item)
+        if isinstance(item, Message):
+            return self.message(item)
         raise TypeError(f"an object of type {type(item).__name__!r}")
 
     def array(self, array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
@@ -114,6 +121,16 @@ class _Flattener:
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self.buffers.append(flat.data)
         return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.str, array.shape)))
+
+    def message(self, message: Message) -> msgspec.msgpack.Ext:
+        contents = tuple([(name, self._content(content)) for name, content in message.contents])
+        return msgspec.msgpack.Ext(EXT_MESSAGE, _encoder.encode((message.code, message.reason, message.properties, contents)))
+
+    def _content(self, content: bytes) -> bytes | int:
+        if len(content) < INLINE_BYTES:
+            return content
+        self.buffers.append(content)
+        return len(self.buffers) - 1
 
     def long_bytes(self, data: bytes) -> msgspec.msgpack.Ext:
         self.buffers.append(data)
@@ -179,6 +196,8 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
             return np.array(flat, dtype=object).reshape(shape)
         if code == EXT_JSON:
             return decode_json(bytes(buffers[_decode_index.decode(data)]))
+        if code == EXT_MESSAGE:
+            return _message(data, buffers)
         raise InvalidInputError(f"unknown extension type {code}")
 
     try:
@@ -187,6 +206,16 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
         raise
     except (msgspec.MsgspecError, ValueError, IndexError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"a value that cannot be decoded: {error}") from None
+
+
+def _message(data: memoryview, buffers: Sequence[Buffer]) -> Message:
+    status, reason, properties, contents = _decode_message.decode(data)
+    return Message(
+        status,
+        reason,
+        properties,
+        tuple([(name, bytes(buffers[content]) if isinstance(content, int) else content) for name, content in contents]),
+    )
 
 
 def _copy(buffer: Buffer) -> Buffer:
@@ -222,80 +251,6 @@ def decode_json(text: bytes) -> Value:
         raise InvalidInputError(f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidInputError("the body is not valid JSON: nested too deeply") from None
-
-
-class Payload:
-    """A value in whichever form it is at hand; the other form is made when somebody asks, once.
-
-    A value that goes from one worker to another is never decoded in between, and a JSON body that only a worker reads is
-    parsed only there.
-    """
-
-    __slots__ = ("_encoded", "_has_value", "_value")
-
-    def __init__(self) -> None:
-        self._value: Value = None
-        self._has_value = False
-        self._encoded: Encoded | None = None
-
-    @classmethod
-    def of(cls, value: Value) -> Payload:
-        """From a value."""
-        payload = cls()
-        payload._value = value
-        payload._has_value = True
-        return payload
-
-    @classmethod
-    def from_encoded(cls, encoded: Encoded) -> Payload:
-        """From the binary form."""
-        payload = cls()
-        payload._encoded = encoded
-        return payload
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Payload:
-        """From JSON text, unparsed."""
-        return cls.from_encoded(Encoded(_JSON_TREE, (text,)))
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """The shape, where the value is at hand and is an array; nothing is decoded to find out."""
-        value = self._value
-        return value.shape if type(value) is np.ndarray else None
-
-    def value(self) -> Value:
-        """The value; treat it as read-only, other nodes may hold it too.
-
-        Raises:
-            InvalidInputError: It is JSON text that does not parse.
-        """
-        if not self._has_value:
-            assert self._encoded is not None
-            self._value = decode(self._encoded)
-            self._has_value = True
-        return self._value
-
-    def encoded(self) -> Encoded:
-        """The binary form.
-
-        Raises:
-            InvalidInputError: The value holds something that is no value.
-        """
-        if self._encoded is None:
-            self._encoded = encode(self._value)
-        return self._encoded
-
-    def __repr__(self) -> str:
-        """Shows the value where it is at hand, else the size of the binary form."""
-        if self._has_value:
-            return f"Payload({self._value!r})"
-        assert self._encoded is not None
-        size = len(self._encoded.tree) + sum(len(buffer) for buffer in self._encoded.buffers)
-        return f"Payload(<{size} bytes>)"
-
-
-_JSON_TREE = _encoder.encode(msgspec.msgpack.Ext(EXT_JSON, _encoder.encode(0)))
 
 
 def to_jsonable(value: Value) -> Value:

@@ -10,7 +10,8 @@ from math import inf
 import msgspec
 
 from flowyard.schemas.errors import InvalidInputError
-from flowyard.schemas.values import Encoded, Payload
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import Encoded
 from flowyard.workflows.plan import CachePolicy, Plan
 
 #: Most bytes that the results kept for one plan take.

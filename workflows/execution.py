@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from flowyard.schemas.errors import FlowyardError, InvalidInputError, NodeError
-from flowyard.schemas.values import Payload, Value
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import Value
 from flowyard.workflows import paths
 from flowyard.workflows.builtin import LIMIT_ITEMS
 from flowyard.workflows.plan import (

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from flowyard.schemas.errors import FlowyardError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.plan import CalleeKind
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows import builtin, paths
 from flowyard.workflows.definition import Condition, Definition, NodeDefinition
 from flowyard.workflows.draft import Draft

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from math import inf
 
 from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidInputError, NodeError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows import paths
 from flowyard.workflows.cache import NodeCache, RunCache
 from flowyard.workflows.execution import Fan, Inputs, branch_name, call_built_in, jobs_of, named

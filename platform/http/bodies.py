@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl
 
 import multipart
 
-from flowyard.platform.http.codecs.registry import BY_TYPE, recognise
+from flowyard.schemas.codecs.registry import BY_TYPE, recognise
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 

@@ -34,8 +34,8 @@ from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
 from flowyard.schemas.frames import Context, Load, WireCall
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.payload import Payload
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Payload
 
 log = structlog.stdlib.get_logger(__name__)
 

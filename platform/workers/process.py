@@ -39,8 +39,8 @@ from flowyard.schemas.frames import (
     WireError,
     WireResult,
 )
+from flowyard.schemas.payload import Payload
 from flowyard.schemas.tensors import Signature
-from flowyard.schemas.values import Payload
 
 #: Environment variables that a worker gets. No other one, so that no secret of the server reaches user code.
 PASSED_ENV = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")

@@ -24,7 +24,7 @@ from flowyard.schemas.devices import CPU
 from flowyard.schemas.errors import WorkerDiedError
 from flowyard.schemas.frames import OWN_ARENA, SHARED_FROM_BYTES
 from flowyard.schemas.models import ModelSpec
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 
 FLOATS = 150_000
 RAW = {"content-type": "application/x-floats"}

@@ -19,9 +19,9 @@ import structlog
 
 from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
-from flowyard.platform.http.codecs.negotiation import encode_tensors
 from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
+from flowyard.platform.http.negotiation import encode_tensors
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY

@@ -12,7 +12,8 @@ import msgspec
 from flowyard.platform.http.native.errors import error_body
 from flowyard.platform.workers.process import STREAMED, Outcome
 from flowyard.schemas.errors import FlowyardError, ShutDownError
-from flowyard.schemas.values import Payload, Value, to_jsonable
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import Value, to_jsonable
 
 Send = Callable[[Any], Awaitable[None]]
 Grant = Callable[[], None]

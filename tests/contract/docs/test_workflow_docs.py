@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from flowyard.schemas.errors import FlowyardError, NodeError
-from flowyard.schemas.values import Payload, to_jsonable
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import to_jsonable
 from flowyard.workflows.check import check, compile_workflow
 from flowyard.workflows.instructions import Answer, Instruction, StartCall
 from flowyard.workflows.plan import Plan

@@ -16,7 +16,8 @@ from support.server import wait_until
 from flowyard.schemas import arena, frames
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.models import ModelSpec
-from flowyard.schemas.values import Payload, decode
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import decode
 
 CODE = """
 import os, pathlib, signal, sys, time

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from flowyard.platform.http.bodies import payload_of
-from flowyard.platform.http.codecs.arrays import NUMERIC, value_of
-from flowyard.platform.http.codecs.registry import BY_TYPE
+from flowyard.schemas.codecs.arrays import NUMERIC, value_of
+from flowyard.schemas.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.values import decode, encode, to_jsonable
 

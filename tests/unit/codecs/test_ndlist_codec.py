@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from flowyard.platform.http.codecs import ndlist as codec
-from flowyard.platform.http.codecs.javatext import from_java, to_java
+from flowyard.schemas.codecs import ndlist as codec
+from flowyard.schemas.codecs.javatext import from_java, to_java
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
 
 from .handmade import ndarray, ndlist, utf

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from flowyard.platform.http.codecs import npy
-from flowyard.platform.http.codecs.arrays import NUMERIC
+from flowyard.schemas.codecs import npy
+from flowyard.schemas.codecs.arrays import NUMERIC
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
 
 from .handmade import npy as made

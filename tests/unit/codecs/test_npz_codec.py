@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from flowyard.platform.http.codecs import members, npy, npz
+from flowyard.schemas.codecs import members, npy, npz
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
 
 ARRAYS = {"x": np.arange(6, dtype="f4").reshape(2, 3), "ids": np.array([7, 8]), "ä": np.array(True)}

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from flowyard.platform.http.codecs import safetensors
+from flowyard.schemas.codecs import safetensors
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
 
 from .handmade import safetensors as made

@@ -9,9 +9,9 @@ import pytest
 from support.archives import zipped
 
 from flowyard.platform.http.bodies import payload_of
-from flowyard.platform.http.codecs import ndlist, npy, npz, safetensors
-from flowyard.platform.http.codecs.negotiation import encode_tensors
-from flowyard.platform.http.codecs.registry import BY_TYPE
+from flowyard.platform.http.negotiation import encode_tensors
+from flowyard.schemas.codecs import ndlist, npy, npz, safetensors
+from flowyard.schemas.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import NotAcceptableError
 
 X = np.arange(3, dtype="f4")

@@ -11,7 +11,8 @@ import pytest
 from flowyard.platform.workers.memory import Outbox, Parcel, SharedMemory, locate
 from flowyard.schemas import arena
 from flowyard.schemas.frames import ARENA_NUMBER, BODY_PLACE, OWN_ARENA, SHARED_FROM_BYTES, BodyReader, FrameError
-from flowyard.schemas.values import Encoded, Payload, decode, encode
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import Encoded, decode, encode
 
 SIZE = 1 << 20
 LARGE = SHARED_FROM_BYTES

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowyard.schemas.errors import FlowyardError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.cache import NodeCache
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, WakeAt

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowyard.schemas.errors import InvalidRequestError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.check import check, compile_workflow
 from flowyard.workflows.instructions import StartCall
 from flowyard.workflows.plan import Adapter

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowyard.schemas.errors import NodeError, WorkerDiedError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.cache import ENTRY_BYTES, NodeCache, key_of, make_caches
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.plan import CachePolicy

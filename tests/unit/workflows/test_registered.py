@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowyard.schemas.errors import NodeError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.instructions import StartCall
 from flowyard.workflows.plan import Registered

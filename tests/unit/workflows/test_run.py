@@ -9,7 +9,8 @@ import pytest
 
 from flowyard.schemas.errors import DeadlineError, InvalidInputError, NodeError, QueueFullError, WorkerDiedError
 from flowyard.schemas.models import ModelSpec
-from flowyard.schemas.values import Encoded, Payload
+from flowyard.schemas.payload import Payload
+from flowyard.schemas.values import Encoded
 from flowyard.workflows.instructions import Answer, StartCall
 from flowyard.workflows.plan import single_model_plan
 from flowyard.workflows.run import Run

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowyard.schemas.errors import NodeError, WorkerDiedError
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.cache import NodeCache, key_of, make_caches
 from flowyard.workflows.check import compile_workflow
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from flowyard.schemas.models import ModelSpec
-from flowyard.schemas.values import Payload
+from flowyard.schemas.payload import Payload
 from flowyard.workflows.check import check, compile_workflow
 from flowyard.workflows.instructions import Answer, StartCall
 from flowyard.workflows.plan import Plan

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 
-from flowyard.platform.http.codecs import members, npy
-from flowyard.platform.http.codecs.arrays import Array, named, parts_of, value_of
+from flowyard.schemas.codecs import members, npy
+from flowyard.schemas.codecs.arrays import Array, named, parts_of, value_of
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.values import Value
 

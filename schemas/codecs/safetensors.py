@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from flowyard.platform.http.codecs.arrays import (
+from flowyard.schemas.codecs.arrays import (
     BFLOAT16,
     LITTLE,
     MAX_ARRAYS,

@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from flowyard.platform.http.codecs.arrays import MAX_ARRAYS, MAX_NAME_BYTES, Body
+from flowyard.schemas.codecs.arrays import MAX_ARRAYS, MAX_NAME_BYTES, Body
 from flowyard.schemas.errors import InvalidInputError
 
 MAGIC = b"PK\x03\x04"

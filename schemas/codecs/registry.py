@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flowyard.platform.http.codecs import ndlist, npy, npz, safetensors
+from flowyard.schemas.codecs import ndlist, npy, npz, safetensors
 from flowyard.schemas.values import Value
 
 

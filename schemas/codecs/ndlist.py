@@ -12,7 +12,7 @@ import struct
 
 import numpy as np
 
-from flowyard.platform.http.codecs.arrays import (
+from flowyard.schemas.codecs.arrays import (
     BFLOAT16,
     BIG,
     LITTLE,
@@ -29,7 +29,7 @@ from flowyard.platform.http.codecs.arrays import (
     value_of,
     view,
 )
-from flowyard.platform.http.codecs.javatext import from_java, to_java
+from flowyard.schemas.codecs.javatext import from_java, to_java
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
 from flowyard.schemas.values import Value
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from flowyard.platform.http.codecs.arrays import is_tensors
-from flowyard.platform.http.codecs.registry import BY_TYPE
+from flowyard.schemas.codecs.arrays import is_tensors
+from flowyard.schemas.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import NotAcceptableError
 from flowyard.schemas.values import PLAIN_KINDS, Value
 

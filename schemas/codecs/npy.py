@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowyard.platform.http.codecs.arrays import (
+from flowyard.schemas.codecs.arrays import (
     BIG,
     LITTLE,
     NUMERIC,

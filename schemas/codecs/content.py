@@ -1,0 +1,57 @@
+"""What a body is as a value, going by its content type."""
+
+from __future__ import annotations
+
+from flowyard.schemas.codecs.registry import BY_TYPE, recognise
+from flowyard.schemas.errors import InvalidInputError
+from flowyard.schemas.messages import Message
+from flowyard.schemas.values import Value, decode_json
+
+
+def media_type(header: str) -> str:
+    """The media type of a Content-Type or Accept entry, in lower case and without parameters."""
+    return header.partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def value_of_body(content_type: str, body: bytes) -> Value:
+    """Reads a body.
+
+    Args:
+        content_type: Its Content-Type; empty when there is none.
+        body: The body.
+
+    Returns:
+        JSON as its value, tensor formats as arrays, text as text; bytes for everything else. Without a type that says anything:
+        arrays where the first bytes leave no doubt, else bytes.
+
+    Raises:
+        InvalidInputError: It is not what the type promises.
+    """
+    kind = media_type(content_type)
+    if is_json(kind):
+        return decode_json(body)
+    if kind in ("", "application/octet-stream"):
+        codec = recognise(body)
+        return body if codec is None else codec.decode(body)
+    if kind in BY_TYPE:
+        return BY_TYPE[kind].decode(body)
+    if kind.startswith("text/"):
+        try:
+            return body.decode()
+        except UnicodeDecodeError:
+            raise InvalidInputError(f"a body of type {kind} that is not UTF-8 text") from None
+    return body
+
+
+def value_of_message(message: Message) -> Value:
+    """What a message is to those who know no messages: its body as a value.
+
+    Raises:
+        InvalidInputError: The body is not what its content type promises.
+    """
+    return value_of_body(message.get("content-type"), message.data)
