@@ -24,6 +24,10 @@ class Stream(Iterator[Value], abc.ABC):
     def close(self) -> None:
         """Nobody wants the rest."""
 
+    def collect(self) -> Value:
+        """All pieces as one value, for those who take no stream. Raises a `FlowyardError` when it fails."""
+        return list(self)
+
 
 #: What became of one call: its value, a `Stream` of pieces, or the error that fails it and only it.
 Outcome: TypeAlias = Value | FlowyardError
@@ -38,6 +42,7 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
         spec: What the user said about the model.
         functions: For a worker of functions: name -> `module:callable`.
         threads: Intra-op threads the engine may use.
+        properties: Of a model of DJL's kind: what its `serving.properties` says, options without their prefix.
     """
 
     root: str
@@ -45,6 +50,7 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     spec: ModelSpec = msgspec.field(default_factory=ModelSpec)
     functions: dict[str, str] = {}
     threads: int = 1
+    properties: dict[str, str] = {}
 
     @property
     def file(self) -> Path:

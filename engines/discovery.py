@@ -97,7 +97,7 @@ def infer(path: Path) -> tuple[str, Path]:
     Raises:
         ModelNotFoundError: No engine recognises anything, or several do; the message lists what was found.
     """
-    place = _descend(path)
+    place = descend(path)
     engines = _usable()
     found = [(engine.name, model) for engine in engines if (model := engine.recognise(place)) is not None]
     main = [(name, model) for name, model in found if model.name == "model.py"]
@@ -106,7 +106,8 @@ def infer(path: Path) -> tuple[str, Path]:
     raise ModelNotFoundError(_nothing(place, engines) if not found else _several(place, found))
 
 
-def _descend(path: Path) -> Path:
+def descend(path: Path) -> Path:
+    """The folder that is meant: one whose only entry is a folder stands for that one."""
     for _ in range(_DEEPEST):
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
         if len(entries) != 1 or not entries[0].is_dir():

@@ -23,11 +23,14 @@ from typing import NoReturn
 from flowyard.engines import discovery
 from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
+from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.memory import WorkerMemory
 from flowyard.engines.streams import Pump
 from flowyard.schemas import frames, values
+from flowyard.schemas.codecs.content import value_of_message
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
+from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Buffer, Encoded
 
 EXIT_DONE = 0
@@ -127,12 +130,12 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
         return EXIT_LOAD_FAILED
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
     own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
-    while _serve_one(connection, model, memory, own=own):
+    while _serve_one(connection, model, memory, own=own, messages=load.messages):
         pass
     return EXIT_DONE
 
 
-def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool) -> bool:
+def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool, messages: bool) -> bool:
     """Computes one batch; its memory is free again when this returns. False at the end of the socket."""
     received = connection.receive()
     if received is None:
@@ -148,7 +151,7 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
-    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own))
+    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own, messages=messages))
     _settle_streams(connection, message, outcomes)
     connection.send(*_results(message.batch_id, outcomes, compute_s, memory))
     return True
@@ -167,7 +170,7 @@ def _settle_streams(connection: Connection, message: frames.Predict, outcomes: l
 
 def _collected(stream: Stream) -> Outcome:
     try:
-        return list(stream)
+        return stream.collect()
     except FlowyardError as error:
         return error
 
@@ -202,8 +205,15 @@ def _load_model(load: frames.Load) -> LoadedModel:
         # `python -m` put the server's folder there, which is none of the model's business.
         del sys.path[0]
     sys.path.insert(0, load.root)
-    source = ModelSource(root=load.root, path=load.path, spec=load.spec, functions=load.functions, threads=load.threads)
-    return discovery.find(load.engine).load(source, load.device)
+    source = ModelSource(
+        root=load.root,
+        path=load.path,
+        spec=load.spec,
+        functions=load.functions,
+        threads=load.threads,
+        properties=load.properties,
+    )
+    return djl.load(source, load.device) if load.messages else discovery.find(load.engine).load(source, load.device)
 
 
 def _load_failure(error: BaseException) -> FlowyardError:
@@ -213,18 +223,22 @@ def _load_failure(error: BaseException) -> FlowyardError:
     return OutOfMemoryError(describe(error)) if is_out_of_memory(error) else InternalError(describe(error))
 
 
-def _calls(message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool) -> list[Call | FlowyardError]:
+def _calls(
+    message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool, messages: bool
+) -> list[Call | FlowyardError]:
     reader = frames.BodyReader(body)
     view_of = None if memory is None else memory.view_of
     return [
-        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own)
+        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own, messages=messages)
         for call in message.calls
     ]
 
 
-def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool) -> Call | FlowyardError:
+def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool, messages: bool) -> Call | FlowyardError:
     try:
         decoded = [values.decode(arg, own=own and bool(wire.places)) for arg, wire in zip(args, call.args, strict=True)]
+        if not messages:
+            decoded = [value_of_message(arg) if isinstance(arg, Message) else arg for arg in decoded]
         return Call(call.callee, decoded, call.context)
     except InvalidInputError as error:
         return error

@@ -18,6 +18,7 @@ from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.management import Models, Workflows, ping
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
+from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.registry.registry import Registry
 from flowyard.schemas.errors import (
     FlowyardError,
@@ -85,7 +86,7 @@ class FrontDoor:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"].startswith("/predictions/"):
+        if is_prediction(scope["path"]):
             await self.predictions(scope, receive, send)
             return
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"}

@@ -18,7 +18,7 @@ from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup,
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
 from flowyard.platform.workers.process import Outcome
-from flowyard.schemas.errors import FlowyardError, InternalError, NodeError
+from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, NodeError
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.execution import named
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
@@ -230,6 +230,8 @@ class Execution:
             priority=asked.priority,
             on_chunk=self._on_chunk if call.step == self._deployment.streaming_step else None,
         )
+        if pool.spec.messages and not self._deployment.plan.pass_errors:
+            task.on_done = functools.partial(self._message_done, call)
         job = pool.submit(task)
         if not job.answered:
             self._open[call.call_id] = functools.partial(pool.cancel, job)
@@ -260,6 +262,15 @@ class Execution:
         if spec is None or not spec.model:
             raise InternalError(f"no workers for {call.callee}")
         return registered_pool(self._lookup, spec.model), ""
+
+    def _message_done(self, call: StartCall, outcome: Outcome) -> None:
+        """A handler may answer that it failed: so has its node, and the answer is the run's unless something catches it."""
+        if isinstance(outcome, Payload):
+            message = outcome.message()
+            if message is not None and message.is_failure:
+                told = f'node "{call.step}": {message.reason or message.code}'
+                outcome = AnsweredError(told, call.step, message)
+        self._done(call.call_id, outcome)
 
     def _done(self, call_id: int, outcome: Outcome) -> None:
         self._open.pop(call_id, None)

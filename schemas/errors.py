@@ -15,6 +15,7 @@
     │   ├── NotAcceptableError       the result cannot be told in a content type that the caller accepts
     │   └── TooLargeError            over a size limit
     ├── NodeError                    code of the user's (handler, function, model) raised
+    │   └── AnsweredError            a handler answered with an error of its own
     ├── UnavailableError             cannot be done now; another try may work
     │   ├── QueueFullError
     │   ├── WorkerDiedError
@@ -22,6 +23,7 @@
     │   └── NotReadyError            still starting, or failed to start
     ├── DeadlineError                not done in time
     ├── OutOfMemoryError
+    │   └── EngineOutOfMemoryError   a model that does not fit while it is loaded
     └── InternalError                a defect of ours
 
 Each dialect maps this tree to status and body once. `code` is a stable slug: it travels between processes.
@@ -32,6 +34,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import msgspec
+
+from flowyard.schemas.messages import Message
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -176,6 +180,20 @@ class NodeError(FlowyardError):
         self.node = node
 
 
+class AnsweredError(NodeError):
+    """A handler of the user's has answered that it failed, in words of its own.
+
+    Attributes:
+        answer: What it said, which is the answer where nothing catches the error.
+    """
+
+    code = "answered"
+
+    def __init__(self, message: str, node: str = "", answer: Message | None = None) -> None:
+        super().__init__(message, node)
+        self.answer = answer
+
+
 class UnavailableError(FlowyardError):
     """Cannot be done now; another try may work."""
 
@@ -219,6 +237,12 @@ class OutOfMemoryError(FlowyardError):
     """A device or the host ran out of memory for this request or model."""
 
     code = "out_of_memory"
+
+
+class EngineOutOfMemoryError(OutOfMemoryError):
+    """There is no memory to load a model."""
+
+    code = "engine_out_of_memory"
 
 
 class InternalError(FlowyardError):

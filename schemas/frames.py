@@ -89,6 +89,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         path: The model: a file or folder, or `module:callable`.
         functions: For a worker of functions: name -> `module:callable`.
         threads: Intra-op threads the engine may use.
+        messages: Whether the model is one of DJL's kind, that takes and gives messages.
+        properties: For such a model: what its `serving.properties` says, options without their prefix.
     """
 
     engine: str
@@ -98,6 +100,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     spec: ModelSpec
     functions: dict[str, str] = {}
     threads: int = 1
+    messages: bool = False
+    properties: dict[str, str] = {}
 
 
 class Predict(msgspec.Struct, frozen=True, array_like=True, tag="predict", gc=False):

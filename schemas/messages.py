@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
-Contents: TypeAlias = tuple[tuple[str, bytes], ...]
+Contents: TypeAlias = tuple[tuple[str | None, bytes], ...]
 
 #: The content that is meant where nobody says which.
 DATA = "data"
@@ -18,7 +18,7 @@ class Message:
         code: HTTP status of an answer.
         reason: What the handler says about the status.
         properties: Names as written, and values; an answer's become response headers.
-        contents: Named bytes in order; a name may come more than once.
+        contents: Named bytes in order; a name may come more than once, and an answer's may be absent.
     """
 
     # A plain class: msgspec would write a Struct or a dataclass that is nested in a value as if it were a list or a mapping.

@@ -83,6 +83,10 @@ class Payload:
                 self._has_value = True
         return self._message
 
+    def for_handler(self) -> Message | None:
+        """The message that a handler of DJL's kind is called with, where there is one; errors as for `message`."""
+        return self.message()
+
     def encoded(self) -> Encoded:
         """The binary form.
 

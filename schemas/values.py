@@ -45,7 +45,9 @@ _decode_small = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes])
 _decode_index = msgspec.msgpack.Decoder(int)
 _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
 #: Status, reason, properties, and contents: the bytes, or the index of the buffer that has them.
-_decode_message = msgspec.msgpack.Decoder(tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str, int | bytes], ...]])
+_decode_message = msgspec.msgpack.Decoder(
+    tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str | None, int | bytes], ...]]
+)
 
 
 class Encoded(msgspec.Struct, frozen=True, array_like=True, gc=False):

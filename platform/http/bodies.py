@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -19,6 +19,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
 #: Most fields and files of a form.
 MAX_PARTS = 1000
+MULTIPART = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
+_JSON_STARTS = (b"{", b"[")
 
 
 class ClientGoneError(Exception):
@@ -91,10 +94,10 @@ def payload_of(header: str, body: bytes) -> Payload:
         if not body:
             raise InvalidRequestError("The body is empty; a Content-Type of application/json promises JSON.")
         return Payload.from_json(body)
-    if media_type == "multipart/form-data" and "boundary" in options:
-        return Payload.of(parse_multipart(body, options["boundary"]))
-    if media_type == "application/x-www-form-urlencoded":
-        return _urlencoded(body)
+    if is_form(media_type, options, body):
+        return Payload.of(dict(read_form(media_type, options, body, text=True)))
+    if media_type == URLENCODED:
+        return Payload.from_json(body) if body[:1] in _JSON_STARTS else Payload.of(body)
     if media_type == "application/octet-stream":
         return _untyped(body)
     codec = BY_TYPE.get(media_type)
@@ -107,33 +110,53 @@ def _untyped(body: bytes) -> Payload:
     return Payload.of(body if codec is None else codec.decode(body))
 
 
-def _urlencoded(body: bytes) -> Payload:
-    """A form; but curl says so of every `--data-binary`, so what is no form for certain is JSON or bytes."""
-    if body[:1] in (b"{", b"["):
-        return Payload.from_json(body)
-    if not body.isascii() or any(byte < 0x20 and byte not in b"\r\n\t" for byte in body):
-        return Payload.of(body)
-    try:
-        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARTS)
-    except ValueError:
-        raise InvalidRequestError(f"The form has more than {MAX_PARTS} fields.") from None
-    return Payload.of(dict(pairs) if pairs else body)
+def is_form(media_type: str, options: Mapping[str, str], body: bytes) -> bool:
+    """Whether a body is a form.
 
-
-def parse_multipart(body: bytes, boundary: str) -> dict[str, str | bytes]:
-    """Reads a multipart form.
+    Curl says so of every `--data-binary`: what looks like JSON, or holds bytes that no form has, is none.
 
     Args:
+        media_type: From the Content-Type.
+        options: Its parameters.
         body: The body.
-        boundary: From the Content-Type.
+    """
+    if media_type == MULTIPART:
+        return "boundary" in options
+    if media_type != URLENCODED or body[:1] in _JSON_STARTS:
+        return False
+    # A form without a single field is not one.
+    return body.isascii() and not any(byte < 0x20 and byte not in b"\r\n\t" for byte in body) and bool(_fields(body))
+
+
+def read_form(media_type: str, options: Mapping[str, str], body: bytes, *, text: bool = False) -> list[tuple[str, Any]]:
+    """Reads a form: `is_form` must hold.
+
+    Args:
+        media_type: From the Content-Type.
+        options: Its parameters.
+        body: The body.
+        text: Whether text fields are wanted as text; files, and fields of any other type than text, are always bytes.
 
     Returns:
-        Text fields as text; files, and fields of any other type than text, as bytes. Of a repeated name the last counts.
+        Names and values in order.
 
     Raises:
-        InvalidRequestError: It is broken.
+        InvalidRequestError: It is broken, or has too many fields.
     """
-    fields: dict[str, str | bytes] = {}
+    if media_type == MULTIPART:
+        return _multipart(body, options["boundary"], text=text)
+    return [(name, value if text else value.encode()) for name, value in _fields(body)]
+
+
+def _fields(body: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    except ValueError:
+        raise InvalidRequestError(f"The form has more than {MAX_PARTS} fields.") from None
+
+
+def _multipart(body: bytes, boundary: str, *, text: bool) -> list[tuple[str, Any]]:
+    fields: list[tuple[str, Any]] = []
     limit = len(body) + 1
     parser = multipart.PushMultipartParser(boundary, max_segment_size=limit, max_segment_count=MAX_PARTS)
     name, data, is_text = "", bytearray(), False
@@ -141,11 +164,11 @@ def parse_multipart(body: bytes, boundary: str) -> dict[str, str | bytes]:
         with parser:
             for event in [*parser.parse(body), *parser.parse(b"")]:
                 if isinstance(event, multipart.MultipartSegment):
-                    name, data, is_text = event.name, bytearray(), _is_text(event)
+                    name, data, is_text = event.name, bytearray(), text and _is_text(event)
                 elif event:
                     data += event
                 else:
-                    fields[name] = data.decode() if is_text else bytes(data)
+                    fields.append((name, data.decode() if is_text else bytes(data)))
     except (multipart.MultipartError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The multipart form cannot be read: {error}") from None
     return fields
@@ -189,9 +212,9 @@ class Upload:
             ClientGoneError: The client went away.
         """
         media_type, options = content_type(header)
-        is_form = media_type == "multipart/form-data"
+        in_form = media_type == MULTIPART
         parser = (
-            multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=self._limit_bytes) if is_form else None
+            multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=self._limit_bytes) if in_form else None
         )
         with self._path.open("wb") as file:
             more = True
@@ -205,7 +228,7 @@ class Upload:
                     chunk = self._parse(parser, chunk, last=not more)
                 self._count(chunk)
                 await asyncio.to_thread(file.write, chunk)
-        if is_form and self._files != 1:
+        if in_form and self._files != 1:
             raise InvalidRequestError(f"The form holds {self._files} files; exactly one archive or model file is expected.")
 
     def _count(self, chunk: bytes) -> None:

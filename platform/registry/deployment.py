@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 from flowyard.engines import discovery
+from flowyard.engines.djl import folder as djl
+from flowyard.engines.djl.folder import DjlModel
 from flowyard.platform.archives.locate import Roots, resolve_url
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
@@ -71,6 +73,7 @@ class Deployment:
         caches: Results that nodes keep, by step.
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
+        takes_requests: Whether a node may want the request as a message, not only its body as a value.
     """
 
     def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
@@ -81,6 +84,7 @@ class Deployment:
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
+        self.takes_requests = bool(plan.references) or any(spec.messages for spec in specs.values())
 
     def scale(self, scaling: Scaling) -> dict[str, dict[str, tuple[int, int]]]:
         """Changes the number of workers of every model; takes effect on its own.
@@ -168,6 +172,36 @@ def is_single_call(plan: Plan) -> bool:
     return step.callees[0].kind == "model" and step.args == ((FROM_REQUEST, 0, None),)
 
 
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that has been found.
+
+    Attributes:
+        engine: Name of its engine adapter.
+        root: Folder that its own modules are imported from.
+        path: What is to be loaded: a path, or `module:callable`.
+        djl: What its folder says, where it is one of DJL's kind.
+    """
+
+    engine: str
+    root: Path
+    path: str
+    djl: DjlModel | None = None
+
+    @property
+    def messages(self) -> bool:
+        """Whether it takes and gives messages."""
+        return self.djl is not None and self.engine == "Python"
+
+    @property
+    def startup_timeout_s(self) -> float | None:
+        """How long its workers may take to load it, where it says so."""
+        return self.djl.loading_timeout_s() if self.djl is not None else None
+
+    def spec(self, device_type: str = "cpu") -> ModelSpec:
+        """What the model itself says about how it is to be served."""
+        return self.djl.spec(device_type) if self.djl is not None else ModelSpec()
+
+
 class Planner:
     """Turns a plan and an unpacked archive into the specification of the pools it needs."""
 
@@ -202,39 +236,50 @@ class Planner:
     def _model_pool(self, name: str, key: str, spec: ModelSpec, folder: Path) -> PoolSpec:
         if spec.trusted and not self._settings.allow_trusted:
             raise ForbiddenError(f'model "{key}": `trusted` is not allowed here; the setting allow_trusted permits it')
-        engine, path = self._locate(key, spec, folder)
+        located = self._locate(key, spec, folder)
+        # What the caller says counts, then the model's own file, then the settings.
+        spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
-        low, high = workers(spec)
+        spec = fill(spec, located.spec(devices[0].type))
+        low, high = workers(spec, self._default_workers(located, devices))
         policy = self._policy(key, spec)
         return PoolSpec(
             name=key if key == name else f"{name}:{key}",
-            engine=engine,
-            root=str(folder),
-            path=path,
+            engine=located.engine,
+            root=str(located.root),
+            path=located.path,
             spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
-            policy=policy,
+            policy=policy_of_handlers(policy) if located.messages else policy,
             devices=devices,
             min_workers=low,
             max_workers=high,
             threads=max(1, self._cores // max(1, low * len(devices))),
-            startup_timeout_s=self._settings.startup_timeout_s,
+            startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
+            messages=located.messages,
+            properties=located.djl.parameters if located.djl is not None else {},
         )
 
-    def _locate(self, key: str, spec: ModelSpec, folder: Path) -> tuple[str, str]:
-        """The engine and what it is to load: a path, or `module:callable`."""
-        if spec.engine is not None:
-            engine = discovery.find(spec.engine)
-            if engine.name == "Python" and is_callable_reference(spec.url):
-                return engine.name, spec.url
-            model = engine.recognise(self._path(spec.url, folder))
-            if model is None:
-                raise InvalidModelError(f'model "{key}": {spec.url} is no model that the engine {engine.name} can load')
-            return engine.name, str(model)
-        if is_callable_reference(spec.url):
-            return "Python", spec.url
-        engine_name, path = discovery.infer(self._path(spec.url, folder))
-        return engine_name, str(path)
+    def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
+        """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
+        return self._cores if located.messages and devices[0].type == "cpu" else 1
+
+    def _locate(self, key: str, spec: ModelSpec, folder: Path) -> Located:
+        """The engine, and what it is to load."""
+        if is_callable_reference(spec.url) and (spec.engine is None or discovery.canonical(spec.engine) == "Python"):
+            return Located(engine="Python", root=folder, path=spec.url)
+        path = self._path(spec.url, folder)
+        found = djl.recognise(path, spec.engine)
+        if found is not None:
+            return Located(engine=found.engine, root=found.folder, path=found.path, djl=found)
+        if spec.engine is None:
+            engine, model = discovery.infer(path)
+            return Located(engine=engine, root=folder, path=str(model))
+        adapter = discovery.find(spec.engine)
+        chosen = adapter.recognise(path)
+        if chosen is None:
+            raise InvalidModelError(f'model "{key}": {spec.url} is no model that the engine {adapter.name} can load')
+        return Located(engine=adapter.name, root=folder, path=str(chosen))
 
     def _path(self, url: str, folder: Path) -> Path:
         """Relative URLs stay in the archive; others follow the rule of every URL."""
@@ -280,10 +325,24 @@ class Planner:
         )
 
 
-def workers(spec: ModelSpec) -> tuple[int, int]:
-    """Minimum and maximum of workers per device: 1 and 1 unless said; the maximum is at least the minimum."""
+def policy_of_handlers(policy: Policy) -> Policy:
+    """How models of DJL's kind are served: a request that takes too long, or kills its worker, is told so as DJL does (§2.8)."""
+    return msgspec.structs.replace(
+        policy,
+        timeout_error="java.util.concurrent.TimeoutException",
+        died_error="java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected.",
+    )
+
+
+def workers(spec: ModelSpec, default_high: int = 1) -> tuple[int, int]:
+    """Minimum and maximum of workers per device.
+
+    Args:
+        spec: What is said about the model.
+        default_high: The maximum where nothing is said; it is at least the minimum.
+    """
     low = spec.min_worker if spec.min_worker is not None else (1 if spec.max_worker != 0 else 0)
-    high = spec.max_worker if spec.max_worker is not None else max(low, 1)
+    high = spec.max_worker if spec.max_worker is not None else max(low, default_high)
     return min(low, high), high
 
 

@@ -136,6 +136,12 @@ class Registry:
                 await self.unregister(name, version or "default")
             await self._register(source, stored, plan, kind)
 
+    @property
+    def default_name(self) -> str | None:
+        """The one name that the operator loaded at the start, which requests without a name mean (DJL §2.3)."""
+        names = {entry.record.name for entry in self.endpoints if entry.at_startup}
+        return names.pop() if len(names) == 1 else None
+
     # ---- registration ----
 
     def temporary_file(self) -> AbstractContextManager[Path]:

@@ -26,8 +26,9 @@ from flowyard.platform.workers.instructions import (
     Started,
     StartFailed,
 )
-from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, Job
+from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
+from flowyard.platform.workers.messages import as_messages
 from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import Device
@@ -61,6 +62,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         startup_timeout_s: A worker that is not ready by then is killed.
         arena_bytes: Virtual size of the memory shared with each worker, in each direction.
         silent_limit_s: A ready worker that gives no sign of life for so long is killed.
+        messages: Whether the model is one of DJL's kind, that takes and gives messages; `properties` are its file's.
     """
 
     name: str
@@ -77,6 +79,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_s: float = 240.0
     arena_bytes: int = ARENA_BYTES
     silent_limit_s: float = SILENT_LIMIT_S
+    messages: bool = False
+    properties: dict[str, str] = {}
 
 
 #: Takes a piece of a result, and what lets the worker send one more.
@@ -147,7 +151,8 @@ class ModelPool:
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES
+        # A message says itself what there is to know of the request.
+        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES and not spec.messages
         self._environ = worker_environment(os.environ, spec.threads)
 
     # ---- for those who use the model ----
@@ -175,10 +180,13 @@ class ModelPool:
             The job, for `cancel`.
         """
         now = time.monotonic()
-        limit = now + self.spec.policy.timeout_s
+        policy = self.spec.policy
+        limit = FOREVER if policy.timeout_error else now + policy.timeout_s
         deadline = limit if task.deadline is None else min(limit, task.deadline)
         job = Job(task, deadline, task.priority, self._rows(task))
         try:
+            if self.spec.messages:
+                task.args = as_messages(task.args)
             for payload in task.args:
                 payload.encoded()
         except FlowyardError as error:
@@ -372,7 +380,9 @@ class ModelPool:
 
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec
-        load = Load(spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads)
+        load = Load(
+            spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads, spec.messages, spec.properties
+        )
         process = WorkerProcess(
             worker, load, self, self._environ, arena_bytes=spec.arena_bytes, silent_limit_s=spec.silent_limit_s
         )

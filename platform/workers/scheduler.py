@@ -77,6 +77,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         queue_size: Most jobs that wait.
         idle_s: A surplus worker is retired after being idle for so long.
         timeout_s: A batch that computes for longer hangs: its worker is killed.
+        timeout_error: What a request is told that has been computed for `timeout_s`, and is not tried again then; empty where
+            `timeout_s` bounds the time since it was submitted, as its deadline does.
+        died_error: What a request is told whose workers died; empty for our text, which says of what.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: int = 1000
     idle_s: float = 60.0
     timeout_s: float = 120.0
+    timeout_error: str = ""
+    died_error: str = ""
 
 
 class Scheduler:
@@ -243,6 +248,7 @@ class Scheduler:
             if worker.due <= now:
                 worker.due = FOREVER
                 worker.killed = True
+                out += self._timed_out(worker)
                 out.append(Kill(worker.id, f"no answer within {self.policy.timeout_s:g} s"))
             self._wake(worker.due)
         if self.phase == "draining":
@@ -314,6 +320,13 @@ class Scheduler:
                 earliest = job.deadline
         self._wake(earliest)
         return out
+
+    def _timed_out(self, worker: Worker) -> list[Instruction]:
+        """Answers the jobs of a worker that computes for too long, where they are not to be tried again."""
+        if not self.policy.timeout_error:
+            return []
+        late = [job for job in worker.jobs if not job.answered]
+        return [self._answer(job, WorkerDiedError(self.policy.timeout_error)) for job in late]
 
     def _batch_is_due(self, head: Job, now: float) -> bool:
         policy = self.policy
@@ -577,7 +590,9 @@ class Scheduler:
                 continue
             job.deaths += 1
             if job.deaths > 1 or job.streamed:
-                out.append(self._answer(job, WorkerDiedError(f"Worker died computing this request ({reason})")))
+                out.append(
+                    self._answer(job, WorkerDiedError(self.policy.died_error or f"Worker died computing this request ({reason})"))
+                )
             else:
                 self._queue.add_first(job)
         return out

@@ -146,7 +146,7 @@ def test_bodies_that_cannot_be_read(call, request_body, status, words):
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/predictions", "/predictions/{name}"), ("/predictions/nobody", "nobody"), ("/predictions/show/9", "not found: show")],
+    [("/predictions", "refer to API document"), ("/predictions/nobody", "nobody"), ("/predictions/show/9", "not found: show")],
 )
 def test_predictions_that_lead_nowhere(call, http, path, words):
     call("show")

@@ -29,6 +29,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.NotReadyError: (503, "WlmException"),
     errors.DeadlineError: (504, "DeadlineExceededException"),
     errors.OutOfMemoryError: (507, "WlmOutOfMemoryException"),
+    errors.EngineOutOfMemoryError: (507, "EngineException"),
     errors.InternalError: (500, "InternalServerException"),
 }
 

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 import structlog
@@ -20,20 +19,22 @@ import structlog
 from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
 from flowyard.platform.http.native.errors import error_body, to_json
+from flowyard.platform.http.native.messages import Answer, Headers, message_answer
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
+from flowyard.platform.http.native.targets import target_of_path, target_of_request
 from flowyard.platform.http.negotiation import encode_tensors
+from flowyard.platform.http.request import RequestPayload, query_pairs
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
-from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, NotFoundError
+from flowyard.platform.workers.process import Outcome
+from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError
+from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value, to_jsonable
 
 log = structlog.stdlib.get_logger(__name__)
 
 Send = Callable[[Any], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-#: Status, content type, body, further headers.
-Answer = tuple[int, bytes, bytes, Headers]
 
 #: A request that takes longer gets somebody who watches whether its client is still there.
 WATCH_AFTER_S = 0.02
@@ -49,7 +50,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class Predictions:
-    """Answers `POST /predictions/{name}[/{version}]`.
+    """Answers everything that runs a model or workflow: `/predictions`, `/invocations`, `/models/{name}/invoke` (DJL §2.1).
 
     Args:
         registry: Where the endpoints are.
@@ -76,12 +77,9 @@ class Predictions:
         if answer is None:
             return
         status, content_type, body, extra = answer
-        start = [
-            (b"content-type", content_type),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", request_id.encode("latin-1")),
-            *extra,
-        ]
+        start = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode("latin-1")), *extra]
+        if content_type:
+            start.append((b"content-type", content_type))
         await send({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": body})
 
@@ -89,17 +87,23 @@ class Predictions:
         self, scope: Mapping[str, Any], receive: Receive, send: Send, headers: dict[str, str], request_id: str
     ) -> Answer | None:
         """The answer, `None` when it has been sent in pieces."""
-        deployment = self._route(scope["raw_path"])
+        if "handler" in headers:
+            raise InvalidRequestError("The handler can't be overridden in a request")
+        query = query_pairs(scope["query_string"])
+        deployment = self._named(scope["raw_path"])
+        if deployment is not None and scope["method"] == "OPTIONS":
+            return 200, b"application/json", b"{}\n", []
         deadline = deadline_of(headers)
+        priority = priority_of(headers)
         body = await read_body(receive, self._limit_bytes)
-        asked = Asked(
-            payload_of(headers.get("content-type", ""), body),
-            headers,
-            dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)) if scope["query_string"] else {},
-            request_id,
-            deadline,
-            priority_of(headers),
-        )
+        if deployment is None:
+            target = target_of_request(query, headers, body, self._registry.default_name)
+            deployment = self._registry.endpoints.route(*target)
+        if deployment.takes_requests:
+            payload: Payload = RequestPayload(headers, query, body, request_id)
+        else:
+            payload = payload_of(headers.get("content-type", ""), body)
+        asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
         reply = Reply()
         execution = execute(deployment, asked, self._registry.endpoints.route, reply.on_answer, reply.on_chunk)
         execution.start()
@@ -109,12 +113,12 @@ class Predictions:
             own = [(b"x-request-id", request_id.encode("latin-1"))]
             await self._send_stream(result, execution, receive, send_stream(result, headers.get("accept", ""), own, send))
             return None
-        timing = server_timing(execution)
-        if isinstance(result, FlowyardError):
-            status, content_type, body, extra = error_answer(result)
-            return status, content_type, body, [*extra, *timing]
-        content_type, body = encode_answer(result.value(), headers.get("accept", ""), headers.get("content-type", ""))
-        return 200, content_type, body, timing
+        return answer_of(result, headers, server_timing(execution))
+
+    def _named(self, raw_path: bytes) -> Deployment | None:
+        """The deployment that a path names, `None` where it names nothing."""
+        name, version = target_of_path(raw_path)
+        return None if name is None else self._registry.endpoints.route(name, version)
 
     async def _send_stream(
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
@@ -127,17 +131,25 @@ class Predictions:
             listening.cancel()
             execution.cancel()
 
-    def _route(self, raw_path: bytes) -> Deployment:
-        """The deployment a path names: `/predictions/{name}[/{version}]`."""
-        return self._registry.endpoints.route(*_name_and_version(raw_path))
 
+def answer_of(result: Outcome, headers: Mapping[str, str], timing: Headers) -> Answer:
+    """Tells the outcome of a run.
 
-@functools.lru_cache(maxsize=1024)
-def _name_and_version(raw_path: bytes) -> tuple[str, str | None]:
-    segments = [unquote(segment) for segment in raw_path.decode("latin-1").split("?")[0].rstrip("/").split("/")[2:]]
-    if not 1 <= len(segments) <= 2:
-        raise NotFoundError("Requested resource is not found: /predictions/{name}[/{version}] is.")
-    return segments[0], segments[1] if len(segments) == 2 else None
+    Args:
+        result: The outcome.
+        headers: The request's headers.
+        timing: Headers that go with it.
+    """
+    if isinstance(result, AnsweredError) and result.answer is not None:
+        return message_answer(result.answer, timing)
+    if isinstance(result, FlowyardError):
+        status, content_type, body, extra = error_answer(result)
+        return status, content_type, body, [*extra, *timing]
+    message = result.message()
+    if message is not None:
+        return message_answer(message, timing)
+    content_type, body = encode_answer(result.value(), headers.get("accept", ""), headers.get("content-type", ""))
+    return 200, content_type, body, timing
 
 
 class Watch:

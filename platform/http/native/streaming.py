@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from flowyard.platform.http.native.errors import error_body
+from flowyard.platform.http.native.messages import message_answer
 from flowyard.platform.workers.process import STREAMED, Outcome
 from flowyard.schemas.errors import FlowyardError, ShutDownError
 from flowyard.schemas.payload import Payload
@@ -147,10 +148,19 @@ async def send_stream(stream: Stream, accept: str, headers: list[tuple[bytes, by
         FlowyardError: The stream failed before its first piece was taken; nothing has been sent.
     """
     piece = await stream.next()
-    value = piece.value() if piece is not None else b""
-    content_type, encode = framing(accept, value)
-    start = [(b"content-type", content_type), (b"cache-control", b"no-cache"), *headers]
-    await send({"type": "http.response.start", "status": 200, "headers": start})
+    head = piece.message() if piece is not None else None
+    if head is not None:
+        # A handler's stream begins with status and headers of its own.
+        piece = await stream.next()
+    content_type, encode = framing(accept, piece.value() if piece is not None else b"")
+    status = 200
+    if head is not None:
+        status, own_type, _, headers = message_answer(head, headers)
+        content_type = content_type if content_type == SSE else own_type
+    start = [(b"cache-control", b"no-cache"), *headers]
+    if content_type:
+        start.append((b"content-type", content_type))
+    await send({"type": "http.response.start", "status": status, "headers": start})
     try:
         while piece is not None:
             await send({"type": "http.response.body", "body": encode(piece.value()), "more_body": True})

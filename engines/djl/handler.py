@@ -1,0 +1,179 @@
+"""Runs handlers written for DJL Serving: `handle(inputs: Input) -> Output` (DJL §7.1). Only ever imported in a worker."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from djl_python.outputs import Output
+from flowyard.engines.base import Call, ModelSource, Outcome
+from flowyard.engines.djl.asynchronous import Background, answer_of_task
+from flowyard.engines.djl.messages import answer_of, answers_of_batch, batch_of, input_of, is_whole
+from flowyard.engines.failures import describe, is_out_of_memory, log
+from flowyard.engines.imports import load_module, while_loading
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import EngineOutOfMemoryError, FlowyardError, InvalidInputError, InvalidModelError, OutOfMemoryError
+from flowyard.schemas.messages import Message
+
+HANDLER = "handle"
+#: The status of an output that tells of too little memory.
+OUT_OF_MEMORY = 507
+#: What a handler that knows batches uses to tell their members apart.
+_BATCH_WORDS = frozenset({"get_batches", "get_batch_size", "is_batch", "batch_index"})
+#: What the runtimes of large models say when they have no room; the rest is known to every engine.
+_NO_ROOM = ("No available memory for the cache blocks", "CUDA error: out of memory")
+
+
+def load(source: ModelSource, device: Device) -> HandlerModel:
+    """Imports a handler's module and makes the initialising call.
+
+    Args:
+        source: `path` is the file, or a module of `djl_python`; `root` its folder; `properties` what its file says.
+        device: Where it is to run.
+
+    Returns:
+        The model.
+
+    Raises:
+        InvalidModelError: There is no such module or function, or the initialising call failed; the message says how.
+        EngineOutOfMemoryError: There was no memory for it.
+    """
+    root = Path(source.root)
+    module = load_module(source.path, root)
+    name = source.properties.get("handler", "").strip() or HANDLER
+    if not callable(getattr(module, name, None)):
+        raise InvalidModelError(f"{Path(source.path).name} has no function {name!r}; option.handler names another one")
+    model = HandlerModel(module, name, source, device)
+    model.initialise(root)
+    return model
+
+
+class HandlerModel:
+    """A module with a handler, ready to predict."""
+
+    signature = None
+
+    def __init__(self, module: ModuleType, handler: str, source: ModelSource, device: Device) -> None:
+        """Takes a module.
+
+        Args:
+            module: What has been imported.
+            handler: The function that takes requests which name no other.
+            source: Where it came from, and its properties.
+            device: Where it runs.
+        """
+        self._module = module
+        self._handler = handler
+        self._properties = source.properties
+        self._shown = {"device_id": str(device.id), "cluster_size": 1, "model_dir": source.root}
+        self._knows_batches = _mentions(module, _BATCH_WORDS)
+        is_async = source.properties.get("async_mode", "").strip().lower() == "true"
+        self._background = Background() if is_async else None
+
+    def initialise(self, root: Path) -> None:
+        """Calls the handler without content, as it expects before the first request.
+
+        Raises:
+            InvalidModelError: It raised, or gave an `Output` with a status of 300 or more.
+            EngineOutOfMemoryError: It took more memory than there is.
+        """
+        message = Message(properties=tuple(self._properties.items()))
+        inputs = input_of(message, self._handler, self._shown)
+        try:
+            output = self._invoke(self._handler, inputs)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            if _is_out_of_memory(error):
+                log(error)
+                raise EngineOutOfMemoryError("OOM") from None
+            failure = while_loading(error, root)
+            raise InvalidModelError(f"Failed to initialize model: invoke handler failure: {failure}") from None
+        code = getattr(output, "code", 200)
+        if code == OUT_OF_MEMORY:
+            raise EngineOutOfMemoryError("OOM")
+        if code >= 300:
+            raise InvalidModelError(f"Failed to initialize model: {output.message}")
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        """Computes a batch: in one call where the handler knows batches, else one by one."""
+        if self._background is not None:
+            return self._predict_together(self._background, batch)
+        if len(batch) > 1 and self._knows_batches and not any(call.callee for call in batch):
+            answers = self._predict_batch([_message(call) for call in batch])
+            if answers is not None:
+                return answers
+        return [self._predict_one(call) for call in batch]
+
+    def unload(self) -> None:
+        """Ends the event loop of asynchronous handlers."""
+        if self._background is not None:
+            self._background.close()
+
+    def _predict_one(self, call: Call) -> Outcome:
+        name = call.callee or self._handler
+        try:
+            return answer_of(self._invoke(name, input_of(_message(call), name, self._shown)))
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            return failure_of(error)
+
+    def _predict_batch(self, messages: Sequence[Message]) -> list[Outcome] | None:
+        """The answers of a batch; `None` where it has failed, so that each request may be tried alone."""
+        try:
+            output = self._invoke(self._handler, batch_of(messages, self._handler, self._shown))
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            log(error)
+            return None
+        if not is_whole(output, len(messages)):
+            return None
+        return answers_of_batch(output, len(messages))
+
+    def _predict_together(self, background: Background, batch: Sequence[Call]) -> list[Outcome]:
+        """Awaits the handlers of all calls at the same time."""
+        name = self._handler
+        tasks = [
+            background.start(getattr(self._module, call.callee or name), batch_of([_message(call)], name, self._shown))
+            for call in batch
+        ]
+        return [answer_of_task(task, background) for task in tasks]
+
+    def _invoke(self, name: str, inputs: Any) -> Any:
+        function = getattr(self._module, name, None)
+        if not callable(function):
+            raise InvalidInputError(f"the model has no function {name!r}")
+        if self._background is not None:
+            return self._background.run(function, inputs)
+        return function(inputs)
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """What a request gets whose handler raised: 424 with the error's text, 507 when it ran out of memory (DJL §2.8)."""
+    if isinstance(error, FlowyardError):
+        return error
+    log(error)
+    if _is_out_of_memory(error):
+        return OutOfMemoryError(describe(error))
+    return answer_of(Output().error(str(error)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return is_out_of_memory(error) or any(text in str(error) for text in _NO_ROOM)
+
+
+def _message(call: Call) -> Message:
+    if len(call.args) != 1 or not isinstance(call.args[0], Message):
+        raise InvalidInputError(f"a handler takes one message, not {len(call.args)} values")
+    return call.args[0]
+
+
+def _mentions(module: ModuleType, words: frozenset[str]) -> bool:
+    """Whether a module's source uses one of some names."""
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    tree = ast.parse(Path(file).read_bytes())
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in words) or (isinstance(node, ast.keyword) and node.arg in words)
+        for node in ast.walk(tree)
+    )
