@@ -15,6 +15,7 @@ from litestar.types import Receive, Scope, Send
 
 from flowyard.platform.http import openapi
 from flowyard.platform.http.bodies import ClientGoneError
+from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.management import Models, Workflows, ping
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
@@ -56,7 +57,7 @@ def build_app(registry: Registry) -> FrontDoor:
         ),
         logging_config=None,
     )
-    return FrontDoor(app, predictions)
+    return FrontDoor(app, predictions, KServe(registry))
 
 
 @route("/", http_method=["OPTIONS"], include_in_schema=False)
@@ -75,19 +76,25 @@ class FrontDoor:
     Args:
         app: The application.
         predictions: The handler of predictions.
+        kserve: The handler of everything under `/v2`.
     """
 
-    def __init__(self, app: Litestar, predictions: Predictions) -> None:
+    def __init__(self, app: Litestar, predictions: Predictions, kserve: KServe) -> None:
         self.app = app
         self.predictions = predictions
+        self.kserve = kserve
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if is_prediction(scope["path"]):
+        path = scope["path"]
+        if is_prediction(path):
             await self.predictions(scope, receive, send)
+            return
+        if path.startswith("/v2/") or path == "/v2":
+            await self.kserve(scope, receive, send)
             return
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"}
         header = (b"x-request-id", request_id_of(given).encode("latin-1"))
