@@ -49,7 +49,9 @@ class Background:
         return asyncio.run_coroutine_threadsafe(_drain(pieces, into), self._loop)
 
     def close(self) -> None:
-        """Ends the loop."""
+        """Ends the loop, if it has not ended yet."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -298,7 +298,7 @@ def test_arrays_images_and_tables(load):
     array = np.arange(4, dtype=np.float32).reshape(2, 2)
     (answer,) = model.predict([call(ndlist.encode([array]), **{"content-type": "tensor/ndlist", "accept": "tensor/ndlist"})])
     assert answer.get("content-type") == "tensor/ndlist"
-    assert np.array_equal(ndlist.decode(answer.data)[0], array)
+    assert np.array_equal(ndlist.decode(answer.data), array)
     (answer,) = model.predict([call(b"inputs\na\nb\n", **{"content-type": "text/csv", "accept": "application/json"})])
     assert json.loads(answer.data) == ["a", "b"]
     (answer,) = model.predict([call(b"a,b\n1,2\n", **{"content-type": "text/csv"})])
