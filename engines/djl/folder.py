@@ -18,6 +18,9 @@ OPTION = "option."
 HANDLER = "handle"
 #: The package whose modules an entry point may name, and which handlers import.
 SHIM = "djl_python"
+#: The handler of scikit-learn's models, and what their files are called.
+SKLEARN = "djl_python.sklearn_handler"
+SKLEARN_SUFFIXES = frozenset({".skops", ".joblib", ".jl", ".pkl", ".pickle", ".cloudpkl"})
 #: A handler's file is read to see what it defines, up to this size.
 MAX_SOURCE_BYTES = 4 << 20
 
@@ -106,7 +109,8 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
         engine: The engine that the user named, over what the file says.
 
     Returns:
-        The model; `None` where there is no `serving.properties` and no Python file that defines `handle` or imports `djl_python`.
+        The model; `None` where there is no `serving.properties`, no Python file that defines `handle` or imports `djl_python`,
+        and no file of a scikit-learn model.
 
     Raises:
         InvalidModelError: The folder asks for something that is not there or not supported.
@@ -160,6 +164,8 @@ def _python(folder: Path, path: Path, properties: Mapping[str, Property]) -> Djl
     for file in candidates:
         if file.is_file() and is_handler(file, handler):
             return DjlModel(engine="Python", folder=folder, path=str(file), properties=properties)
+    if path.is_dir() and any(file.suffix in SKLEARN_SUFFIXES for file in folder.iterdir()):
+        return DjlModel(engine="Python", folder=folder, path=SKLEARN, properties=properties)
     return None
 
 

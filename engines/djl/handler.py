@@ -11,6 +11,7 @@ from typing import Any
 from djl_python.outputs import Output
 from flowyard.engines.base import Call, ModelSource, Outcome
 from flowyard.engines.djl.asynchronous import Background, answer_of_task
+from flowyard.engines.djl.folder import HANDLER, SKLEARN, SKLEARN_SUFFIXES
 from flowyard.engines.djl.messages import answer_of, answers_of_batch, batch_of, input_of, is_whole
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.imports import load_module, while_loading
@@ -18,7 +19,6 @@ from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import EngineOutOfMemoryError, FlowyardError, InvalidInputError, InvalidModelError, OutOfMemoryError
 from flowyard.schemas.messages import Message
 
-HANDLER = "handle"
 #: The status of an output that tells of too little memory.
 OUT_OF_MEMORY = 507
 #: What a handler that knows batches uses to tell their members apart.
@@ -42,13 +42,22 @@ def load(source: ModelSource, device: Device) -> HandlerModel:
         EngineOutOfMemoryError: There was no memory for it.
     """
     root = Path(source.root)
-    module = load_module(source.path, root)
     name = source.properties.get("handler", "").strip() or HANDLER
+    module = load_module(source.path, root)
+    if not callable(getattr(module, name, None)) and name == HANDLER:
+        # A file without a handler adds its functions to a ready-made one.
+        ready_made = recommended(root)
+        module = load_module(ready_made, root) if ready_made else module
     if not callable(getattr(module, name, None)):
         raise InvalidModelError(f"{Path(source.path).name} has no function {name!r}; option.handler names another one")
     model = HandlerModel(module, name, source, device)
     model.initialise(root)
     return model
+
+
+def recommended(folder: Path) -> str:
+    """The module of `djl_python` that handles a folder's models, empty where none does (DJL §4.1)."""
+    return SKLEARN if any(file.suffix in SKLEARN_SUFFIXES for file in folder.iterdir()) else ""
 
 
 class HandlerModel:
@@ -68,6 +77,7 @@ class HandlerModel:
         self._module = module
         self._handler = handler
         self._properties = source.properties
+        self._trusted = source.spec.trusted
         self._shown = {"device_id": str(device.id), "cluster_size": 1, "model_dir": source.root}
         self._knows_batches = _mentions(module, _BATCH_WORDS)
         is_async = source.properties.get("async_mode", "").strip().lower() == "true"
@@ -80,7 +90,8 @@ class HandlerModel:
             InvalidModelError: It raised, or gave an `Output` with a status of 300 or more.
             EngineOutOfMemoryError: It took more memory than there is.
         """
-        message = Message(properties=tuple(self._properties.items()))
+        trusted = (("trusted", "true"),) if self._trusted else ()
+        message = Message(properties=(*self._properties.items(), *trusted))
         inputs = input_of(message, self._handler, self._shown)
         try:
             output = self._invoke(self._handler, inputs)
