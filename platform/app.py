@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -13,14 +14,17 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
+from flowyard.platform.error_rates import ErrorRates
 from flowyard.platform.http import openapi
 from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
-from flowyard.platform.http.native.management import Models, Workflows, ping
+from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
+from flowyard.platform.http.native.management import Models, Workflows
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import (
     FlowyardError,
     InternalError,
@@ -43,21 +47,30 @@ def build_app(registry: Registry) -> FrontDoor:
         The ASGI application.
     """
     predictions = Predictions(registry)
+    rates = _error_rates(registry.settings)
 
     @asgi(["/predictions"], is_mount=True, copy_scope=False)
     async def predict(scope: Scope, receive: Receive, send: Send) -> None:
         await predictions(scope, receive, send)
 
     app = Litestar(
-        [Models, Workflows, ping, describe_api, predict],
-        dependencies={"registry": Provide(lambda: registry, sync_to_thread=False)},
+        [Models, Workflows, ping, ping_by_any_method, ping_below, describe_api, predict],
+        dependencies={
+            "registry": Provide(lambda: registry, sync_to_thread=False),
+            "error_rates": Provide(lambda: rates, sync_to_thread=False),
+        },
         exception_handlers={Exception: _on_error},
         openapi_config=OpenAPIConfig(
             title="flowyard", version=version("flowyard"), path="/schema", render_plugins=[openapi.Document()]
         ),
         logging_config=None,
     )
-    return FrontDoor(app, predictions, KServe(registry))
+    return FrontDoor(app, predictions, KServe(registry), rates, registry.settings.request_id_header_key)
+
+
+def _error_rates(settings: Settings) -> ErrorRates:
+    limits = {"wlm": settings.error_rate_wlm, "server": settings.error_rate_server, "any": settings.error_rate_any}
+    return ErrorRates(limits, (settings.wlm_error_http_code, settings.throttle_error_http_code), time.monotonic)
 
 
 @route("/", http_method=["OPTIONS"], include_in_schema=False)
@@ -77,12 +90,18 @@ class FrontDoor:
         app: The application.
         predictions: The handler of predictions.
         kserve: The handler of everything under `/v2`.
+        rates: Gets the statuses of predictions where their failures are limited.
+        request_id_header: Header that the id of a request is read from.
     """
 
-    def __init__(self, app: Litestar, predictions: Predictions, kserve: KServe) -> None:
+    def __init__(
+        self, app: Litestar, predictions: Predictions, kserve: KServe, rates: ErrorRates, request_id_header: str
+    ) -> None:
         self.app = app
         self.predictions = predictions
         self.kserve = kserve
+        self._rates = rates
+        self._id_header = request_id_header.lower()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers a request."""
@@ -91,13 +110,13 @@ class FrontDoor:
             return
         path = scope["path"]
         if is_prediction(path):
-            await self.predictions(scope, receive, send)
+            await self.predictions(scope, receive, self._counted(send) if self._rates else send)
             return
         if path.startswith("/v2/") or path == "/v2":
             await self.kserve(scope, receive, send)
             return
-        given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"}
-        header = (b"x-request-id", request_id_of(given).encode("latin-1"))
+        given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        header = (b"x-request-id", request_id_of(given, self._id_header).encode("latin-1"))
 
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start" and all(name != b"x-request-id" for name, _ in message["headers"]):
@@ -105,6 +124,14 @@ class FrontDoor:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
+
+    def _counted(self, send: Any) -> Any:
+        async def counting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self._rates.answered(message["status"])
+            await send(message)
+
+        return counting
 
 
 def _on_error(request: HttpRequest, error: Exception) -> Response[bytes]:

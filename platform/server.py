@@ -7,8 +7,8 @@ import contextlib
 import gc
 import os
 import signal
-import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ import uvicorn
 import uvloop
 
 from flowyard.platform.app import build_app
-from flowyard.platform.archives.names import LoadItem, parse_load_item
+from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.http.connection import OneWriteProtocol
+from flowyard.platform.http.cors import CrossOrigin
+from flowyard.platform.http.gate import Gate
+from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.settings import Settings
-from flowyard.schemas.errors import InvalidRequestError
+from flowyard.platform.registry.startup import items_at_start
+from flowyard.platform.settings import Settings, listening
+from flowyard.platform.tls import tls_context
 
 #: Requests are freed by counting references. Looking for cycles after every few of them would be in vain, and costs.
 GC_THRESHOLD = 20_000
@@ -43,7 +47,8 @@ def run(settings: Settings, ready_file: Path | None = None) -> None:
 
     Args:
         settings: The settings.
-        ready_file: Gets the base URL once requests are accepted.
+        ready_file: Gets the base URL once requests are accepted, and in a second line that of the management API where it has an
+            address of its own.
 
     Raises:
         FlowyardError: The server cannot start: address taken, state directory in use, something to load that cannot be.
@@ -52,12 +57,12 @@ def run(settings: Settings, ready_file: Path | None = None) -> None:
 
 
 async def _serve(settings: Settings, ready_file: Path | None) -> None:
-    items = [parse_load_item(text) for text in settings.load]
+    items = items_at_start(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    with _bind(settings) as listener:
+    with _listen(settings) as (listeners, tls):
         registry = Registry(settings)
         try:
             starting: asyncio.Task[Any] = asyncio.ensure_future(_start(registry, items))
@@ -65,7 +70,7 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                await _accept(registry, listener, ready_file, stopping)
+                await _accept(registry, listeners, tls, ready_file, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -74,16 +79,74 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
     log.info("stopped")
 
 
-async def _start(registry: Registry, items: list[LoadItem]) -> None:
+async def _start(registry: Registry, items: Sequence[LoadItem]) -> None:
+    """Brings up what is to be there from the start, before or while requests are accepted, as the settings have it."""
+    if not registry.settings.wait_model_loading:
+        await registry.open(wait=False)
+        registry.load_later(items)
+        return
     await registry.open()
     for item in items:
         await registry.load(item)
 
 
-async def _accept(registry: Registry, listener: socket.socket, ready_file: Path | None, stopping: asyncio.Task[Any]) -> None:
+@contextlib.contextmanager
+def _listen(settings: Settings) -> Iterator[tuple[list[Listener], ssl.SSLContext | None]]:
+    """Binds the addresses; the inference address is the first."""
+    where = listening(settings)
+    addresses = list(dict.fromkeys((where.inference, where.management)))
+    tls = tls_context(settings) if any(address.scheme == "https" for address in addresses) else None
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(Listener(address)) for address in addresses], tls
+
+
+def _apps(registry: Registry, count: int) -> list[Any]:
+    """The application of each address: one for all, or one for the inference and one for the management API."""
+    settings = registry.settings
+    front = build_app(registry)
+    apps: list[Any] = [front] if count == 1 else [Gate(front, "inference"), Gate(front, "management")]
+    origin = settings.cors_allowed_origin
+    if origin is None:
+        return apps
+    further = (settings.cors_allowed_methods, settings.cors_allowed_headers, settings.request_id_header_key.lower())
+    return [CrossOrigin(app, origin, *further) for app in apps]
+
+
+async def _accept(
+    registry: Registry,
+    listeners: list[Listener],
+    tls: ssl.SSLContext | None,
+    ready_file: Path | None,
+    stopping: asyncio.Task[Any],
+) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
-    config = uvicorn.Config(
-        build_app(registry),
+    drain_s = int(registry.settings.drain_timeout_s) + 1
+    apps = _apps(registry, len(listeners))
+    servers = [
+        Server(_config(app, tls if listener.address.scheme == "https" else None, drain_s))
+        for app, listener in zip(apps, listeners, strict=True)
+    ]
+    serving: list[asyncio.Task[Any]] = [
+        asyncio.ensure_future(server.serve([listener.socket])) for server, listener in zip(servers, listeners, strict=True)
+    ]
+    # What exists now stays: the collector need not walk through it again and again while requests come and go.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
+    urls = [str(listener.address) for listener in listeners]
+    log.info("ready", url=urls[0], **({"management_url": urls[1]} if len(urls) > 1 else {}))
+    if ready_file is not None:
+        _write_ready(ready_file, urls)
+    await asyncio.wait([*serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping")
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*serving)
+
+
+def _config(app: Any, tls: ssl.SSLContext | None, drain_s: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         http=OneWriteProtocol,
         loop="none",
         lifespan="off",
@@ -92,41 +155,14 @@ async def _accept(registry: Registry, listener: socket.socket, ready_file: Path 
         server_header=False,
         proxy_headers=False,
         date_header=False,
-        backlog=2048,
-        timeout_graceful_shutdown=int(registry.settings.drain_timeout_s) + 1,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=drain_s,
+        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
     )
-    server = Server(config)
-    serving: asyncio.Task[Any] = asyncio.ensure_future(server.serve([listener]))
-    host, port = listener.getsockname()[:2]
-    base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    # What exists now stays: the collector need not walk through it again and again while requests come and go.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 10, 10)
-    log.info("ready", url=base_url)
-    if ready_file is not None:
-        _write_ready(ready_file, base_url)
-    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-    log.info("stopping")
-    server.should_exit = True
-    await serving
 
 
-def _write_ready(path: Path, base_url: str) -> None:
-    """In one step, so that nobody reads half an address."""
+def _write_ready(path: Path, urls: list[str]) -> None:
+    """One line for each address, in one step, so that nobody reads half of one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(base_url + "\n", encoding="utf-8")
+    partial.write_text("".join(f"{url}\n" for url in urls), encoding="utf-8")
     partial.replace(path)
-
-
-def _bind(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise InvalidRequestError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
-    listener.listen(2048)
-    return listener

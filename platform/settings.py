@@ -5,30 +5,32 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 import msgspec
 import msgspec.inspect as types
-import yaml
 from msgspec import Meta
 
+from flowyard.platform import djl_config, error_rates
+from flowyard.platform.addresses import ALLOWED as ALLOWED_ADDRESSES
+from flowyard.platform.addresses import Address, changed, management_default, parse_address
+from flowyard.platform.sources import ENV_PREFIX, Given, Value, from_env, from_flags, from_yaml
 from flowyard.schemas.errors import InvalidRequestError
-from flowyard.schemas.models import BatchSize, DelayMs, IdleS, QueueSize, TimeoutS
+from flowyard.schemas.models import BatchSize, DelayMs, IdleS, QueueSize, TimeoutS, Workers
 
 Name = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
+ErrorCode = Annotated[int, Meta(ge=400, le=599)]
+Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
 
-ENV_PREFIX = "FLOWYARD_"
 _SEPARATORS = {"allowed_paths": re.compile(":")}
 _SEPARATOR = re.compile(r"[,\s]+")
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-#: What a source says before it is converted: text, or several texts.
-Value = str | tuple[str, ...]
 
 
 def default_state_dir(env: Mapping[str, str] = os.environ) -> str:
@@ -48,13 +50,20 @@ def default_state_dir(env: Mapping[str, str] = os.environ) -> str:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decides.
+    """What the operator decides. Keys of DJL Serving's `config.properties` have the names they have there (DJL §4.2).
 
     Attributes:
-        host: Address to listen on.
-        port: Port to listen on; 0 takes any free one.
+        host: Short form of the inference address: where to listen.
+        port: Short form too; 0 takes any free one.
+        inference_address: `http(s)://host[:port]` or `unix:/path`; `None` for `host` and `port`.
+        management_address: The same for the management API; `None` for the inference address, or as `listening` says.
         model_store: Folder that relative model URLs start from, `None` for no store.
-        load: What is loaded at the start, as `[NAME[:VERSION]=]URL`; as text the items are separated by commas or blanks.
+        load: What is loaded at the start, as `[NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL`; as text the items are separated by commas
+            or blanks.
+        load_models: The same as DJL has it: `ALL` for all that is in the model store, `NONE`, or items as above.
+        wait_model_loading: Whether requests are accepted only when all that is loaded at the start is up, and the start fails
+            when something cannot be. Else what cannot be loaded stays, as `FAILED`.
+        allow_multi_status: Whether `/ping` answers 207 while something is loaded.
         state_dir: Folder of the registry's database and the unpacked archives.
         allowed_paths: Folders besides the model store that model URLs may lead into; as text separated by `:`.
         allowed_urls: Prefixes of remote URLs that may be fetched; none may when empty. As text separated by commas or blanks.
@@ -67,19 +76,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: Most requests that are computed together.
         max_batch_delay: Longest wait for company, in milliseconds.
         max_idle_time: Seconds after which a surplus idle worker is stopped.
+        min_workers: Least workers per device of a model that does not say.
+        max_workers: Most workers per device of a model that does not say.
         default_timeout_s: Compute time after which a worker is taken for hung.
         startup_timeout_s: Time a worker may take to load its model.
         silent_limit_s: Time without a sign of life after which a worker is killed, whatever it computes.
         drain_timeout_s: Time that running requests get when the server stops.
         load_on_devices: Devices of a model that names none (DJL §1.9).
+        chunked_read_timeout: Seconds that a model which answers in pieces may take for the next one.
+        model_url_pattern: Regular expression of the URLs that a prediction may have loaded (DJL §2.4); `None` for none.
+        request_id_header_key: Request header that the id of a request is read from.
+        bad_request_http_code: Status of a prediction whose request is wrong.
+        wlm_error_http_code: Status where workers are gone or not ready.
+        throttle_error_http_code: Status where the queue is full.
+        server_error_http_code: Status of a defect of the server.
+        timeout_http_code: Without effect.
+        error_rate_wlm: Errors of queues and workers, as `N[/ISO 8601 duration]`, beyond which `/ping` answers 503.
+        error_rate_server: The same for answers of 5xx and 424.
+        error_rate_any: The same for both.
+        error_rate_model: Without effect.
+        cors_allowed_origin: Origins whose pages may use the API, separated by commas, or `*`; `None` for none.
+        cors_allowed_methods: Methods they may use, separated by commas.
+        cors_allowed_headers: Request headers they may send, separated by commas.
+        certificate_file: PEM file with the certificate of the https addresses and those it is signed with.
+        private_key_file: PEM file with its key.
+        keystore: PKCS #12 file with both.
+        keystore_pass: Password of that file.
+        keystore_type: Its format.
+        reserved_memory_mb: Without effect.
+        cluster_address: Without effect.
+        number_of_netty_threads: Without effect.
+        use_native_io: Without effect.
+        io_ratio: Without effect.
+        plugin_folder: Without effect.
+        grpc_address: Without effect.
+        grpc_port: Without effect.
+        grpc_max_connection_age: Without effect.
+        grpc_max_connection_grace: Without effect.
+        web_root: Without effect.
         log_level: Least severe level that is logged.
         log_format: `console` for people, `json` for collectors, `auto` chooses by whether a terminal listens.
     """
 
     host: Name = "127.0.0.1"
     port: Port = 8080
+    inference_address: str | None = None
+    management_address: str | None = None
     model_store: str | None = None
     load: tuple[str, ...] = ()
+    load_models: tuple[str, ...] = ()
+    wait_model_loading: bool = True
+    allow_multi_status: bool = False
     state_dir: Name = msgspec.field(default_factory=default_state_dir)
     allowed_paths: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
@@ -92,140 +139,147 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: BatchSize = 1
     max_batch_delay: DelayMs = 100
     max_idle_time: IdleS = 60
+    min_workers: Workers | None = None
+    max_workers: Workers | None = None
     default_timeout_s: TimeoutS = 120.0
     startup_timeout_s: TimeoutS = 240.0
     silent_limit_s: TimeoutS = 10.0
     drain_timeout_s: TimeoutS = 30.0
     load_on_devices: str = "*"
+    chunked_read_timeout: TimeoutS = 120.0
+    model_url_pattern: str | None = None
+    request_id_header_key: str = "x-request-id"
+    bad_request_http_code: ErrorCode = 400
+    wlm_error_http_code: ErrorCode = 503
+    throttle_error_http_code: ErrorCode = 503
+    server_error_http_code: ErrorCode = 500
+    timeout_http_code: ErrorCode = 400
+    error_rate_wlm: str | None = None
+    error_rate_server: str | None = None
+    error_rate_any: str | None = None
+    error_rate_model: str | None = None
+    cors_allowed_origin: str | None = None
+    cors_allowed_methods: str | None = None
+    cors_allowed_headers: str | None = None
+    certificate_file: str | None = None
+    private_key_file: str | None = None
+    keystore: str | None = None
+    keystore_pass: str = "changeit"  # noqa: S105 - Java's well-known default, no secret
+    keystore_type: Literal["PKCS12"] = "PKCS12"
+    reserved_memory_mb: Number = 500
+    cluster_address: Name = "http://127.0.0.1:8888"
+    number_of_netty_threads: Number = 0
+    use_native_io: bool = True
+    io_ratio: Percent = 50
+    plugin_folder: Name = "plugins"
+    grpc_address: Name = "127.0.0.1"
+    grpc_port: Port = 8082
+    grpc_max_connection_age: Number | None = None
+    grpc_max_connection_grace: Number | None = None
+    web_root: Name = "public"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
 
 
-class _Given(msgspec.Struct, frozen=True):
-    """One value as a source gives it.
+class Listening(msgspec.Struct, frozen=True):
+    """Where the server listens; both on one address, or each on its own."""
 
-    Attributes:
-        key: Name of the setting.
-        value: What is said.
-        source: Where: `flowyard.yaml:3`, `FLOWYARD_PORT`, `--port`.
-        name: The key as the source spells it.
+    inference: Address
+    management: Address
+
+
+def listening(settings: Settings) -> Listening:
+    """Where the server listens.
+
+    The inference address is `host` and `port` where it is not said. The management address is the same, unless the inference
+    address is said and can be reached from other machines: then it is http://127.0.0.1:8080, as with DJL Serving.
     """
-
-    key: str
-    value: Value
-    source: str
-    name: str
+    if settings.inference_address is None:
+        inference = Address("http", settings.host, settings.port)
+        default = inference
+    else:
+        inference = parse_address(settings.inference_address)
+        default = management_default(inference)
+    said = settings.management_address
+    return Listening(inference, default if said is None else parse_address(said))
 
 
 def load_settings(file: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> tuple[Settings, tuple[str, ...]]:
     """Puts the settings together: defaults < file < `FLOWYARD_<KEY>` in the environment < flags.
 
+    The file is YAML, or the `config.properties` of a DJL Serving installation; one of those is looked for where no file is given.
+    `SAGEMAKER_*` come after the file, `SERVING_<KEY>` after the flags.
+
     Args:
-        file: YAML file with a mapping of settings, `None` for none. A null value leaves the setting as it was.
+        file: File of settings, `None` for none. A null value in YAML leaves the setting as it was.
         env: The environment; empty text is a value (an empty list, no model store), not an absent one.
         flags: Values by setting name (`max_request_size`), text or typed; `None` is an absent flag.
 
     Returns:
-        The settings, and one warning for each key or variable that is no setting.
+        The settings, and one warning for each key or variable that is no setting or does nothing.
 
     Raises:
         InvalidRequestError: A file that cannot be read, or a bad value; the message names source, key, value and what is allowed.
     """
-    given = [*(_from_file(file) if file else []), *_from_env(env), *_from_flags(flags)]
+    file = file or djl_config.find_config(env)
+    properties = file if file is not None and djl_config.is_properties(file) else None
+    djl = djl_config.from_env(env)
+    in_file = djl_config.from_properties(properties, env) if properties else from_yaml(file) if file else []
+    given = [*in_file, *djl.sagemaker, *from_env(env), *from_flags(flags), *djl.settings]
     known = [item for item in given if item.key in _KINDS]
     values: dict[str, object] = {"state_dir": default_state_dir(env)}
     for item in known:
         values[item.key] = _convert(item)
-    return msgspec.convert(values, Settings), tuple(_warning(item) for item in given if item.key not in _KINDS)
+    said = {item.key: item for item in known}
+    if djl_config.loads_all(properties, said):
+        values["load_models"] = ("ALL",)
+    values |= _addresses(known)
+    unknown = [*(item for item in given if item.key not in _KINDS), *djl.unknown]
+    warnings = [*map(_unknown, unknown), *(f"{name} has no effect here" for name in djl.without_effect), *_idle(said)]
+    return msgspec.convert(values, Settings), tuple(dict.fromkeys(warnings))
 
 
-def _from_env(env: Mapping[str, str]) -> list[_Given]:
-    names = sorted(name for name in env if name.startswith(ENV_PREFIX))
-    return [_Given(name.removeprefix(ENV_PREFIX).lower(), env[name], name, name) for name in names]
+def _addresses(known: list[Given]) -> dict[str, str]:
+    """The addresses, where a later source says another host or port than the one that names an address.
+
+    What is later is the short form of the inference address, and of the management address where that is the same.
+    """
+    addresses: dict[str, Address] = {}
+    for item in known:
+        if item.key in ("inference_address", "management_address"):
+            addresses.pop(item.key, None)
+            if item.value:
+                addresses[item.key] = parse_address(str(item.value))
+        elif item.key in ("host", "port"):
+            inference = addresses.get("inference_address")
+            host, port = (str(item.value), None) if item.key == "host" else (None, int(str(item.value)))
+            for key, address in addresses.items():
+                if address == inference:
+                    addresses[key] = changed(address, host, port)
+    return {key: str(address) for key, address in addresses.items()}
 
 
-def _from_flags(flags: Mapping[str, object]) -> list[_Given]:
-    spelled = {key: "--" + key.replace("_", "-") for key in flags}
-    return [_Given(key, _as_text(value), spelled[key], spelled[key]) for key, value in flags.items() if value is not None]
-
-
-def _as_text(value: object) -> Value:
-    if isinstance(value, (list, tuple)):
-        return tuple(str(item) for item in value)
-    return str(value)
-
-
-def _from_file(file: Path) -> list[_Given]:
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{file}: the settings file cannot be read: {_reason(error)}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidRequestError(f"{file}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise InvalidRequestError(f"{file}: not valid YAML: {error}") from error
-    if root is None:
-        return []
-    if not isinstance(root, yaml.MappingNode):
-        raise InvalidRequestError(f"{file}:{_line(root)}: a settings file is a mapping of settings, as `port: 8080`")
-    return _entries(file, root)
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _entries(file: Path, root: yaml.MappingNode) -> list[_Given]:
-    found: list[_Given] = []
-    lines: dict[str, int] = {}
-    for key_node, value_node in root.value:
-        source, key = f"{file}:{_line(key_node)}", _scalar(key_node)
-        if key is None:
-            raise InvalidRequestError(f"{source}: a key of a settings file is the name of a setting")
-        if key in lines:
-            raise InvalidRequestError(f"{source}: {key} is given twice, first in line {lines[key]}")
-        lines[key] = _line(key_node)
-        value = _node_value(value_node)
-        if value is None:
-            raise InvalidRequestError(f"{source}: {key} is a mapping, allowed is {_allowed_for(key)}")
-        if value_node.tag != "tag:yaml.org,2002:null":
-            found.append(_Given(key, value, source, key))
-    return found
-
-
-def _scalar(node: yaml.Node) -> str | None:
-    return node.value if isinstance(node, yaml.ScalarNode) else None
-
-
-def _node_value(node: yaml.Node) -> Value | None:
-    """Takes scalars as they are written, so that one conversion serves all sources; `None` for anything nested."""
-    if not isinstance(node, yaml.SequenceNode):
-        return _scalar(node)
-    items = [_scalar(item) for item in node.value]
-    return None if None in items else tuple(item for item in items if item is not None)
-
-
-def _convert(item: _Given) -> object:
+def _convert(item: Given) -> object:
     kind = _KINDS[item.key]
+    if item.value is None:
+        raise InvalidRequestError(f"{item.place} is a mapping, allowed is {_allowed(item.key)}")
     try:
         if isinstance(kind, types.VarTupleType):
             return _split(item.key, item.value)
-        if isinstance(kind, types.BoolType):
-            return _BOOLS[str(item.value).lower()]
-        if isinstance(kind, types.UnionType) and not item.value:
+        if item.key in _OPTIONAL and not item.value:
             return None
+        if isinstance(kind, types.BoolType):
+            return _BOOLS[str(item.value).strip().lower()]
+        if item.key in _CHECKS:
+            _CHECKS[item.key][0](str(item.value))
         number = isinstance(kind, (types.IntType, types.FloatType))
-        value = item.value.lower() if isinstance(kind, types.LiteralType) and isinstance(item.value, str) else item.value
+        value = item.value.strip() if number and isinstance(item.value, str) else item.value
+        if isinstance(kind, types.LiteralType):
+            return {str(one).lower(): one for one in kind.values}[str(value).lower()]
         return msgspec.convert(value, _HINTS[item.key], strict=not number)
-    except (msgspec.ValidationError, KeyError) as error:
+    except (msgspec.ValidationError, KeyError, InvalidRequestError, re.error) as error:
         shown = ", ".join(item.value) if isinstance(item.value, tuple) else item.value
-        place = item.source if item.source == item.name else f"{item.source}: {item.name}"
-        raise InvalidRequestError(f"{place}: {shown!r} is not allowed, allowed is {_allowed(kind)}") from error
+        raise InvalidRequestError(f"{item.place}: {shown!r} is not allowed, allowed is {_allowed(item.key)}") from error
 
 
 def _split(key: str, value: Value) -> tuple[str, ...]:
@@ -233,19 +287,19 @@ def _split(key: str, value: Value) -> tuple[str, ...]:
     return tuple(item for item in items if item)
 
 
-def _allowed_for(key: str) -> str:
-    return _allowed(_KINDS[key]) if key in _KINDS else "text or a list of texts"
-
-
-def _allowed(kind: types.Type) -> str:
-    match kind:
+def _allowed(key: str) -> str:
+    if key in _CHECKS:
+        return _CHECKS[key][1]
+    match _KINDS.get(key):
+        case None:
+            return "text or a list of texts"
         case types.BoolType():
             return "true or false"
-        case types.IntType():
+        case types.IntType() as kind:
             return f"a whole number from {kind.ge} to {kind.le}"
-        case types.FloatType():
+        case types.FloatType() as kind:
             return f"a number above {kind.gt} and up to {kind.le}"
-        case types.LiteralType():
+        case types.LiteralType() as kind:
             return "one of " + ", ".join(str(value) for value in kind.values)
         case types.VarTupleType():
             return "a list of texts"
@@ -253,25 +307,65 @@ def _allowed(kind: types.Type) -> str:
             return "text that is not empty"
 
 
-def _warning(item: _Given) -> str:
-    near = difflib.get_close_matches(item.key, _KINDS, n=1)
+def _unknown(item: Given) -> str:
+    allowed = djl_config.KEYS if item.name.startswith(djl_config.ENV_PREFIX) else _KINDS
+    near = difflib.get_close_matches(item.key, allowed, n=1)
     hint = f", did you mean {_respell(item, near[0])}?" if near else ""
-    place = "" if item.source == item.name else f"{item.source}: "
-    return f"{place}{item.name} is not a setting{hint}"
+    return f"{item.place} is not a setting{hint}"
 
 
-def _respell(item: _Given, key: str) -> str:
+def _respell(item: Given, key: str) -> str:
     if item.name.startswith("--"):
         return "--" + key.replace("_", "-")
-    return ENV_PREFIX + key.upper() if item.name.startswith(ENV_PREFIX) else key
+    prefix = next((prefix for prefix in (ENV_PREFIX, djl_config.ENV_PREFIX) if item.name.startswith(prefix)), None)
+    return key if prefix is None else prefix + key.upper()
 
 
-def _kinds() -> dict[str, types.Type]:
+def _idle(said: Mapping[str, Given]) -> list[str]:
+    """A warning for each setting that is understood and does nothing."""
+    idle = djl_config.WITHOUT_EFFECT
+    return [f"{item.place} has no effect: {idle[key]}" for key, item in said.items() if key in idle]
+
+
+def _declared() -> dict[str, types.Type]:
     info = types.type_info(Settings)
     assert isinstance(info, types.StructType)
-    fields = {field.name: field.type for field in info.fields}
-    return {name: kind.type if isinstance(kind, types.Metadata) else kind for name, kind in fields.items()}
+    return {field.name: field.type for field in info.fields}
 
 
-_KINDS = _kinds()
+def _plain(kind: types.Type) -> types.Type:
+    """The type itself, without what it may be instead of it and what is said about it."""
+    if isinstance(kind, types.UnionType):
+        (kind,) = (option for option in kind.types if not isinstance(option, types.NoneType))
+    return kind.type if isinstance(kind, types.Metadata) else kind
+
+
+_KINDS = {name: _plain(kind) for name, kind in _declared().items()}
+_OPTIONAL = frozenset(name for name, kind in _declared().items() if isinstance(kind, types.UnionType))
 _HINTS = get_type_hints(Settings, include_extras=True)
+
+
+def _matching(pattern: str) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if not re.fullmatch(pattern, text):
+            raise InvalidRequestError(text)
+
+    return check
+
+
+_HEADER = (_matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"), "the name of a header")
+_HEADER_VALUE = (_matching(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?"), "a list of names separated by commas, or *")
+_RATE = (error_rates.parse_rate, error_rates.ALLOWED)
+#: What a type cannot say, and the words for it.
+_CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
+    "inference_address": (parse_address, ALLOWED_ADDRESSES),
+    "management_address": (parse_address, ALLOWED_ADDRESSES),
+    "error_rate_wlm": _RATE,
+    "error_rate_server": _RATE,
+    "error_rate_any": _RATE,
+    "request_id_header_key": _HEADER,
+    "cors_allowed_origin": _HEADER_VALUE,
+    "cors_allowed_methods": _HEADER_VALUE,
+    "cors_allowed_headers": _HEADER_VALUE,
+    "model_url_pattern": (re.compile, "a regular expression"),
+}

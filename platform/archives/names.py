@@ -13,6 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar\.gz|tar\.z|tgz|zip|tar|mar|gz|z)$", re.IGNORECASE)
+_LOAD_ITEM = "[NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL"
 _NOT_A_WORD = re.compile(r"\W|^_", re.ASCII)
 
 
@@ -23,11 +24,22 @@ class LoadItem(msgspec.Struct, frozen=True):
         url: Where it is.
         name: The name to serve it under, `None` to infer it.
         version: Its version, `None` for none.
+        engine: Engine to load it with, `None` to infer it.
+        devices: Devices joined by `;`, `None` for those of the settings.
     """
 
     url: str
     name: str | None = None
     version: str | None = None
+    engine: str | None = None
+    devices: str | None = None
+
+    def __str__(self) -> str:
+        """As the operator would write it."""
+        said = [self.name, self.version, self.engine, self.devices]
+        while said and said[-1] is None:
+            said.pop()
+        return f"{':'.join(part or '' for part in said)}={self.url}" if said else self.url
 
 
 def infer_model_name(url: str) -> str:
@@ -59,6 +71,11 @@ def _path_of(url: str) -> str:
         return urlsplit(url).path
     except ValueError as error:
         raise InvalidRequestError(f"Invalid url: {url!r}") from error
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file is called like an archive."""
+    return _ARCHIVE_SUFFIX.search(name) is not None
 
 
 def check_name(name: str) -> str:
@@ -98,10 +115,10 @@ def check_version(version: str) -> str:
 
 
 def parse_load_item(text: str) -> LoadItem:
-    """Reads `[NAME[:VERSION]=]URL`.
+    """Reads `[NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL` (DJL §4.2).
 
-    What is before the first `=` is a name unless it has a slash: `/models/a=b.onnx` is a URL. DJL's brackets around the name are
-    accepted.
+    What is before the first `=` is a name unless it has a slash or a question mark: `/models/a=b.onnx` is a URL. DJL's brackets
+    around it are accepted. Parts may be empty: `mlp::PyTorch=URL` has no version, `[:v1]=URL` infers the name.
 
     Args:
         text: The item.
@@ -110,14 +127,17 @@ def parse_load_item(text: str) -> LoadItem:
         Its parts.
 
     Raises:
-        InvalidRequestError: A bad name or version, or no URL.
+        InvalidRequestError: A bad name or version, too many parts, or no URL.
     """
     before, equals, after = text.strip().partition("=")
-    if not equals or "/" in before:
+    if not equals or "/" in before or "?" in before:
         before, equals, after = "", "", text.strip()
     if not after:
-        raise InvalidRequestError(f"No url in {text!r}; expected is [NAME[:VERSION]=]URL.")
+        raise InvalidRequestError(f"No url in {text!r}; expected is {_LOAD_ITEM}.")
     if not equals:
         return LoadItem(after)
-    name, colon, version = before.removeprefix("[").removesuffix("]").partition(":")
-    return LoadItem(after, check_name(name), check_version(version) if colon else None)
+    parts = before.removeprefix("[").removesuffix("]").split(":")
+    if len(parts) > 4 or parts == [""]:
+        raise InvalidRequestError(f"{before!r} in {text!r} is not NAME[:VERSION[:ENGINE[:DEVICES]]]; expected is {_LOAD_ITEM}.")
+    name, version, engine, devices = (part.strip() or None for part in [*parts, "", "", ""][:4])
+    return LoadItem(after, check_name(name) if name else None, check_version(version) if version else None, engine, devices)

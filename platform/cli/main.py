@@ -24,10 +24,11 @@ def serve(
     *,
     host: str | None = None,
     port: int | None = None,
-    model_store: Path | None = None,
-    load: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    model_store: Annotated[Path | None, Parameter(name=["--model-store", "-s"])] = None,
+    load: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
+    models: Annotated[list[str] | None, Parameter(name=["--models", "-m"], consume_multiple=True, negative="")] = None,
     state_dir: Path | None = None,
-    config: Path | None = None,
+    config: Annotated[Path | None, Parameter(name=["--config", "--config-file", "-f"])] = None,
     allowed_paths: str | None = None,
     log_level: str | None = None,
     log_format: str | None = None,
@@ -35,7 +36,8 @@ def serve(
 ) -> int:
     """Serve models and workflows until SIGTERM or SIGINT.
 
-    Every setting can also be given as FLOWYARD_<KEY> in the environment, or in the file of --config.
+    Every setting can also be given as FLOWYARD_KEY in the environment, or in the file of --config. The config.properties
+    and the SERVING_KEY of a DJL Serving installation are understood.
 
     Parameters
     ----------
@@ -46,11 +48,13 @@ def serve(
     model_store
         Folder that relative model URLs are relative to.
     load
-        [NAME[:VERSION]=]URL of a model or workflow to load at the start. Can be given several times.
+        [NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL of a model or workflow to load at the start. Can be given several times.
+    models
+        The same, several at once; ALL is everything in the model store, NONE nothing.
     state_dir
         Folder that remembers what is registered; ~/.local/state/flowyard by default.
     config
-        YAML file with settings.
+        File with settings: YAML, or a config.properties of DJL Serving.
     allowed_paths
         Further folders that URLs may lead into, separated by colons.
     log_level
@@ -58,7 +62,7 @@ def serve(
     log_format
         console, json, or auto.
     ready_file
-        Gets the base URL once requests are accepted.
+        Gets the base URL once requests are accepted; in a second line that of the management API, where that is another one.
     """
     from flowyard.platform.settings import load_settings
     from flowyard.platform.telemetry.logs import configure_logs
@@ -68,6 +72,7 @@ def serve(
         "port": port,
         "model_store": model_store,
         "load": load,
+        "load_models": ",".join(models) if models else None,
         "state_dir": state_dir,
         "allowed_paths": allowed_paths,
         "log_level": log_level,

@@ -241,6 +241,7 @@ class Planner:
         spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
         spec = fill(spec, located.spec(devices[0].type))
+        spec = fill(spec, ModelSpec(min_worker=self._settings.min_workers, max_worker=self._settings.max_workers))
         low, high = workers(spec, self._default_workers(located, devices))
         policy = self._policy(key, spec)
         return PoolSpec(

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import difflib
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
+    ConflictError,
     FlowyardError,
     InvalidRequestError,
     InvalidWorkflowError,
@@ -93,24 +94,37 @@ class Registry:
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._scheduled: set[asyncio.Task[Any]] = set()
+        self._restoring: asyncio.Future[Any] | None = None
 
     # ---- life ----
 
-    async def open(self) -> None:
-        """Opens the record and brings back what is in it, in parallel. One that fails stays, as `FAILED`."""
+    async def open(self, *, wait: bool = True) -> None:
+        """Opens the record and brings back what is in it, in parallel. One that fails stays, as `FAILED`.
+
+        Args:
+            wait: Whether to wait until all of it is up.
+        """
         await self._store.open()
-        records = await self._store.all()
-        await asyncio.gather(*(self._restore(record) for record in records))
+        entries = [Entry(record) for record in await self._store.all()]
+        for entry in entries:
+            self.endpoints.add(entry)
+        restoring = asyncio.gather(*(self._restore(entry) for entry in entries))
+        if wait:
+            await restoring
+        else:
+            self._restoring = restoring
         # An archive that nothing refers to is left of a registration that a crash has cut short.
         self._collect()
 
     async def close(self) -> None:
         """Drains and ends everything that runs. The record stays as it is."""
         drain_s = self.settings.drain_timeout_s
+        unfinished = {*self._scheduled, *([self._restoring] if self._restoring is not None else [])}
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
         running = [entry.deployment for entry in self.endpoints if entry.deployment is not None]
         await asyncio.gather(*(deployment.close(drain_s) for deployment in running))
-        for task in self._scheduled:
-            task.cancel()
         if self._background:
             await asyncio.wait(self._background)
         await self._store.close()
@@ -120,16 +134,67 @@ class Registry:
         """Loads what the operator asked for at the start. It replaces what the record has under that name.
 
         Raises:
-            FlowyardError: It cannot be loaded.
+            UserError: It cannot be loaded; the message says which it is.
         """
-        request = Request(url=item.url, name=item.name or "", version=item.version or "", operator=True)
+        try:
+            await self._load(item)
+        except InvalidWorkflowError as error:
+            raise InvalidWorkflowError((Problem(message=f"cannot load {item}"), *error.problems)) from error
+        except FlowyardError as error:
+            raise InvalidRequestError(f"cannot load {item}: {error}") from error
+
+    def load_later(self, items: Sequence[LoadItem]) -> None:
+        """Loads what the operator asked for while requests are answered already. What cannot be loaded stays, as `FAILED`.
+
+        Args:
+            items: What to load; one after the other, after everything that is in the record.
+        """
+        self._schedule(self._load_one_by_one([(item, self._announce(item)) for item in items]))
+
+    async def _load_one_by_one(self, announced: list[tuple[LoadItem, Entry | None]]) -> None:
+        if self._restoring is not None:
+            await self._restoring
+        for item, entry in announced:
+            try:
+                await self._load(item, entry)
+            except (FlowyardError, OSError) as error:
+                log.error("could not load", item=str(item), reason=str(error))
+                if entry is not None and not self.endpoints.has(entry.record.name, entry.record.version):
+                    self.endpoints.add(entry)
+                if entry is not None:
+                    entry.failed(str(error))
+
+    def _announce(self, item: LoadItem) -> Entry | None:
+        """An entry that says that something is being loaded, until it is; none where there is one of that name."""
+        try:
+            name = check_name(item.name or infer_model_name(item.url))
+        except InvalidRequestError:
+            return None
+        record = Record(
+            name=name, version=item.version or "", kind="model", url=item.url, digest="", spec=ModelSpec(), created=_now()
+        )
+        entry = Entry(record, at_startup=True)
+        try:
+            self.endpoints.add(entry)
+        except ConflictError:
+            return None
+        return entry
+
+    async def _load(self, item: LoadItem, announced: Entry | None = None) -> None:
+        spec = ModelSpec(engine=item.engine, device=item.devices)
+        request = Request(url=item.url, name=item.name or "", version=item.version or "", spec=spec, operator=True)
         async with self._registration():
             source, stored = await self._fetch(request)
             plan, kind = self._compile(source, stored)
             name, version = _identity(source, plan)
+            if announced is not None:
+                if not self.endpoints.holds(announced):
+                    return
+                self.endpoints.remove(announced)
             if self.endpoints.has(name, version):
                 (entry,) = self.endpoints.versions(name, version or "default")
-                if entry.record.digest == stored.digest and entry.deployment is not None:
+                is_same = entry.record.digest == stored.digest and entry.record.spec == spec
+                if is_same and entry.deployment is not None:
                     entry.at_startup = True
                     return
                 log.info("replacing what was registered by what --load says", name=name, version=version)
@@ -224,7 +289,7 @@ class Registry:
             url=request.url,
             digest=stored.digest,
             spec=request.spec,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            created=_now(),
         )
         entry = Entry(record, at_startup=request.operator)
         failed_before = self.endpoints.remove_failed(name, version)
@@ -307,9 +372,8 @@ class Registry:
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment
 
-    async def _restore(self, record: Record) -> None:
-        entry = Entry(record)
-        self.endpoints.add(entry)
+    async def _restore(self, entry: Entry) -> None:
+        record = entry.record
         try:
             stored = self._archives.open(record.digest)
             request = Request(url=record.url, name=record.name, version=record.version, spec=record.spec)
@@ -404,6 +468,10 @@ class Registry:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return await asyncio.shield(task)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _identity(request: Request, plan: Plan) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -21,15 +22,18 @@ class ServerProcess:
     """A running `flowyard serve`, on a free port, with a client for it."""
 
     def __init__(
-        self, folder: Path, *flags: str, host: str = "127.0.0.1", port: int = 0, env: dict[str, str] | None = None
+        self, folder: Path, *flags: str, host: str | None = "127.0.0.1", port: int = 0, env: dict[str, str] | None = None
     ) -> None:
         self.state_dir = folder / "state"
         self.model_store = folder / "models"
         self.model_store.mkdir(exist_ok=True)
         self.log = folder / "server.log"
         self._ready = folder / "ready"
-        self._flags = ("--host", host, "--port", str(port), *flags)
+        #: Without a host, the flags or the environment say where to listen.
+        self._flags = ("--host", host, "--port", str(port), *flags) if host else flags
         self._env = env or {}
+        self.trusts: ssl.SSLContext | bool = True
+        self.urls: list[str] = []
         self.cwd: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.client: httpx2.Client | None = None
@@ -49,15 +53,23 @@ class ServerProcess:
                 start_new_session=True,
                 cwd=self.cwd,
             )
-        self.client = httpx2.Client(base_url=self._base_url(), timeout=60)
+        self.urls = self._base_urls()
+        self.client = self.client_of(self.urls[0])
         return self
 
-    def _base_url(self) -> str:
+    def client_of(self, url: str) -> httpx2.Client:
+        """A client of one of the addresses."""
+        if url.startswith("unix:"):
+            transport = httpx2.HTTPTransport(uds=url.removeprefix("unix:"))
+            return httpx2.Client(base_url="http://localhost", transport=transport, timeout=60)
+        return httpx2.Client(base_url=url, timeout=60, verify=self.trusts)
+
+    def _base_urls(self) -> list[str]:
         assert self.process is not None
         end = time.monotonic() + READY_LIMIT_S
         while time.monotonic() < end and self.process.poll() is None:
             if self._ready.exists():
-                return self._ready.read_text().strip()
+                return self._ready.read_text().split()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.01)
         self.kill()
@@ -114,9 +126,17 @@ def wait_until(condition, limit_s: float = 20.0):
 
 
 @contextlib.contextmanager
-def running(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[ServerProcess]:
+def running(
+    folder: Path,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    host: str | None = "127.0.0.1",
+    trusts: ssl.SSLContext | bool = True,
+) -> Iterator[ServerProcess]:
     """A server that must end with status 0 and take all its workers along."""
-    server = ServerProcess(folder, *flags, env=env).start()
+    server = ServerProcess(folder, *flags, env=env, host=host)
+    server.trusts = trusts
+    server.start()
     try:
         yield server
     except BaseException:

@@ -104,12 +104,13 @@ class KServe:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._id_header = registry.settings.request_id_header_key.lower()
         self._watch = Watch()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, unless its client is gone."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        request_id = request_id_of(headers)
+        request_id = request_id_of(headers, self._id_header)
         try:
             reply = await self._answer(scope, receive, headers, request_id)
         except ClientGoneError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from flowyard.platform.settings import Settings
 from flowyard.schemas import errors
 
 #: Class -> status and wire type. A class that is not listed takes its nearest base's row.
@@ -37,6 +38,41 @@ NO_ROUTE = "Requested resource is not found, please refer to API document."
 NO_METHOD = "Requested method is not allowed, please refer to API document."
 
 
+class StatusCodes(msgspec.Struct, frozen=True):
+    """Statuses of failed predictions that the operator may choose (DJL §4.2); the management API has none of its own.
+
+    Attributes:
+        bad_request: Instead of 400.
+        wlm: Instead of 503.
+        throttle: Instead of 503 where a queue is full.
+        server_error: Instead of 500.
+    """
+
+    bad_request: int = 400
+    wlm: int = 503
+    throttle: int = 503
+    server_error: int = 500
+
+    @classmethod
+    def of(cls, settings: Settings) -> StatusCodes:
+        """From the settings."""
+        return cls(
+            settings.bad_request_http_code,
+            settings.wlm_error_http_code,
+            settings.throttle_error_http_code,
+            settings.server_error_http_code,
+        )
+
+    def choose(self, error: errors.FlowyardError, status: int) -> int:
+        """The status of an error that usually has this one."""
+        if isinstance(error, errors.QueueFullError):
+            return self.throttle
+        return {400: self.bad_request, 503: self.wlm, 500: self.server_error}.get(status, status)
+
+
+DEFAULT_CODES = StatusCodes()
+
+
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The body of every error.
 
@@ -53,9 +89,10 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     problems: tuple[errors.Problem, ...] = ()
 
 
-def error_body(error: errors.FlowyardError) -> ErrorBody:
-    """The body that tells an error."""
+def error_body(error: errors.FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> ErrorBody:
+    """The body that tells an error, with the statuses that the operator chose."""
     status, kind = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+    status = codes.choose(error, status)
     problems = error.problems if isinstance(error, errors.InvalidWorkflowError) else ()
     return ErrorBody(code=status, type=kind, message=error.message, problems=problems)
 

@@ -1,4 +1,4 @@
-"""The management API: /models, /workflows and /ping."""
+"""The management API: /models and /workflows."""
 
 from __future__ import annotations
 
@@ -122,14 +122,6 @@ class Workflows(Registered):
             for entry in entries
         ]
         return answer(views.WorkflowList(workflows=items, next_page_token=token))
-
-
-@get("/ping", summary="Health", operation_id="ping", tags=["Health"])
-async def ping(request: HttpRequest, registry: Registry) -> Response[bytes]:
-    """Tells the health of every model: 200, or 500 when one has failed (DJL §2.6)."""
-    found = views.health(registry.endpoints)
-    failed = any(health.status == "FAILED" for health in found.values())
-    return answer(found, 500 if failed else 200)
 
 
 def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:

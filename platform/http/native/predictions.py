@@ -18,7 +18,7 @@ import structlog
 
 from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
-from flowyard.platform.http.native.errors import error_body, to_json
+from flowyard.platform.http.native.errors import DEFAULT_CODES, StatusCodes, error_body, to_json
 from flowyard.platform.http.native.messages import Answer, Headers, message_answer
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.http.native.targets import target_of_path, target_of_request
@@ -28,7 +28,7 @@ from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
-from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError
+from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError, UnavailableError
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value, to_jsonable
 
@@ -59,21 +59,23 @@ class Predictions:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._limit_bytes = registry.settings.max_request_size
+        self._codes = StatusCodes.of(registry.settings)
+        self._id_header = registry.settings.request_id_header_key.lower()
         self._watch = Watch()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens, unless its client is gone."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        request_id = request_id_of(headers)
+        request_id = request_id_of(headers, self._id_header)
         try:
             answer = await self._answer(scope, receive, send, headers, request_id)
         except ClientGoneError:
             return
         except FlowyardError as error:
-            answer = error_answer(error)
+            answer = error_answer(error, self._codes)
         except Exception:
             log.exception("prediction failed", request_id=request_id, path=scope["path"])
-            answer = error_answer(InternalError("internal error; the log has the details"))
+            answer = error_answer(InternalError("internal error; the log has the details"), self._codes)
         if answer is None:
             return
         status, content_type, body, extra = answer
@@ -113,7 +115,7 @@ class Predictions:
             own = [(b"x-request-id", request_id.encode("latin-1"))]
             await self._send_stream(result, execution, receive, send_stream(result, headers.get("accept", ""), own, send))
             return None
-        return answer_of(result, headers, server_timing(execution))
+        return answer_of(result, headers, server_timing(execution), self._codes)
 
     def _named(self, raw_path: bytes) -> Deployment | None:
         """The deployment that a path names, `None` where it names nothing."""
@@ -132,18 +134,19 @@ class Predictions:
             execution.cancel()
 
 
-def answer_of(result: Outcome, headers: Mapping[str, str], timing: Headers) -> Answer:
+def answer_of(result: Outcome, headers: Mapping[str, str], timing: Headers, codes: StatusCodes = DEFAULT_CODES) -> Answer:
     """Tells the outcome of a run.
 
     Args:
         result: The outcome.
         headers: The request's headers.
         timing: Headers that go with it.
+        codes: Statuses of errors.
     """
     if isinstance(result, AnsweredError) and result.answer is not None:
         return message_answer(result.answer, timing)
     if isinstance(result, FlowyardError):
-        status, content_type, body, extra = error_answer(result)
+        status, content_type, body, extra = error_answer(result, codes)
         return status, content_type, body, [*extra, *timing]
     message = result.message()
     if message is not None:
@@ -202,9 +205,9 @@ async def _listen(outcome: asyncio.Future[Any], execution: Execution | SingleCal
         outcome.set_exception(ClientGoneError())
 
 
-def request_id_of(headers: Mapping[str, str]) -> str:
-    """The caller's `x-request-id` where it is printable, else a new one (DJL §1.1)."""
-    given = headers.get("x-request-id", "")
+def request_id_of(headers: Mapping[str, str], name: str = "x-request-id") -> str:
+    """The caller's id, from the header of that name, where it is printable; else a new one (DJL §1.1)."""
+    given = headers.get(name, "")
     if given and _REQUEST_ID.fullmatch(given):
         return given
     return f"{_ID_PREFIX}{next(_id_suffixes):012x}"
@@ -275,10 +278,10 @@ def encode_answer(value: Value, accept: str, sent: str) -> tuple[bytes, bytes]:
         raise InternalError(f"the result cannot be told in JSON: {error}") from error
 
 
-def error_answer(error: FlowyardError) -> Answer:
+def error_answer(error: FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> Answer:
     """Status, content type, body and further headers that tell an error."""
-    body = error_body(error)
-    extra = [(b"retry-after", b"1")] if body.code == 503 else []
+    body = error_body(error, codes)
+    extra = [(b"retry-after", b"1")] if isinstance(error, UnavailableError) else []
     return body.code, b"application/json", to_json(body), extra
 
 

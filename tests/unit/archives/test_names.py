@@ -78,6 +78,11 @@ def test_bad_versions(version):
         ("https://host/x?a=b", LoadItem("https://host/x?a=b")),
         ("m=https://host/x?a=b", LoadItem("https://host/x?a=b", "m")),
         (" m=x ", LoadItem("x", "m")),
+        ("m:=x", LoadItem("x", "m")),
+        ("[mlp:v1:PyTorch:*]=https://host/mlp.zip?a=b", LoadItem("https://host/mlp.zip?a=b", "mlp", "v1", "PyTorch", "*")),
+        ("mlp::Python:gpu0;gpu1=x", LoadItem("x", "mlp", None, "Python", "gpu0;gpu1")),
+        ("[:v1]=x", LoadItem("x", None, "v1")),
+        ("https://host?a=b", LoadItem("https://host?a=b")),
     ],
 )
 def test_load_items(text, item):
@@ -87,14 +92,20 @@ def test_load_items(text, item):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "No url in ''; expected is [NAME[:VERSION]=]URL."),
+        ("", "No url in ''; expected is [NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL."),
         ("m=", "No url in 'm='"),
-        ("=x", "Invalid name: ''"),
+        ("=x", "'' in '=x' is not NAME[:VERSION[:ENGINE[:DEVICES]]]"),
+        ("[]=x", "'[]' in '[]=x' is not NAME"),
         ("a b=x", "Invalid name: 'a b'"),
-        ("m:=x", "Invalid version: ''"),
-        ("m:v1:PyTorch:*=x", "Invalid version: 'v1:PyTorch:*'"),
+        ("m:v 1=x", "Invalid version: 'v 1'"),
+        ("m:v1:PyTorch:*:more=x", "'m:v1:PyTorch:*:more' in 'm:v1:PyTorch:*:more=x' is not NAME"),
     ],
 )
 def test_bad_load_items(text, message):
     with pytest.raises(InvalidRequestError, match=re.escape(message)):
         parse_load_item(text)
+
+
+@pytest.mark.parametrize("text", ["x", "m=x", "m:v1=x", "m:v1:Python=x", "m::Python:*=x", ":v1=x"])
+def test_a_load_item_is_told_as_it_is_written(text):
+    assert str(parse_load_item(text)) == text

@@ -1,0 +1,101 @@
+"""The certificate of https addresses: PEM files, or a PKCS #12 keystore (DJL §4.2)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+from flowyard.platform.settings import Settings
+from flowyard.schemas.errors import InvalidRequestError
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """What https is spoken with: TLS 1.2 or newer.
+
+    Args:
+        settings: With `certificate_file` and `private_key_file`, or `keystore`, which goes first as in DJL Serving.
+
+    Returns:
+        The context of the server's side.
+
+    Raises:
+        InvalidRequestError: There is no certificate, or it cannot be used; the message names the setting and the fix.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.keystore:
+        _load_keystore(context, Path(settings.keystore), settings.keystore_pass)
+    elif settings.certificate_file and settings.private_key_file:
+        _load_files(context, Path(settings.certificate_file), Path(settings.private_key_file))
+    else:
+        said = [name for name in ("certificate_file", "private_key_file") if getattr(settings, name)]
+        lack = f"{said[0]} is only one half" if said else "there is no certificate"
+        raise InvalidRequestError(f"an address is https and {lack}: set certificate_file and private_key_file (PEM), or keystore")
+    return context
+
+
+def _load_files(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    for name, path in (("certificate_file", certificate), ("private_key_file", key)):
+        _read(name, path)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidRequestError(
+            f"certificate_file {certificate} and private_key_file {key} cannot be used: {_reason(error)};"
+            " expected are PEM files that belong together, the key without a password"
+        ) from None
+
+
+def _no_password() -> bytes:
+    """Nobody is there to be asked; without this the terminal would be."""
+    return b""
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"{name} {path} cannot be read: {error.strerror}") from None
+
+
+def _load_keystore(context: ssl.SSLContext, keystore: Path, password: str) -> None:
+    content = _read("keystore", keystore)
+    pem = _pem_of(content, password, keystore)
+    # OpenSSL takes certificates from files only; this one has no name and is gone with its descriptor.
+    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidRequestError(f"keystore {keystore} cannot be used: {_reason(error)}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _pem_of(content: bytes, password: str, keystore: Path) -> bytes:
+    try:
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra, and only needed here
+        from cryptography.hazmat.primitives.serialization import pkcs12  # noqa: PLC0415
+    except ImportError:
+        raise InvalidRequestError(
+            "keystore needs the package cryptography: pip install 'flowyard[tls]',"
+            " or set certificate_file and private_key_file instead"
+        ) from None
+    try:
+        key, certificate, chain = pkcs12.load_key_and_certificates(content, password.encode())
+    except ValueError:
+        raise InvalidRequestError(
+            f"keystore {keystore} is no PKCS #12 file, or keystore_pass is wrong; a JKS file is converted with"
+            " keytool -importkeystore -deststoretype PKCS12"
+        ) from None
+    if key is None or certificate is None:
+        raise InvalidRequestError(f"keystore {keystore} has no private key with a certificate")
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    certificates: list[Any] = [certificate, *chain]
+    return private + b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
