@@ -155,12 +155,12 @@ class Registry:
         if self._restoring is not None:
             await self._restoring
         for item, entry in announced:
+            if entry is not None and not self.endpoints.holds(entry):
+                continue
             try:
                 await self._load(item, entry)
             except (FlowyardError, OSError) as error:
                 log.error("could not load", item=str(item), reason=str(error))
-                if entry is not None and not self.endpoints.has(entry.record.name, entry.record.version):
-                    self.endpoints.add(entry)
                 if entry is not None:
                     entry.failed(str(error))
 
@@ -186,20 +186,30 @@ class Registry:
         async with self._registration():
             source, stored = await self._fetch(request)
             plan, kind = self._compile(source, stored)
-            name, version = _identity(source, plan)
             if announced is not None:
                 if not self.endpoints.holds(announced):
                     return
                 self.endpoints.remove(announced)
-            if self.endpoints.has(name, version):
-                (entry,) = self.endpoints.versions(name, version or "default")
-                is_same = entry.record.digest == stored.digest and entry.record.spec == spec
-                if is_same and entry.deployment is not None:
-                    entry.at_startup = True
-                    return
-                log.info("replacing what was registered by what --load says", name=name, version=version)
-                await self.unregister(name, version or "default")
-            await self._register(source, stored, plan, kind)
+            try:
+                await self._load_stored(source, stored, plan, kind)
+            except FlowyardError:
+                if announced is not None:
+                    with contextlib.suppress(ConflictError):
+                        self.endpoints.add(announced)
+                raise
+
+    async def _load_stored(self, source: Request, stored: StoredArchive, plan: Plan, kind: str) -> None:
+        """Registers what the operator asked for, unless just that is there already."""
+        name, version = _identity(source, plan)
+        if self.endpoints.has(name, version):
+            (entry,) = self.endpoints.versions(name, version or "default")
+            is_same = entry.record.digest == stored.digest and entry.record.spec == source.spec
+            if is_same and entry.deployment is not None:
+                entry.at_startup = True
+                return
+            log.info("replacing what was registered by what --load says", name=name, version=version)
+            await self.unregister(name, version or "default")
+        await self._register(source, stored, plan, kind)
 
     @property
     def default_name(self) -> str | None:

@@ -32,6 +32,8 @@ class ServerProcess:
         #: Without a host, the flags or the environment say where to listen.
         self._flags = ("--host", host, "--port", str(port), *flags) if host else flags
         self._env = env or {}
+        self.has_store = True
+        self.status: int | None = None
         self.trusts: ssl.SSLContext | bool = True
         self.urls: list[str] = []
         self.cwd: Path | None = None
@@ -41,7 +43,7 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         self._ready.unlink(missing_ok=True)
         command = [sys.executable, "-m", "flowyard.platform.cli.main", "serve"]
-        command += ["--state-dir", str(self.state_dir), "--model-store", str(self.model_store)]
+        command += ["--state-dir", str(self.state_dir), *(["--model-store", str(self.model_store)] if self.has_store else [])]
         command += ["--ready-file", str(self._ready), *self._flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -88,7 +90,7 @@ class ServerProcess:
         """SIGKILL."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.status = self.process.wait()
         self._forget()
 
     def _forget(self) -> None:
