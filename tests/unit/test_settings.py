@@ -148,3 +148,11 @@ def test_settings_are_frozen_and_documented():
         Settings().port = 1
     for field in msgspec.structs.fields(Settings):
         assert f"    {field.name}: " in Settings.__doc__
+
+
+def test_every_setting_is_in_the_documentation_and_nothing_else():
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    section = text.partition("## Settings\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(field.name for field in msgspec.structs.fields(Settings))

@@ -11,14 +11,15 @@ from flowyard.platform.http.native.management import answer
 from flowyard.platform.registry.registry import Registry
 
 _HEALTH = dict[str, views.Health]
-_OTHERS = {
+_ANSWERS = {
+    200: ResponseSpec(_HEALTH, generate_examples=False, description="The health of every model."),
     207: ResponseSpec(_HEALTH, generate_examples=False, description="Something is being loaded (setting allow_multi_status)."),
     500: ResponseSpec(_HEALTH, generate_examples=False, description="Something could not be loaded."),
     503: ResponseSpec(_HEALTH, generate_examples=False, description="Too many errors of late (settings error_rate_*)."),
 }
 
 
-@get("/ping", summary="Health", operation_id="ping", tags=["Health"], responses=_OTHERS)
+@get("/ping", summary="Health", operation_id="ping", tags=["Health"], responses=_ANSWERS)
 async def ping(registry: Registry, error_rates: ErrorRates) -> Response[bytes]:
     """Tells the health of every model.
 
