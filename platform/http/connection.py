@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+#: Time that the client of a TLS connection gets to read what was written and to answer that the connection ends.
+GOODBYE_S = 3.0
+
 
 class OneWriteTransport:
     """Joins the head of a response and what follows it at once into one write.
@@ -18,13 +21,14 @@ class OneWriteTransport:
         loop: The event loop.
     """
 
-    __slots__ = ("_head", "_loop", "_transport", "_write")
+    __slots__ = ("_head", "_is_tls", "_loop", "_transport", "_write")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._write = transport.write
         self._loop = loop
         self._head: bytes | None = None
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the transport's own."""
@@ -44,6 +48,15 @@ class OneWriteTransport:
         """Closes the connection after what was written."""
         self._flush()
         self._transport.close()
+        if self._is_tls:
+            self._loop.call_later(GOODBYE_S, self._leave)
+
+    def _leave(self) -> None:
+        """Ends a TLS connection whose client does not answer: uvloop, and the server's end with it, would wait for 30 s."""
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(GOODBYE_S, self._leave)
+        else:
+            self._transport.abort()
 
     def _flush(self) -> None:
         if self._head is not None:

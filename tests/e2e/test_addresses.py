@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import httpx2
@@ -159,6 +160,15 @@ def test_https_and_http_together(tmp_path, certificate, trusts, path):
         assert server.client.get("/ping").json() == {}
         with server.client_of(server.urls[1]) as management:
             assert management.get("/models").json() == {"models": []}
+
+
+def test_an_idle_tls_connection_does_not_hold_up_the_end(tmp_path, certificate, trusts):
+    env = {"FLOWYARD_KEYSTORE": str(certificate.keystore), "FLOWYARD_INFERENCE_ADDRESS": "https://127.0.0.1:0"}
+    with running(tmp_path, env=env, host=None, trusts=trusts) as server:
+        assert server.client.get("/ping").status_code == 200
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 20
 
 
 def test_https_without_a_certificate_is_refused(tmp_path):
