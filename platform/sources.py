@@ -38,9 +38,13 @@ class Given(msgspec.Struct, frozen=True):
 
 
 def from_env(env: Mapping[str, str]) -> list[Given]:
-    """The variables `FLOWYARD_<KEY>`."""
-    names = sorted(name for name in env if name.startswith(ENV_PREFIX))
+    """The variables `FLOWYARD_<KEY>`, less the one that Kubernetes sets in the pods beside a service called flowyard."""
+    names = sorted(name for name in env if name.startswith(ENV_PREFIX) and not _is_of_kubernetes(name, env[name]))
     return [Given(name.removeprefix(ENV_PREFIX).lower(), env[name], name, name) for name in names]
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    return name == f"{ENV_PREFIX}PORT" and value.startswith(("tcp://", "udp://", "sctp://"))
 
 
 def from_flags(flags: Mapping[str, object]) -> list[Given]:

@@ -24,6 +24,8 @@ def serve(
     *,
     host: str | None = None,
     port: int | None = None,
+    inference_address: str | None = None,
+    management_address: str | None = None,
     model_store: Annotated[Path | None, Parameter(name=["--model-store", "-s"])] = None,
     load: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
     models: Annotated[list[str] | None, Parameter(name=["--models", "-m"], consume_multiple=True, negative="")] = None,
@@ -45,6 +47,10 @@ def serve(
         Address to listen on; 127.0.0.1 by default.
     port
         Port to listen on; 8080 by default, 0 takes a free one.
+    inference_address
+        http(s)://host[:port] or unix:/path, instead of host and port.
+    management_address
+        The same for the management API; the inference address by default.
     model_store
         Folder that relative model URLs are relative to.
     load
@@ -70,6 +76,8 @@ def serve(
     flags: dict[str, object] = {
         "host": host,
         "port": port,
+        "inference_address": inference_address,
+        "management_address": management_address,
         "model_store": model_store,
         "load": load,
         "load_models": ",".join(models) if models else None,

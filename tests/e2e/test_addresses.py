@@ -57,8 +57,8 @@ def refused(folder, *flags: str, **env: str) -> str:
 
 
 def test_each_api_has_its_address(tmp_path, model):
-    env = {"FLOWYARD_INFERENCE_ADDRESS": "http://127.0.0.1:0", "FLOWYARD_MANAGEMENT_ADDRESS": "http://localhost:0"}
-    with running(tmp_path, "--load", f"m={model}", env=env, host=None) as server:
+    addresses = ("--inference-address", "http://127.0.0.1:0", "--management-address", "http://localhost:0")
+    with running(tmp_path, "--load", f"m={model}", *addresses) as server:
         assert len(server.urls) == 2
         with server.client_of(server.urls[1]) as management:
             assert server.client.get("/ping").json() == {"m": {"status": "Healthy"}}

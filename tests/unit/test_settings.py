@@ -83,6 +83,11 @@ def test_flags_may_be_typed():
     assert settings.drain_timeout_s == 5.0
 
 
+def test_what_kubernetes_says_about_a_service_of_our_name_is_no_port():
+    settings, warnings = load_settings(None, {"FLOWYARD_PORT": "tcp://10.0.0.1:8080"}, {})
+    assert (settings.port, warnings) == (8080, ())
+
+
 def test_unknown_keys_warn_with_place_and_nearest_name(tmp_path):
     file = settings_file(tmp_path, "host: x\nbatchsize: 3\n")
     settings, warnings = load_settings(file, {"FLOWYARD_PROT": "1", "FLOWYARD_ZZZ": "secret", "OTHER": "x"}, {"max_idletime": 3})
