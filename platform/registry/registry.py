@@ -142,6 +142,8 @@ class Registry:
             raise InvalidWorkflowError((Problem(message=f"cannot load {item}"), *error.problems)) from error
         except FlowyardError as error:
             raise InvalidRequestError(f"cannot load {item}: {error}") from error
+        except OSError as error:
+            raise InvalidRequestError(f"cannot load {item}: {error.strerror or error}") from error
 
     def load_later(self, items: Sequence[LoadItem]) -> None:
         """Loads what the operator asked for while requests are answered already. What cannot be loaded stays, as `FAILED`.
