@@ -139,9 +139,12 @@ async def _accept(
         _write_ready(ready_file, urls)
     await asyncio.wait([*serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
+    # Whoever waits for something to be fetched is answered before the connection is closed.
+    cutting = asyncio.get_running_loop().call_later(registry.settings.drain_timeout_s, registry.stop_fetching)
     for server in servers:
         server.should_exit = True
     await asyncio.gather(*serving)
+    cutting.cancel()
 
 
 def _config(app: Any, tls: ssl.SSLContext | None, drain_s: int) -> uvicorn.Config:

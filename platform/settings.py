@@ -27,6 +27,7 @@ Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 ErrorCode = Annotated[int, Meta(ge=400, le=599)]
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
+Attempts = Annotated[int, Meta(ge=1, le=10)]
 
 _SEPARATORS = {"allowed_paths": re.compile(":")}
 _SEPARATOR = re.compile(r"[,\s]+")
@@ -66,7 +67,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         allow_multi_status: Whether `/ping` answers 207 while something is loaded.
         state_dir: Folder of the registry's database and the unpacked archives.
         allowed_paths: Folders besides the model store that model URLs may lead into; as text separated by `:`.
-        allowed_urls: Prefixes of remote URLs that may be fetched; none may when empty. As text separated by commas or blanks.
+        allowed_urls: Patterns of remote URLs that may be fetched (`archives/allowed.py`); none may when empty. As text separated
+            by commas or blanks.
+        fetch_connect_timeout_s: Longest wait for a connection to a remote host.
+        fetch_read_timeout_s: Longest wait for the next piece of what it sends.
+        fetch_total_timeout_s: Longest time for fetching one URL, tries and redirects included.
+        fetch_attempts: Most tries of a fetch that fails in a way that may pass.
         allow_trusted: Whether a model may ask for `trusted`, that is for formats that can run code when they are read.
         max_request_size: Largest request body in bytes.
         max_archive_size_bytes: Largest archive, packed.
@@ -130,6 +136,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Name = msgspec.field(default_factory=default_state_dir)
     allowed_paths: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
+    fetch_connect_timeout_s: TimeoutS = 10.0
+    fetch_read_timeout_s: TimeoutS = 30.0
+    fetch_total_timeout_s: TimeoutS = 3600.0
+    fetch_attempts: Attempts = 3
     allow_trusted: bool = False
     max_request_size: Bytes = 67_108_864
     max_archive_size_bytes: Bytes = 2 * 2**30

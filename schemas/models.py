@@ -28,6 +28,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batching: `eager` takes what is queued as soon as a worker is free; `fill` waits up to `max_batch_delay` for a full batch.
         inputs: Declared input tensors, for models that do not state them.
         outputs: Declared output tensors.
+        arguments: What the query of the URL, or DJL's `arguments`, says to the model (DJL §3.3).
         options: What the engine makes of it; `module:Class` of a state dict is `options["class"]`.
         trusted: Whether formats that can run code when they are read (pickle) may be loaded.
     """
@@ -46,5 +47,6 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout: TimeoutS | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    arguments: dict[str, str] = {}
     options: dict[str, str] = {}
     trusted: bool = False

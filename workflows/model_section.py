@@ -26,7 +26,6 @@ _CAMEL = {
     "maxIdleSeconds": "max_idle_time",
     "minWorkers": "min_worker",
     "maxWorkers": "max_worker",
-    "arguments": "options",
 }
 #: Keys of DJL that help its model zoo to find a model; here the URL says it all.
 _IGNORED = frozenset({"version", "filters", "application", "modelName", "dynamicAdapters"})
@@ -187,6 +186,7 @@ _READERS: dict[str, Reader] = {
     "timeout": fields.seconds,
     "inputs": _read_tensors,
     "outputs": _read_tensors,
+    "arguments": read_options,
     "options": read_options,
 }
 

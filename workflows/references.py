@@ -10,7 +10,7 @@ import msgspec
 _CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 _REGISTERED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})(?::([A-Za-z0-9][A-Za-z0-9_.-]{0,127}))?")
 #: Schemes of URLs, which a module of the same name would look like.
-SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "hdfs", "djl", "jar"})
+SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "az", "hf", "hdfs", "djl", "jar"})
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 
+from flowyard.platform.archives.remote import MAX_URL_CHARS, SCHEMES
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import ForbiddenError, InvalidRequestError, ModelNotFoundError
 
@@ -46,7 +47,8 @@ def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:
     """Finds the file or folder that a model's URL means.
 
     Args:
-        url: A path, taken as it is, or a `file:` URL. A relative path starts at the model store.
+        url: A path, taken as it is, or a `file:` URL, whose query says nothing of the path. A relative path starts at the model
+            store.
         roots: Where it may lead.
         trusted: Whether the operator gave it: it may lead anywhere, and a relative path starts at the working directory.
 
@@ -68,6 +70,8 @@ def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:
 
 
 def _path_of(url: str) -> str:
+    if len(url) > MAX_URL_CHARS:
+        raise InvalidRequestError(f"Invalid url: it has {len(url)} characters, {MAX_URL_CHARS} are allowed")
     scheme = _SCHEME.match(url)
     path = _from_scheme(scheme[1].lower(), url) if scheme else url
     if not path or any(unicodedata.category(char) in ("Cc", "Cs") for char in path):
@@ -76,10 +80,9 @@ def _path_of(url: str) -> str:
 
 
 def _from_scheme(scheme: str, url: str) -> str:
-    if scheme in ("http", "https"):
-        raise ForbiddenError(f"url {url!r}: remote urls are not allowed (setting allowed_urls)")
     if scheme != "file":
-        raise InvalidRequestError(f"url {url!r}: {scheme}: is not supported; paths and file: urls are")
+        known = ", ".join(f"{name}:" for name in ("file", *SCHEMES))
+        raise InvalidRequestError(f"Invalid url: {scheme}: is not supported; a path is, and {known}")
     return _from_file_url(url)
 
 
@@ -89,7 +92,9 @@ def _from_file_url(url: str) -> str:
         path = unquote_to_bytes(parts.path).decode("utf-8")
     except ValueError as error:
         raise InvalidRequestError(f"Invalid url: {url!r}; it is not a url of UTF-8 text") from error
-    if _BAD_ESCAPE.search(parts.path) or parts.query or parts.fragment:
+    if "@" in parts.netloc:
+        raise InvalidRequestError("Invalid url: it has a user name or password; expected is file:///path of a file on the server")
+    if _BAD_ESCAPE.search(parts.path) or parts.fragment:
         raise InvalidRequestError(f"Invalid url: {url!r}; `%`, `?` and `#` in a path are written %25, %3F and %23")
     if parts.netloc.lower() not in ("", "localhost") or not path.startswith("/"):
         raise InvalidRequestError(f"Invalid url: {url!r}; expected is file:///path of a file on the server")

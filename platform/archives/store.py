@@ -65,25 +65,27 @@ class ArchiveStore:
         for left in self._tmp.iterdir():
             _remove(left)
 
-    def add_file(self, path: Path, filename: str, limits: Limits) -> StoredArchive:
+    def add_file(self, path: Path, filename: str, limits: Limits, sha256: str = "") -> StoredArchive:
         """Adds an archive, a single model file or a workflow file.
 
         Args:
             path: The file, which must not change meanwhile.
             filename: What it is called; a model file keeps this name, less what could be unsafe in one.
             limits: How much it may hold.
+            sha256: What the digest of the file has to be, in hex; empty for any.
 
         Returns:
             What is stored; the same as before when the same was added before.
 
         Raises:
-            InvalidArchiveError: It is empty, broken or refused, or it changed while it was read.
+            InvalidArchiveError: It is empty, broken or refused, it changed while it was read, or its digest is another.
             TooLargeError: It is over a limit of the settings.
         """
         before = _fingerprint(path)
         check_size(path, limits)
+        known = _checked_digest(path, sha256) if sha256 else None
         kind = recognise(path, limits)
-        digest = _file_digest(path) if kind in ARCHIVES else None
+        digest = (known or _file_digest(path)) if kind in ARCHIVES else None
         if digest and (self._kept / digest).is_dir():
             return self.open(digest)
         with self._temporary_folder() as folder:
@@ -169,6 +171,19 @@ class ArchiveStore:
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
+    def temporary_path(self) -> Iterator[Path]:
+        """Lends a place for something that is fetched, on the file system of the store.
+
+        Yields:
+            A path where nothing is; the file or folder that is there in the end is removed.
+        """
+        path = self._temporary_path()
+        try:
+            yield path
+        finally:
+            _remove(path)
+
+    @contextlib.contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
         path = self._temporary_path()
         path.mkdir()
@@ -213,6 +228,13 @@ def tree_digest(folder: Path) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_digest(path: Path, sha256: str) -> str:
+    digest = _file_digest(path)
+    if digest != sha256.lower():
+        raise InvalidArchiveError(f"the SHA-256 of the file is {digest}, the parameter sha256 says {sha256.lower()}")
+    return digest
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ def serve(
     state_dir: Path | None = None,
     config: Annotated[Path | None, Parameter(name=["--config", "--config-file", "-f"])] = None,
     allowed_paths: str | None = None,
+    allowed_urls: str | None = None,
     log_level: str | None = None,
     log_format: str | None = None,
     ready_file: Path | None = None,
@@ -63,6 +64,8 @@ def serve(
         File with settings: YAML, or a config.properties of DJL Serving.
     allowed_paths
         Further folders that URLs may lead into, separated by colons.
+    allowed_urls
+        Remote URLs that may be fetched, as https://models.example.org/team, separated by commas.
     log_level
         debug, info, warning or error.
     log_format
@@ -83,6 +86,7 @@ def serve(
         "load_models": ",".join(models) if models else None,
         "state_dir": state_dir,
         "allowed_paths": allowed_paths,
+        "allowed_urls": allowed_urls,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -11,7 +11,7 @@ import msgspec
 from flowyard.engines import discovery
 from flowyard.engines.djl import folder as djl
 from flowyard.engines.djl.folder import DjlModel
-from flowyard.platform.archives.locate import Roots, resolve_url
+from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
@@ -202,16 +202,82 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
         return self.djl.spec(device_type) if self.djl is not None else ModelSpec()
 
 
+class Places(msgspec.Struct, frozen=True):
+    """Where the models of a workflow are.
+
+    Attributes:
+        folder: Where the workflow file is.
+        parts: Those that are not there, by URL.
+    """
+
+    folder: Path
+    parts: Mapping[str, Path]
+
+    def find(self, url: str) -> Path:
+        """The file or folder of a model.
+
+        Raises:
+            ForbiddenError: A relative URL leads out of the archive.
+        """
+        if url in self.parts:
+            return self.parts[url]
+        folder = self.folder.resolve()
+        inside = (folder / url).resolve()
+        if not inside.is_relative_to(folder):
+            raise ForbiddenError(f"{url} leads out of the archive")
+        return inside
+
+    def root(self, url: str) -> Path:
+        """The folder that a model's own modules are imported from."""
+        place = self.parts.get(url, self.folder)
+        return place if place.is_dir() else place.parent
+
+
+def outside_urls(plan: Plan) -> dict[str, str]:
+    """The models of a workflow that are not in its archive: those with a full URL or an absolute path.
+
+    Args:
+        plan: The compiled workflow.
+
+    Returns:
+        Local names of the models, by URL.
+    """
+    return {spec.url: key for key, spec in plan.models.items() if not spec.model and _is_outside(spec.url)}
+
+
+def inside_urls(plan: Plan) -> dict[str, str]:
+    """The models of a workflow that are files or folders in its archive.
+
+    Args:
+        plan: The compiled workflow.
+
+    Returns:
+        Local names of the models, by URL.
+    """
+    return {
+        spec.url: key
+        for key, spec in plan.models.items()
+        if not (spec.model or _is_outside(spec.url) or is_callable_reference(spec.url))
+    }
+
+
+def _is_outside(url: str) -> bool:
+    if is_remote(url):
+        return True
+    return not is_callable_reference(url) and ("://" in url or url.startswith(("file:", "/")))
+
+
 class Planner:
     """Turns a plan and an unpacked archive into the specification of the pools it needs."""
 
-    def __init__(self, settings: Settings, roots: Roots, available: tuple[Device, ...]) -> None:
+    def __init__(self, settings: Settings, available: tuple[Device, ...]) -> None:
         self._settings = settings
-        self._roots = roots
         self._available = available
         self._cores = cpu_count()
 
-    def pool_specs(self, name: str, plan: Plan, folder: Path, overrides: ModelSpec) -> dict[str, PoolSpec]:
+    def pool_specs(
+        self, name: str, plan: Plan, folder: Path, overrides: ModelSpec, parts: Mapping[str, Path]
+    ) -> dict[str, PoolSpec]:
         """The pools of a workflow.
 
         Args:
@@ -219,6 +285,7 @@ class Planner:
             plan: The compiled workflow; a model that refers to a registered one (`{model: x}`) gets no pool.
             folder: Where the workflow file is.
             overrides: What the registration says about every model that does not say it itself.
+            parts: Where the models are that are not in the archive, by URL.
 
         Returns:
             Pool specifications by local model name, and `FUNCTIONS` when there are functions.
@@ -227,16 +294,18 @@ class Planner:
             UserError: A model that is not there, an engine or device that does not exist, something not allowed.
         """
         specs = {
-            key: self._model_pool(name, key, fill(spec, overrides), folder) for key, spec in plan.models.items() if not spec.model
+            key: self._model_pool(name, key, fill(spec, overrides), Places(folder, parts))
+            for key, spec in plan.models.items()
+            if not spec.model
         }
         if plan.functions:
             specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder)
         return specs
 
-    def _model_pool(self, name: str, key: str, spec: ModelSpec, folder: Path) -> PoolSpec:
+    def _model_pool(self, name: str, key: str, spec: ModelSpec, places: Places) -> PoolSpec:
         if spec.trusted and not self._settings.allow_trusted:
             raise ForbiddenError(f'model "{key}": `trusted` is not allowed here; the setting allow_trusted permits it')
-        located = self._locate(key, spec, folder)
+        located = self._locate(key, spec, places)
         # What the caller says counts, then the model's own file, then the settings.
         spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
@@ -249,7 +318,7 @@ class Planner:
             engine=located.engine,
             root=str(located.root),
             path=located.path,
-            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
+            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size, arguments=url_arguments(spec.url) | spec.arguments),
             policy=policy_of_handlers(policy) if located.messages else policy,
             devices=devices,
             min_workers=low,
@@ -265,34 +334,22 @@ class Planner:
         """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
         return self._cores if located.messages and devices[0].type == "cpu" else 1
 
-    def _locate(self, key: str, spec: ModelSpec, folder: Path) -> Located:
+    def _locate(self, key: str, spec: ModelSpec, places: Places) -> Located:
         """The engine, and what it is to load."""
         if is_callable_reference(spec.url) and (spec.engine is None or discovery.canonical(spec.engine) == "Python"):
-            return Located(engine="Python", root=folder, path=spec.url)
-        path = self._path(spec.url, folder)
+            return Located(engine="Python", root=places.folder, path=spec.url)
+        path = places.find(spec.url)
         found = djl.recognise(path, spec.engine)
         if found is not None:
             return Located(engine=found.engine, root=found.folder, path=found.path, djl=found)
         if spec.engine is None:
             engine, model = discovery.infer(path)
-            return Located(engine=engine, root=folder, path=str(model))
+            return Located(engine=engine, root=places.root(spec.url), path=str(model))
         adapter = discovery.find(spec.engine)
         chosen = adapter.recognise(path)
         if chosen is None:
             raise InvalidModelError(f'model "{key}": {spec.url} is no model that the engine {adapter.name} can load')
-        return Located(engine=adapter.name, root=folder, path=str(chosen))
-
-    def _path(self, url: str, folder: Path) -> Path:
-        """Relative URLs stay in the archive; others follow the rule of every URL."""
-        path = Path(url)
-        if "://" not in url and not url.startswith("file:") and not path.is_absolute():
-            inside = (folder / path).resolve()
-            if not inside.is_relative_to(folder.resolve()):
-                raise ForbiddenError(f"{url} leads out of the archive")
-            return inside
-        if path.is_absolute() and path.resolve().is_relative_to(folder.resolve()):
-            return path.resolve()
-        return resolve_url(url, self._roots)
+        return Located(engine=adapter.name, root=places.root(spec.url), path=str(chosen))
 
     def _functions_pool(self, name: str, functions: dict[str, str], folder: Path) -> PoolSpec:
         return PoolSpec(

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+import msgspec
+
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.store import Record
 from flowyard.schemas.errors import ConflictError, ModelNotFoundError, NotReadyError
 
 Status = Literal["PENDING", "READY", "FAILED"]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the fetch of a remote archive is.
+
+    Attributes:
+        fetched_bytes: Bytes that are there.
+        total_bytes: How many there will be, `None` where the server does not say.
+    """
+
+    fetched_bytes: int
+    total_bytes: int | None = None
 
 
 class Entry:
@@ -21,9 +35,10 @@ class Entry:
         reason: Why it failed.
         deployment: What runs, once it does.
         at_startup: Whether the operator asked for it when starting the server.
+        progress: How far what it needs has been fetched; `None` when there is nothing to fetch.
     """
 
-    __slots__ = ("at_startup", "deployment", "reason", "record", "status")
+    __slots__ = ("at_startup", "deployment", "progress", "reason", "record", "status")
 
     def __init__(self, record: Record, *, at_startup: bool = False) -> None:
         self.record = record
@@ -31,6 +46,15 @@ class Entry:
         self.reason = ""
         self.deployment: Deployment | None = None
         self.at_startup = at_startup
+        self.progress: Progress | None = None
+
+    def fetched(self, fetched_bytes: int, total_bytes: int | None) -> None:
+        """Some more of what it needs is there."""
+        self.progress = Progress(fetched_bytes, total_bytes)
+
+    def keep_part(self, url: str, digest: str) -> None:
+        """The model at a URL is in the store, and has to stay there."""
+        self.record = msgspec.structs.replace(self.record, parts=self.record.parts | {url: digest})
 
     def ready(self, deployment: Deployment) -> None:
         """The deployment is up."""
@@ -67,12 +91,16 @@ class Endpoints:
         """Whether this very entry is registered."""
         return self._by_name.get(entry.record.name, {}).get(entry.record.version) is entry
 
+    def has_failed(self, name: str, version: str) -> bool:
+        """Whether exactly this version is registered, and has failed."""
+        entry = self._by_name.get(name, {}).get(version)
+        return entry is not None and entry.status == "FAILED"
+
     def remove_failed(self, name: str, version: str) -> bool:
         """Makes room for another attempt where the last one has failed; tells whether there was one."""
-        entry = self._by_name.get(name, {}).get(version)
-        if entry is None or entry.status != "FAILED":
+        if not self.has_failed(name, version):
             return False
-        self.remove(entry)
+        self.remove(self._by_name[name][version])
         return True
 
     def add(self, entry: Entry) -> None:
@@ -82,11 +110,19 @@ class Endpoints:
             ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
         """
         record = entry.record
-        versions = self._by_name.get(record.name, {})
-        if record.version in versions or (versions and not record.version):
-            shown = f"{record.name}:{record.version}" if record.version else record.name
-            raise ConflictError(f"Workflow {shown} is already registered.")
+        self.check_free(record.name, record.version)
         self._by_name.setdefault(record.name, {})[record.version] = entry
+
+    def check_free(self, name: str, version: str) -> None:
+        """Checks that an entry could be taken in.
+
+        Raises:
+            ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
+        """
+        versions = self._by_name.get(name, {})
+        if version in versions or (versions and not version):
+            shown = f"{name}:{version}" if version else name
+            raise ConflictError(f"Workflow {shown} is already registered.")
 
     def remove(self, entry: Entry) -> None:
         """Takes an entry out; does nothing when it is not in."""

@@ -11,24 +11,33 @@ import asyncio
 import contextlib
 import difflib
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
 
-from flowyard.platform.archives.locate import Roots, resolve_url
-from flowyard.platform.archives.members import Limits
+from flowyard.platform.archives.fetch import Report
 from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name
+from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.archives.view import FolderView
 from flowyard.platform.devices import discover, parse_device
-from flowyard.platform.registry.deployment import Deployment, Planner, Scaling, registered_pool
+from flowyard.platform.registry.deployment import (
+    Deployment,
+    Places,
+    Planner,
+    Scaling,
+    inside_urls,
+    outside_urls,
+    registered_pool,
+)
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
+from flowyard.platform.registry.sources import Source, Sources
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
 from flowyard.schemas.devices import Device
@@ -39,6 +48,7 @@ from flowyard.schemas.errors import (
     InvalidWorkflowError,
     NotReadyError,
     Problem,
+    ShutDownError,
     UserError,
 )
 from flowyard.schemas.models import ModelSpec
@@ -49,6 +59,10 @@ log = structlog.stdlib.get_logger(__name__)
 T = TypeVar("T")
 
 UPLOAD = "upload:sha256:"
+
+
+def _unseen(fetched_bytes: int, total_bytes: int | None) -> None:
+    """Progress that nobody looks at: the caller waits."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +77,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         spec: What is said about the model, or about every model of the workflow.
         operator: Whether the operator asks, who may name any path.
         kind: `workflow` refuses what is none; `any` takes a single model as well.
-        wait: Whether to wait for the workers.
+        wait: Whether to wait for the workers, and for what has to be fetched.
+        sha256: What the digest of the archive has to be, in hex; empty for any.
     """
 
     url: str = ""
@@ -75,6 +90,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     operator: bool = False
     kind: str = "any"
     wait: bool = True
+    sha256: str = ""
 
 
 class Registry:
@@ -87,14 +103,14 @@ class Registry:
         self._lock = StateDirLock(state_dir)
         self._archives = ArchiveStore(state_dir / "archives")
         self._store = RegistryStore(state_dir / "registry.sqlite")
-        self._roots = Roots.of(settings)
+        self._sources = Sources(settings, self._archives)
         self._available = discover()
-        self._planner = Planner(settings, self._roots, self._available)
-        self._limits = Limits.of(settings)
+        self._planner = Planner(settings, self._available)
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._scheduled: set[asyncio.Task[Any]] = set()
         self._restoring: asyncio.Future[Any] | None = None
+        self._fetches: dict[asyncio.Task[Any], Entry | None] = {}
 
     # ---- life ----
 
@@ -122,6 +138,7 @@ class Registry:
         unfinished = {*self._scheduled, *([self._restoring] if self._restoring is not None else [])}
         for task in unfinished:
             task.cancel()
+        self.stop_fetching()
         await asyncio.gather(*unfinished, return_exceptions=True)
         running = [entry.deployment for entry in self.endpoints if entry.deployment is not None]
         await asyncio.gather(*(deployment.close(drain_s) for deployment in running))
@@ -129,6 +146,10 @@ class Registry:
             await asyncio.wait(self._background)
         await self._store.close()
         self._lock.release()
+
+    def stop_fetching(self) -> None:
+        """Cuts short what somebody waits for, who is told so. What nobody waits for ends with `close`; a start takes it up."""
+        self._cut_short(set(self._fetches) - self._scheduled)
 
     async def load(self, item: LoadItem) -> None:
         """Loads what the operator asked for at the start. It replaces what the record has under that name.
@@ -185,8 +206,7 @@ class Registry:
     async def _load(self, item: LoadItem, announced: Entry | None = None) -> None:
         spec = ModelSpec(engine=item.engine, device=item.devices)
         request = Request(url=item.url, name=item.name or "", version=item.version or "", spec=spec, operator=True)
-        async with self._registration():
-            source, stored = await self._fetch(request)
+        async with self._stored(request, announced) as (source, stored):
             plan, kind = self._compile(source, stored)
             if announced is not None:
                 if not self.endpoints.holds(announced):
@@ -233,6 +253,7 @@ class Registry:
 
         Returns:
             The entry, recorded on disk; open for requests, or `PENDING` when nobody waits. One that then fails stays as `FAILED`.
+            What is remote is fetched while it is `PENDING`.
 
         Raises:
             FlowyardError: It cannot be registered; nothing is left of the attempt.
@@ -240,8 +261,13 @@ class Registry:
         return await self._unbroken(self._register_request(request))
 
     async def _register_request(self, request: Request) -> Entry:
-        async with self._registration():
-            source, stored = await self._fetch(request)
+        if request.upload is None:
+            self._sources.check(request.url, operator=request.operator)
+            if is_remote(request.url) and not request.wait:
+                return await self._register_unfetched(request)
+            if is_remote(request.url) and request.name and not self.endpoints.has_failed(request.name, request.version):
+                self.endpoints.check_free(request.name, request.version)
+        async with self._stored(request) as (source, stored):
             plan, kind = self._compile(source, stored)
             return await self._register(source, stored, plan, kind)
 
@@ -255,19 +281,21 @@ class Registry:
             self._registering -= 1
             self._collect()
 
-    async def _fetch(self, request: Request) -> tuple[Request, StoredArchive]:
-        """Puts the archive into the store; an upload gets its digest for a URL."""
-        if request.upload is not None:
-            filename = request.filename or "upload"
-            stored = await asyncio.to_thread(self._archives.add_file, request.upload, filename, self._limits)
-            return msgspec.structs.replace(request, url=UPLOAD + stored.digest), stored
-        path = resolve_url(request.url, self._roots, request.operator)
-        if path.is_dir():
-            return request, await asyncio.to_thread(self._archives.add_directory, path, self._limits)
-        # A workflow file names its models relative to itself: it is registered with the folder around it.
-        if path.name in WORKFLOW_FILES:
-            return request, await asyncio.to_thread(self._archives.add_directory, path.parent, self._limits)
-        return request, await asyncio.to_thread(self._archives.add_file, path, path.name, self._limits)
+    @contextlib.asynccontextmanager
+    async def _stored(self, request: Request, entry: Entry | None = None) -> AsyncIterator[tuple[Request, StoredArchive]]:
+        """Puts the archive into the store, where it stays for the time of the context; an upload gets its digest for a URL."""
+        report: Report = entry.fetched if entry is not None else _unseen
+        async with contextlib.AsyncExitStack() as keeping:
+            if request.upload is not None:
+                await keeping.enter_async_context(self._registration())
+                stored = await self._sources.add(Source(request.upload, request.filename or "upload"), request.sha256)
+                yield msgspec.structs.replace(request, url=UPLOAD + stored.digest), stored
+                return
+            with self._fetching(entry):
+                async with self._sources.at_hand(request.url, report, operator=request.operator) as source:
+                    await keeping.enter_async_context(self._registration())
+                    stored = await self._sources.add(source, request.sha256)
+            yield request, stored
 
     def _compile(self, request: Request, stored: StoredArchive) -> tuple[Plan, str]:
         """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
@@ -281,7 +309,8 @@ class Registry:
             wanted = ", ".join(WORKFLOW_FILES)
             raise InvalidRequestError(f"no workflow in {request.url}: none of {wanted} at its root; a model goes to POST /models")
         name = request.name or self._model_name(request)
-        spec = msgspec.structs.replace(request.spec, url=stored.filename or ".")
+        arguments = url_arguments(request.url) | request.spec.arguments
+        spec = msgspec.structs.replace(request.spec, url=stored.filename or ".", arguments=arguments)
         return single_model_plan(check_name(name), spec), "model"
 
     def _model_name(self, request: Request) -> str:
@@ -294,16 +323,8 @@ class Registry:
     async def _register(self, request: Request, stored: StoredArchive, plan: Plan, kind: str) -> Entry:
         name, version = _identity(request, plan)
         self._check_references(plan)
-        record = Record(
-            name=name,
-            version=version,
-            kind="workflow" if kind == "workflow" else "model",
-            url=request.url,
-            digest=stored.digest,
-            spec=request.spec,
-            created=_now(),
-        )
-        entry = Entry(record, at_startup=request.operator)
+        self._check_parts(plan)
+        entry = Entry(_record(request, name, version, kind, stored.digest), at_startup=request.operator)
         failed_before = self.endpoints.remove_failed(name, version)
         self.endpoints.add(entry)
         if not request.wait:
@@ -311,9 +332,9 @@ class Registry:
             self._schedule(self._deploy_later(entry, plan, stored))
             return entry
         try:
-            deployment = await self._deploy(record, plan, stored)
+            deployment = await self._deploy(entry, plan, stored)
             try:
-                await self._store.put(record)
+                await self._store.put(entry.record)
             except BaseException:
                 await deployment.close(0)
                 raise
@@ -335,12 +356,13 @@ class Registry:
 
     async def _deploy_later(self, entry: Entry, plan: Plan, stored: StoredArchive) -> None:
         """Brings up what has been acknowledged already. One that fails stays, as `FAILED`."""
-        record = entry.record
+        parts = entry.record.parts
         try:
-            deployment = await self._deploy(record, plan, stored)
+            deployment = await self._deploy(entry, plan, stored)
+            if entry.record.parts != parts and self.endpoints.holds(entry):
+                await self._store.put(entry.record)
         except (FlowyardError, OSError) as error:
-            entry.failed(str(error))
-            log.error("could not bring up", name=record.name, version=record.version or None, reason=str(error))
+            _failed(entry, error)
             return
         if self.endpoints.holds(entry):
             entry.ready(deployment)
@@ -375,9 +397,101 @@ class Registry:
             )
         return None
 
-    async def _deploy(self, record: Record, plan: Plan, stored: StoredArchive) -> Deployment:
+    # ---- what has to be fetched ----
+
+    async def _register_unfetched(self, request: Request) -> Entry:
+        """Acknowledges a registration before anything has been fetched; the name is the caller's or the URL's (DJL §1.3)."""
+        name = check_name(request.name or infer_model_name(request.url))
+        version = check_version(request.version) if request.version else ""
+        entry = Entry(_record(request, name, version, request.kind, ""))
+        self.endpoints.remove_failed(name, version)
+        self.endpoints.add(entry)
+        await self._record_first(entry)
+        self._schedule_fetch(entry)
+        return entry
+
+    def _schedule_fetch(self, entry: Entry) -> None:
+        entry.fetched(0, None)
+        self._schedule(self._fetch_later(entry))
+
+    async def _fetch_later(self, entry: Entry) -> None:
+        """Fetches and brings up what has been acknowledged already. One that fails stays, as `FAILED`."""
+        try:
+            plan, stored = await self._fetch_entry(entry)
+        except (FlowyardError, OSError) as error:
+            _failed(entry, error)
+        except Exception:
+            entry.failed("internal error; the log has the details")
+            raise
+        else:
+            await self._deploy_later(entry, plan, stored)
+
+    async def _fetch_entry(self, entry: Entry) -> tuple[Plan, StoredArchive]:
+        request = _request(entry.record)
+        async with self._stored(request, entry) as (_, stored):
+            plan, kind = self._compile(request, stored)
+            self._check_references(plan)
+            self._check_parts(plan)
+            entry.record = msgspec.structs.replace(entry.record, digest=stored.digest, kind=_kind(kind))
+            await self._store.put(entry.record)
+        return plan, stored
+
+    @contextlib.contextmanager
+    def _fetching(self, entry: Entry | None) -> Iterator[None]:
+        """Lets whoever unregisters the entry, or stops the server, cut a fetch short."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._fetches[task] = entry
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in self._fetches:
+                raise
+            task.uncancel()
+            raise ShutDownError("the fetch was cut short: unregistered, or the server is stopping") from None
+        finally:
+            self._fetches.pop(task, None)
+
+    def _cut_short(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            del self._fetches[task]
+            task.cancel()
+
+    def _check_parts(self, plan: Plan) -> None:
+        """Models outside of the archive follow the rule of every URL of a caller, whoever registers the workflow."""
+        for url, key in outside_urls(plan).items():
+            with _naming(key):
+                self._sources.check(url)
+
+    async def _fetch_parts(self, entry: Entry, plan: Plan) -> None:
+        """Puts the models outside of the archive into the store, where the entry's record keeps them."""
+        for url, key in outside_urls(plan).items():
+            if url not in entry.record.parts:
+                with _naming(key):
+                    async with self._stored(Request(url=url), entry) as (_, part):
+                        entry.keep_part(url, part.digest)
+
+    async def _unpack_parts(self, entry: Entry, plan: Plan, folder: Path) -> None:
+        """Unpacks models that are archives in the archive; DJL's workflows name such files (DJL §3.3)."""
+        for url, key in inside_urls(plan).items():
+            with _naming(key):
+                source = Source(Places(folder, {}).find(url), url)
+                if url not in entry.record.parts and await self._sources.is_packed(source):
+                    async with self._registration():
+                        entry.keep_part(url, (await self._sources.add(source)).digest)
+
+    def _parts(self, record: Record) -> dict[str, Path]:
+        found = {url: self._archives.open(digest) for url, digest in record.parts.items()}
+        return {url: stored.folder / stored.filename for url, stored in found.items()}
+
+    # ---- bringing up ----
+
+    async def _deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()
-        specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec)
+        await self._fetch_parts(entry, plan)
+        await self._unpack_parts(entry, plan, stored.folder)
+        record = entry.record
+        specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._parts(record))
         deployment = Deployment(record.name, record.version, plan, specs)
         deployment.restore(record.workers)
         await deployment.start()
@@ -386,15 +500,19 @@ class Registry:
 
     async def _restore(self, entry: Entry) -> None:
         record = entry.record
+        if not record.digest:
+            self._schedule_fetch(entry)
+            return
         try:
             stored = self._archives.open(record.digest)
-            request = Request(url=record.url, name=record.name, version=record.version, spec=record.spec)
-            plan, _ = self._compile(request, stored)
+            plan, _ = self._compile(_request(record), stored)
         except (FlowyardError, OSError) as error:
-            entry.failed(str(error))
-            log.error("could not bring back", name=record.name, version=record.version or None, reason=str(error))
+            _failed(entry, error)
             return
-        await self._deploy_later(entry, plan, stored)
+        if record.parts.keys() >= outside_urls(plan).keys():
+            await self._deploy_later(entry, plan, stored)
+        else:
+            self._schedule(self._deploy_later(entry, plan, stored))
 
     # ---- scaling ----
 
@@ -451,6 +569,7 @@ class Registry:
         entries = self.endpoints.versions(name, version)
         for entry in entries:
             self.endpoints.remove(entry)
+        self._cut_short([task for task, fetched_for in self._fetches.items() if fetched_for in entries])
         await self._unbroken(self._remove(entries))
 
     async def _remove(self, entries: list[Entry]) -> None:
@@ -465,7 +584,7 @@ class Registry:
     def _collect(self) -> None:
         """Removes the archives that nothing refers to, unless something is being registered just now."""
         if not self._registering:
-            self._archives.remove_unused([entry.record.digest for entry in self.endpoints])
+            self._archives.remove_unused([digest for entry in self.endpoints for digest in entry.record.digests])
 
     def _schedule(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that nobody waits for, until the server stops."""
@@ -484,6 +603,49 @@ class Registry:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _kind(kind: str) -> Literal["model", "workflow"]:
+    return "workflow" if kind == "workflow" else "model"
+
+
+def _record(request: Request, name: str, version: str, kind: str, digest: str) -> Record:
+    return Record(
+        name=name,
+        version=version,
+        kind=_kind(kind),
+        url=request.url,
+        digest=digest,
+        spec=request.spec,
+        created=_now(),
+        sha256=request.sha256,
+    )
+
+
+def _request(record: Record) -> Request:
+    """What was asked for, to take up again where a record has nothing or something in the store."""
+    return Request(
+        url=record.url,
+        name=record.name,
+        version=record.version,
+        spec=record.spec,
+        kind="workflow" if record.kind == "workflow" else "any",
+        sha256=record.sha256,
+    )
+
+
+def _failed(entry: Entry, error: Exception) -> None:
+    entry.failed(str(error))
+    log.error("could not bring up", name=entry.record.name, version=entry.record.version or None, reason=str(error))
+
+
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Says in an error which model of a workflow it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f'model "{key}": {error}') from None
 
 
 def _identity(request: Request, plan: Plan) -> tuple[str, str]:

@@ -39,10 +39,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         version: Its version, empty for none.
         kind: Whether the archive is a workflow or a single model.
         url: Where it came from, as the caller said; `upload:sha256:…` for an upload.
-        digest: Of the archive in the store.
+        digest: Of the archive in the store; empty while a remote one that nobody waits for has not been fetched.
         spec: What the registration said about the model, or about every model of the workflow.
         created: ISO 8601, UTC.
         workers: What scaling has set since: minimum and maximum by model and device.
+        sha256: What the digest of the archive has to be, empty for any.
+        parts: Digests of models that have a place of their own in the store, by URL: remote ones, and archives in the archive.
     """
 
     name: str
@@ -53,6 +55,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     spec: ModelSpec
     created: str
     workers: dict[str, dict[str, tuple[int, int]]] = {}
+    sha256: str = ""
+    parts: dict[str, str] = {}
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """All that it needs of the store."""
+        return (self.digest, *self.parts.values())
 
 
 class StateDirLock:

@@ -161,14 +161,21 @@ async def _registration(
             raise InvalidRequestError("Parameter url is required, or the archive itself as the body of the request.")
         yield (
             parameters,
-            Registration(upload=path, filename=upload.filename, spec=parameters.spec(), wait=parameters.synchronous),
+            Registration(
+                upload=path,
+                filename=upload.filename,
+                spec=parameters.spec(),
+                wait=parameters.synchronous,
+                sha256=parameters.sha256 or "",
+            ),
         )
 
 
 def _by_url(parameters: Any) -> tuple[Any, Registration]:
     if not parameters.url:
         raise InvalidRequestError("Parameter url is required.")
-    return parameters, Registration(url=parameters.url, spec=parameters.spec(), wait=parameters.synchronous)
+    spec, wait = parameters.spec(), parameters.synchronous
+    return parameters, Registration(url=parameters.url, spec=spec, wait=wait, sha256=parameters.sha256 or "")
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

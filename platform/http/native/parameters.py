@@ -14,12 +14,13 @@ from flowyard.schemas.models import BatchSize, DelayMs, IdleS, ModelSpec, QueueS
 
 P = TypeVar("P", bound=msgspec.Struct)
 
+Sha256 = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{64}$", description="Digest that the file at `url`, or the upload, must have.")]
 Limit = Annotated[int, Meta(ge=1, le=100, description="Most names on a page.")]
 Token = Annotated[int, Meta(ge=0, le=10**9, description="Where the page starts: `nextPageToken` of the page before.")]
 
 
 class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Parameters of `POST /models` (DJL §1.3; the last four are ours)."""
+    """Parameters of `POST /models` (DJL §1.3; those after `synchronous` are ours)."""
 
     url: str = ""
     model_name: str = ""
@@ -36,6 +37,7 @@ class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     timeout: TimeoutS | None = None
     batching: Literal["eager", "fill"] | None = None
     trusted: bool = False
+    sha256: Sha256 | None = None
 
     def spec(self) -> ModelSpec:
         """What is said about the model."""
@@ -52,6 +54,7 @@ class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     min_worker: Workers | None = None
     max_worker: Workers | None = None
     synchronous: bool = True
+    sha256: Sha256 | None = None
 
     def spec(self) -> ModelSpec:
         """What is said about every model."""
@@ -134,6 +137,8 @@ def allowed(kind: type[msgspec.Struct], name: str) -> str:
             return "true or false"
         case types.LiteralType(values=values):
             return " or ".join(str(value) for value in values)
+        case types.StrType(pattern=str(pattern)):
+            return f"text like {pattern}"
         case _:
             return "text"
 

@@ -47,14 +47,15 @@ timeout: 1m
 models:
   m: {url: a.onnx, engine: OnnxRuntime, device: [gpu0, 1], batch_size: 16, max_batch_delay: 5ms, batching: fill, min_worker: 1,
       max_worker: 2, job_queue_size: 10, max_idle_time: 1m, timeout: 500ms, trusted: true, options: {class: "net:Net", n: 3},
-      inputs: [{name: x, dtype: float32, shape: [null, 3, -1]}], outputs: [{name: y}]}
+      arguments: {topK: 5}, inputs: [{name: x, dtype: float32, shape: [null, 3, -1]}], outputs: [{name: y}]}
   r: {model: ocr:2}
 workflow: {a: [r, in], out: [m, a]}
 """)
     assert definition.models["m"] == ModelSpec(
         url="a.onnx", engine="OnnxRuntime", device="gpu0;1", batch_size=16, max_batch_delay=5, batching="fill", min_worker=1,
         max_worker=2, job_queue_size=10, max_idle_time=60, timeout=0.5, trusted=True, options={"class": "net:Net", "n": "3"},
-        inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 3, -1)),), outputs=(TensorSpec(name="y"),),
+        arguments={"topK": "5"}, inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 3, -1)),),
+        outputs=(TensorSpec(name="y"),),
     )  # fmt: skip
     assert definition.models["r"] == ModelSpec(model="ocr:2")
     assert (definition.version, definition.timeout_s) == ("1.10", 60.0)
