@@ -82,6 +82,19 @@ def test_redirects_that_stay_where_it_is_allowed(http, files):
     assert http.post("/models", params={"url": f"{files.url}/hop", "model_name": "hopped"}).status_code == 200
 
 
+@pytest.mark.parametrize("waiting", ["true", "false"])
+def test_what_is_loaded_at_the_start_may_be_remote(tmp_path, files, allowed_env, waiting):
+    env = allowed_env | {"FLOWYARD_WAIT_MODEL_LOADING": waiting}
+    with running(tmp_path, "--load", f"first={files.file('/first.zip', MODEL)}", env=env) as server:
+        wait_until(lambda: entry(server.client, "first")["status"] == "READY")
+        assert server.client.post("/predictions/first", json=[[1.0, 1.0]]).json() == [[3.0]]
+
+
+def test_the_operator_has_to_allow_it_too(tmp_path, files):
+    with pytest.raises(AssertionError, match="setting allowed_urls"), running(tmp_path, "--load", f"{files.url}/first.zip"):
+        pass
+
+
 def test_the_query_goes_to_the_server_and_to_the_model(http, files):
     files.file("/asked.zip", MODEL)
     url = f"{files.url}/asked.zip?topK=1&translator=x%20y"
