@@ -23,8 +23,12 @@ from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_m
 from flowyard.platform.http.native.management import Models, Workflows
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.targets import is_prediction
+from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.exposition import Exposition
+from flowyard.platform.telemetry.logs import Logs
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.schemas.errors import (
     FlowyardError,
     InternalError,
@@ -37,27 +41,44 @@ log = structlog.stdlib.get_logger(__name__)
 HttpRequest = Request[Any, Any, State]
 
 
-def build_app(registry: Registry) -> FrontDoor:
+def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
     """The application of the native API.
 
     Args:
         registry: What is registered. Its life is its owner's: the application neither opens nor closes it.
+        traffic: Is told of every request.
+        logs: The log of the process.
 
     Returns:
         The ASGI application.
     """
-    predictions = Predictions(registry)
+    predictions = Predictions(registry, traffic)
     rates = _error_rates(registry.settings)
+    exposition = Exposition()
 
     @asgi(["/predictions"], is_mount=True, copy_scope=False)
     async def predict(scope: Scope, receive: Receive, send: Send) -> None:
         await predictions(scope, receive, send)
 
     app = Litestar(
-        [Models, Workflows, ping, ping_by_any_method, ping_below, describe_api, predict],
+        [
+            Models,
+            Workflows,
+            ping,
+            ping_by_any_method,
+            ping_below,
+            metrics,
+            djl_metrics,
+            set_log_level,
+            describe_api,
+            predict,
+        ],
         dependencies={
             "registry": Provide(lambda: registry, sync_to_thread=False),
             "error_rates": Provide(lambda: rates, sync_to_thread=False),
+            "traffic": Provide(lambda: traffic, sync_to_thread=False),
+            "logs": Provide(lambda: logs, sync_to_thread=False),
+            "exposition": Provide(lambda: exposition, sync_to_thread=False),
         },
         exception_handlers={Exception: _on_error},
         openapi_config=OpenAPIConfig(
@@ -65,7 +86,7 @@ def build_app(registry: Registry) -> FrontDoor:
         ),
         logging_config=None,
     )
-    return FrontDoor(app, predictions, KServe(registry), rates, registry.settings.request_id_header_key)
+    return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, registry.settings.request_id_header_key)
 
 
 def _error_rates(settings: Settings) -> ErrorRates:
@@ -90,16 +111,24 @@ class FrontDoor:
         app: The application.
         predictions: The handler of predictions.
         kserve: The handler of everything under `/v2`.
+        traffic: Is told of every request.
         rates: Gets the statuses of predictions where their failures are limited.
         request_id_header: Header that the id of a request is read from.
     """
 
     def __init__(
-        self, app: Litestar, predictions: Predictions, kserve: KServe, rates: ErrorRates, request_id_header: str
+        self,
+        app: Litestar,
+        predictions: Predictions,
+        kserve: KServe,
+        traffic: Traffic,
+        rates: ErrorRates,
+        request_id_header: str,
     ) -> None:
         self.app = app
         self.predictions = predictions
         self.kserve = kserve
+        self._traffic = traffic
         self._rates = rates
         self._id_header = request_id_header.lower()
 
@@ -115,15 +144,20 @@ class FrontDoor:
         if path.startswith("/v2/") or path == "/v2":
             await self.kserve(scope, receive, send)
             return
+        exchange = Exchange()
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        header = (b"x-request-id", request_id_of(given, self._id_header).encode("latin-1"))
+        request_id = request_id_of(given, self._id_header)
+        header = (b"x-request-id", request_id.encode("latin-1"))
 
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start" and all(name != b"x-request-id" for name, _ in message["headers"]):
                 message["headers"] = [*message["headers"], header]
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, exchange.receiving(receive), exchange.sending(send_with_id))
+        finally:
+            self._traffic.managed(exchange, scope, request_id)
 
     def _counted(self, send: Any) -> Any:
         async def counting(message: Any) -> None:

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from flowyard.platform.app import build_app
+from flowyard.platform.app import FrontDoor, build_app
 from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.http.connection import OneWriteProtocol
 from flowyard.platform.http.cors import CrossOrigin
@@ -25,6 +26,8 @@ from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.startup import items_at_start
 from flowyard.platform.settings import Settings, listening
+from flowyard.platform.telemetry.logs import Logs
+from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
 
 #: Requests are freed by counting references. Looking for cycles after every few of them would be in vain, and costs.
@@ -42,21 +45,23 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, ready_file: Path | None = None) -> None:
+def run(settings: Settings, logs: Logs, ready_file: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
         settings: The settings.
+        logs: The log of the process; its life is its owner's.
         ready_file: Gets the base URL once requests are accepted, and in a second line that of the management API where it has an
             address of its own.
 
     Raises:
         FlowyardError: The server cannot start: address taken, state directory in use, something to load that cannot be.
     """
-    uvloop.run(_serve(settings, ready_file))
+    uvloop.run(_serve(settings, logs, ready_file))
 
 
-async def _serve(settings: Settings, ready_file: Path | None) -> None:
+async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> None:
+    began = time.monotonic()
     items = items_at_start(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -64,18 +69,21 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         loop.add_signal_handler(signum, stop.set)
     with _listen(settings) as (listeners, tls):
         registry = Registry(settings)
+        traffic = Traffic(logs, access_log=settings.access_log)
         try:
             starting: asyncio.Task[Any] = asyncio.ensure_future(_start(registry, items))
             stopping: asyncio.Task[Any] = asyncio.ensure_future(stop.wait())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                await _accept(registry, listeners, tls, ready_file, stopping)
+                traffic.startup_s = time.monotonic() - began
+                await _accept(registry, build_app(registry, traffic, logs), listeners, tls, ready_file, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
         finally:
             await registry.close()
+            traffic.flush()
     log.info("stopped")
 
 
@@ -100,10 +108,8 @@ def _listen(settings: Settings) -> Iterator[tuple[list[Listener], ssl.SSLContext
         yield [opened.enter_context(Listener(address)) for address in addresses], tls
 
 
-def _apps(registry: Registry, count: int) -> list[Any]:
+def _apps(front: FrontDoor, settings: Settings, count: int) -> list[Any]:
     """The application of each address: one for all, or one for the inference and one for the management API."""
-    settings = registry.settings
-    front = build_app(registry)
     apps: list[Any] = [front] if count == 1 else [Gate(front, "inference"), Gate(front, "management")]
     origin = settings.cors_allowed_origin
     if origin is None:
@@ -114,6 +120,7 @@ def _apps(registry: Registry, count: int) -> list[Any]:
 
 async def _accept(
     registry: Registry,
+    front: FrontDoor,
     listeners: list[Listener],
     tls: ssl.SSLContext | None,
     ready_file: Path | None,
@@ -121,7 +128,7 @@ async def _accept(
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
-    apps = _apps(registry, len(listeners))
+    apps = _apps(front, registry.settings, len(listeners))
     servers = [
         Server(_config(app, tls if listener.address.scheme == "https" else None, drain_s))
         for app, listener in zip(apps, listeners, strict=True)

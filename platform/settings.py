@@ -122,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         web_root: Without effect.
         log_level: Least severe level that is logged.
         log_format: `console` for people, `json` for collectors, `auto` chooses by whether a terminal listens.
+        access_log: Whether every request gets a line in the log, at `info`.
     """
 
     host: Name = "127.0.0.1"
@@ -189,6 +190,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     web_root: Name = "public"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
+    access_log: bool = True
 
 
 class Listening(msgspec.Struct, frozen=True):

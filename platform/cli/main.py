@@ -91,12 +91,15 @@ def serve(
         "log_format": log_format,
     }
     settings, warnings = load_settings(config, os.environ, flags)
-    configure_logs(settings.log_level, settings.log_format)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     from flowyard.platform.server import run
 
-    run(settings, ready_file)
+    logs = configure_logs(settings.log_level, settings.log_format)
+    try:
+        run(settings, logs, ready_file)
+    finally:
+        logs.close()
     return 0
 
 

@@ -57,6 +57,20 @@ def encode_tensors(value: Value, accept: str, sent: str) -> tuple[bytes, bytes] 
     raise NotAcceptableError(f"{why}; Accept: {accept[:100]!r} allows only tensor types (add application/json to it)")
 
 
+def best_of(kinds: tuple[str, ...], accept: str) -> str:
+    """The content type that a client likes best.
+
+    Args:
+        kinds: What there is to choose from; the first is for those who do not care, or like none of them.
+        accept: The Accept header, empty when there is none.
+
+    Returns:
+        One of `kinds`.
+    """
+    wanted, _ = _ranges(accept[:MAX_ACCEPT])
+    return next((entry for entry in wanted if entry in kinds), kinds[0])
+
+
 def media_type(header: str) -> str:
     """The media type of a header, in lower case and without parameters."""
     return header.partition(";")[0].strip().lower()

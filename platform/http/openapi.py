@@ -9,6 +9,8 @@ from litestar import MediaType, Request
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
 from flowyard.platform.http.native.errors import ErrorBody, to_json
+from flowyard.platform.telemetry.exposition import CONTENT_TYPES
+from flowyard.platform.telemetry.logs import LEVELS
 
 JSON = dict[str, Any]
 
@@ -38,7 +40,40 @@ def document(derived: JSON) -> JSON:
     schema["components"]["schemas"] = schema["components"].get("schemas", {}) | components
     schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False)}
     schema["paths"]["/predictions/{name}/{version}"] = {"post": _prediction("predictVersion", versioned=True)}
+    for path in ("/metrics", "/server/metrics"):
+        schema["paths"][path] = {"get": schema["paths"][path]["get"] | _metrics()}
+    path = "/server/logging"
+    schema["paths"][path] = {method: operation | _log_level() for method, operation in schema["paths"][path].items()}
     return schema
+
+
+def _metrics() -> JSON:
+    names = {
+        "name": "name[]",
+        "in": "query",
+        "required": False,
+        "description": "Only these metrics; can be given several times.",
+        "schema": {"type": "array", "items": {"type": "string"}},
+    }
+    text: JSON = {media_type: {"schema": {"type": "string"}} for media_type in CONTENT_TYPES}
+    told = {"200": {"description": "The metrics.", "content": text}, "400": _failure("An unknown parameter.")}
+    return {"parameters": [names], "responses": told}
+
+
+def _log_level() -> JSON:
+    level = {
+        "name": "level",
+        "in": "query",
+        "required": False,
+        "description": "In any case; `info` when absent.",
+        "schema": {"type": "string", "enum": sorted(LEVELS)},
+    }
+    done = {"type": "object", "properties": {"status": {"const": "OK"}}, "required": ["status"]}
+    answers = {
+        "200": {"description": "The level is set.", "content": {"application/json": {"schema": done}}},
+        "400": _failure("An unknown level or parameter."),
+    }
+    return {"parameters": [level], "responses": answers}
 
 
 def _prediction(operation: str, *, versioned: bool) -> JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flowyard.engines.djl.folder import DjlModel
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.measures import RequestMeasures
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
@@ -68,21 +70,27 @@ class Deployment:
     Attributes:
         name: Name of the endpoint.
         version: Its version, empty for none.
+        identity: Name and version.
         plan: The compiled workflow.
         pools: By local model name; the functions' under `FUNCTIONS`.
         caches: Results that nodes keep, by step.
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
+        requests: What has been asked of it over HTTP.
+        start_s: Seconds that it took to start, 0 before.
     """
 
     def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
         self.name = name
         self.version = version
+        self.identity = (name, version)
         self.plan = plan
         self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
+        self.requests = RequestMeasures()
+        self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
         self.takes_requests = bool(plan.references) or any(spec.messages for spec in specs.values())
 
@@ -126,6 +134,7 @@ class Deployment:
             FlowyardError: One of them cannot start, with the model's name, or does not fit the one that feeds it; none is left
                 running.
         """
+        began = time.monotonic()
         starts = [asyncio.ensure_future(self._start(key, pool)) for key, pool in self.pools.items()]
         try:
             await asyncio.gather(*starts)
@@ -136,6 +145,7 @@ class Deployment:
             await asyncio.gather(*starts, return_exceptions=True)
             await self.close(0)
             raise
+        self.start_s = time.monotonic() - began
 
     def _check_signatures(self) -> None:
         """Holds what the models turned out to take and give against the edges between them."""

@@ -40,6 +40,7 @@ from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
 from flowyard.platform.registry.sources import Source, Sources
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.measures import RegistrationMeasures
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     ConflictError,
@@ -99,6 +100,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.endpoints = Endpoints()
+        self.registrations = RegistrationMeasures()
         state_dir = Path(settings.state_dir).resolve()
         self._lock = StateDirLock(state_dir)
         self._archives = ArchiveStore(state_dir / "archives")
@@ -258,7 +260,16 @@ class Registry:
         Raises:
             FlowyardError: It cannot be registered; nothing is left of the attempt.
         """
-        return await self._unbroken(self._register_request(request))
+        return await self._unbroken(self._count_registration(request))
+
+    async def _count_registration(self, request: Request) -> Entry:
+        try:
+            entry = await self._register_request(request)
+        except BaseException:
+            self.registrations.refused += 1
+            raise
+        self.registrations.accepted += 1
+        return entry
 
     async def _register_request(self, request: Request) -> Entry:
         if request.upload is None:

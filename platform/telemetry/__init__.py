@@ -1,1 +1,1 @@
-"""What the server tells about itself: logs (and, later, metrics and traces)."""
+"""What the server tells about itself: metrics and logs."""

@@ -44,9 +44,10 @@ class Group:
     Attributes:
         failures: Starts and workers that failed in a row, the last one at `failed_at`.
         retry_at: When the next worker may be started.
+        lost: Workers that failed, all in all; each has another one started in its place.
     """
 
-    __slots__ = ("device", "failed_at", "failures", "max", "min", "retry_at", "workers")
+    __slots__ = ("device", "failed_at", "failures", "lost", "max", "min", "retry_at", "workers")
 
     def __init__(self, device: Device, min_workers: int, max_workers: int) -> None:
         self.device = device
@@ -56,6 +57,7 @@ class Group:
         self.failures = 0
         self.failed_at = 0.0
         self.retry_at = 0.0
+        self.lost = 0
 
     def ready(self) -> int:
         """Number of workers that have loaded the model."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
+from flowyard.platform.telemetry.measures import CANCELLED, DeviceMeasures, PoolMeasures
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Answer,
@@ -132,6 +133,7 @@ class ModelPool:
 
     def __init__(self, spec: PoolSpec) -> None:
         self.spec = spec
+        self.measures = PoolMeasures(map(str, spec.devices))
         self.signature: Signature | None = None
         #: Axes of the model's only input, where its first one is rows.
         self._axes = 0
@@ -139,6 +141,7 @@ class ModelPool:
         groups = [Group(device, spec.min_workers, spec.max_workers) for device in spec.devices]
         self._scheduler = Scheduler(spec.policy, groups, WORKER_IDS)
         self._processes: dict[int, WorkerProcess] = {}
+        self._measured: dict[int, DeviceMeasures] = {}
         self._started_at: dict[int, datetime] = {}
         self._start_timers: dict[int, asyncio.TimerHandle] = {}
         self._spawning: set[asyncio.Task[None]] = set()
@@ -163,12 +166,14 @@ class ModelPool:
         Raises:
             FlowyardError: The model cannot be loaded; no worker is left behind.
         """
-        self._act(self._scheduler.start(time.monotonic()))
+        started = time.monotonic()
+        self._act(self._scheduler.start(started))
         try:
             await asyncio.shield(self._started)
         except BaseException:
             await self.close(0)
             raise
+        self.measures.load_s = time.monotonic() - started
 
     def submit(self, task: Task) -> Job:
         """Queues a job. `task.on_done` gets its one outcome, possibly before this returns.
@@ -191,6 +196,7 @@ class ModelPool:
                 payload.encoded()
         except FlowyardError as error:
             job.answered = True
+            self.measures.failed(error.code)
             task.on_done(error)
             return job
         # Requests that the loop finds in one round go out as one batch.
@@ -215,6 +221,7 @@ class ModelPool:
             job.item.on_chunk = None
             if job in self._incoming:
                 job.answered = True
+                self.measures.failed(CANCELLED)
             else:
                 self._act(self._scheduler.cancel(job, time.monotonic()))
 
@@ -298,7 +305,21 @@ class ModelPool:
 
     def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
         """A worker has computed a batch."""
-        self._act(self._scheduler.batch_done(worker, batch, outcomes, time.monotonic()))
+        now = time.monotonic()
+        self._measure(worker, batch, compute_s)
+        self._act(self._scheduler.batch_done(worker, batch, outcomes, now))
+
+    def _measure(self, worker: int, batch: int, compute_s: float) -> None:
+        """Notes a batch before the scheduler forgets what was in it."""
+        jobs = self._scheduler.computing(worker, batch)
+        if jobs:
+            measured = self._measured[worker]
+            measured.compute.observe(compute_s)
+            rows = 0
+            for job in jobs:
+                rows += job.rows
+                self.measures.waits.observe(job.dispatched - job.submitted)
+            measured.rows.observe(rows)
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of a result has come."""
@@ -317,6 +338,7 @@ class ModelPool:
         """A worker process has ended."""
         self._stop_start_timer(worker)
         self._processes.pop(worker, None)
+        self._measured.pop(worker, None)
         self._started_at.pop(worker, None)
         log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
         self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
@@ -340,9 +362,7 @@ class ModelPool:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Answer(job, outcome):
-                if job.streamed:
-                    self._end_stream(job)
-                job.item.on_done(outcome)
+                self._answer(job, outcome)
             case Dispatch():
                 self._dispatch(instruction)
             case Spawn(worker, device):
@@ -360,6 +380,13 @@ class ModelPool:
                 self._closed.set()
             case Closed():
                 self._closed.set()
+
+    def _answer(self, job: Job, outcome: Outcome) -> None:
+        if job.streamed:
+            self._end_stream(job)
+        if isinstance(outcome, FlowyardError):
+            self.measures.failed(CANCELLED if job.item.on_done is _nobody else outcome.code)
+        job.item.on_done(outcome)
 
     def _end_stream(self, job: Job) -> None:
         """Tells a worker that may still be sending pieces that they are not wanted."""
@@ -387,6 +414,7 @@ class ModelPool:
             worker, load, self, self._environ, arena_bytes=spec.arena_bytes, silent_limit_s=spec.silent_limit_s
         )
         self._processes[worker] = process
+        self._measured[worker] = self.measures.on(str(device))
         self._started_at[worker] = datetime.now(UTC)
         task = self._loop.create_task(self._start_process(process))
         self._spawning.add(task)
@@ -398,6 +426,7 @@ class ModelPool:
             await process.start()
         except OSError as error:
             self._processes.pop(worker, None)
+            self._measured.pop(worker, None)
             failure = UnavailableError(f"cannot start a worker process: {error}")
             self._act(self._scheduler.worker_failed(worker, failure, time.monotonic()))
             return

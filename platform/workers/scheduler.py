@@ -259,6 +259,11 @@ class Scheduler:
 
     # ---- what is the case ----
 
+    def computing(self, worker_id: int, batch: int) -> tuple[Job, ...]:
+        """The jobs of a batch that a worker computes now, none when it does not."""
+        worker = self._workers.get(worker_id)
+        return worker.jobs if worker is not None and worker.batch == batch else ()
+
     @property
     def queue_length(self) -> int:
         """Jobs that wait: in the queue, or with a worker that is busy with another batch."""
@@ -603,6 +608,7 @@ class Scheduler:
             group.failures = 0
         delay = BACKOFF_S[min(group.failures, len(BACKOFF_S) - 1)]
         group.failures += 1
+        group.lost += 1
         group.failed_at = now
         group.retry_at = now + delay
         self._wake(group.retry_at)

@@ -22,6 +22,7 @@ from flowyard.platform.http.request import request_properties
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.codecs import ndlist
 from flowyard.schemas.codecs.content import value_of_message
@@ -100,41 +101,58 @@ class KServe:
 
     Args:
         registry: Where the endpoints are.
+        traffic: Is told of every request.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, traffic: Traffic) -> None:
         self._registry = registry
         self._id_header = registry.settings.request_id_header_key.lower()
+        self._traffic = traffic
         self._watch = Watch()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, unless its client is gone."""
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         request_id = request_id_of(headers, self._id_header)
+        exchange = Exchange()
         try:
-            reply = await self._answer(scope, receive, headers, request_id)
+            reply = await self._reply(exchange, scope, receive, headers, request_id)
+            exchange.status = reply.status
+            exchange.bytes_out = len(reply.body)
+            start = [
+                *reply.headers,
+                (b"content-length", str(len(reply.body)).encode()),
+                (b"x-request-id", request_id.encode("latin-1")),
+            ]
+            await send({"type": "http.response.start", "status": reply.status, "headers": start})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
         except ClientGoneError:
             return
+        finally:
+            self._traffic.ended(exchange, scope, request_id)
+
+    async def _reply(
+        self, exchange: Exchange, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str
+    ) -> Reply:
+        try:
+            return await self._answer(exchange, scope, receive, headers, request_id)
+        except ClientGoneError:
+            raise
         except FlowyardError as error:
-            reply = _failure(error)
+            return _failure(error)
         except Exception:
             log.exception("inference failed", request_id=request_id, path=scope["path"])
-            reply = _failure(InternalError("internal error; the log has the details"))
-        start = [
-            *reply.headers,
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", request_id.encode("latin-1")),
-        ]
-        await send({"type": "http.response.start", "status": reply.status, "headers": start})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+            return _failure(InternalError("internal error; the log has the details"))
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str) -> Reply:
+    async def _answer(
+        self, exchange: Exchange, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str
+    ) -> Reply:
         route = route_of(scope["raw_path"])
         if scope["method"] not in (("POST",) if route.call == "infer" else ("GET", "HEAD")):
             raise MethodNotAllowedError(NO_METHOD)
         match route.call:
             case "infer":
-                return await self._infer(route, receive, headers, request_id)
+                return await self._infer(exchange, route, receive, headers, request_id)
             case "live":
                 return Reply(200, b"\n")
             case "server":
@@ -153,11 +171,14 @@ class KServe:
     def _ready(self, entries: Sequence[Entry]) -> Reply:
         return Reply(200 if all(entry.status == "READY" for entry in entries) else NOT_READY, b"\n")
 
-    async def _infer(self, route: Route, receive: Receive, headers: dict[str, str], request_id: str) -> Reply:
+    async def _infer(self, exchange: Exchange, route: Route, receive: Receive, headers: dict[str, str], request_id: str) -> Reply:
+        exchange.prediction = True
         self._entries(route)
         deployment = self._registry.endpoints.route(route.name, route.version)
+        exchange.routed(deployment)
         deadline, priority = deadline_of(headers), priority_of(headers)
         body = await read_body(receive, self._registry.settings.max_request_size)
+        exchange.bytes_in = len(body)
         request, tensors = read_request(headers, body)
         payload = TensorsPayload(_value(deployment, tensors), tensors, headers, request_id)
         asked = Asked(payload, headers, {}, request_id, deadline, priority)

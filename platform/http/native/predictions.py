@@ -26,6 +26,7 @@ from flowyard.platform.http.negotiation import encode_tensors
 from flowyard.platform.http.request import RequestPayload, query_pairs
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError, UnavailableError
@@ -54,10 +55,12 @@ class Predictions:
 
     Args:
         registry: Where the endpoints are.
+        traffic: Is told of every request.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, traffic: Traffic) -> None:
         self._registry = registry
+        self._traffic = traffic
         self._limit_bytes = registry.settings.max_request_size
         self._codes = StatusCodes.of(registry.settings)
         self._id_header = registry.settings.request_id_header_key.lower()
@@ -65,42 +68,58 @@ class Predictions:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens, unless its client is gone."""
+        exchange = Exchange()
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         request_id = request_id_of(headers, self._id_header)
         try:
-            answer = await self._answer(scope, receive, send, headers, request_id)
-        except ClientGoneError:
-            return
-        except FlowyardError as error:
-            answer = error_answer(error, self._codes)
-        except Exception:
-            log.exception("prediction failed", request_id=request_id, path=scope["path"])
-            answer = error_answer(InternalError("internal error; the log has the details"), self._codes)
-        if answer is None:
-            return
-        status, content_type, body, extra = answer
-        start = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode("latin-1")), *extra]
-        if content_type:
-            start.append((b"content-type", content_type))
-        await send({"type": "http.response.start", "status": status, "headers": start})
-        await send({"type": "http.response.body", "body": body})
+            try:
+                answer = await self._answer(exchange, scope, receive, send, headers, request_id)
+            except ClientGoneError:
+                return
+            except FlowyardError as error:
+                answer = error_answer(error, self._codes)
+            except Exception:
+                log.exception("prediction failed", request_id=request_id, path=scope["path"])
+                answer = error_answer(InternalError("internal error; the log has the details"), self._codes)
+            if answer is None:
+                return
+            status, content_type, body, extra = answer
+            exchange.status = status
+            exchange.bytes_out = len(body)
+            start = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode("latin-1")), *extra]
+            if content_type:
+                start.append((b"content-type", content_type))
+            await send({"type": "http.response.start", "status": status, "headers": start})
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            self._traffic.predicted(exchange, scope, request_id)
 
     async def _answer(
-        self, scope: Mapping[str, Any], receive: Receive, send: Send, headers: dict[str, str], request_id: str
+        self,
+        exchange: Exchange,
+        scope: Mapping[str, Any],
+        receive: Receive,
+        send: Send,
+        headers: dict[str, str],
+        request_id: str,
     ) -> Answer | None:
         """The answer, `None` when it has been sent in pieces."""
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
         query = query_pairs(scope["query_string"])
         deployment = self._named(scope["raw_path"])
-        if deployment is not None and scope["method"] == "OPTIONS":
-            return 200, b"application/json", b"{}\n", []
+        if deployment is not None:
+            exchange.routed(deployment)
+            if scope["method"] == "OPTIONS":
+                return 200, b"application/json", b"{}\n", []
         deadline = deadline_of(headers)
         priority = priority_of(headers)
         body = await read_body(receive, self._limit_bytes)
+        exchange.bytes_in = len(body)
         if deployment is None:
             target = target_of_request(query, headers, body, self._registry.default_name)
             deployment = self._registry.endpoints.route(*target)
+            exchange.routed(deployment)
         if deployment.takes_requests:
             payload: Payload = RequestPayload(headers, query, body, request_id)
         else:
@@ -113,7 +132,8 @@ class Predictions:
         result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
         if isinstance(result, Stream):
             own = [(b"x-request-id", request_id.encode("latin-1"))]
-            await self._send_stream(result, execution, receive, send_stream(result, headers.get("accept", ""), own, send))
+            sending = send_stream(result, headers.get("accept", ""), own, exchange.sending(send))
+            await self._send_stream(result, execution, receive, sending)
             return None
         return answer_of(result, headers, server_timing(execution), self._codes)
 

@@ -1,0 +1,131 @@
+"""Requests as metrics and the access log see them, whatever API they belong to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.telemetry.access import AccessLog
+from flowyard.platform.telemetry.logs import Logs
+from flowyard.platform.telemetry.measures import count
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+#: What is noted for a client that left before its answer; nginx calls it so, and it is never sent.
+CLIENT_GONE = 499
+NO_MODEL = ("", "")
+
+
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        started: When the request's head was there, monotonic seconds.
+        deployment: What answers it, once that is known.
+        prediction: Whether something is to be run; for APIs whose paths do not say so beforehand.
+        status: Status of the answer.
+        bytes_in: Bytes of the request's body.
+        bytes_out: Bytes of the answer's body.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "deployment", "prediction", "started", "status")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.deployment: Deployment | None = None
+        self.prediction = False
+        self.status = CLIENT_GONE
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def routed(self, deployment: Deployment) -> None:
+        """It is known who answers."""
+        self.deployment = deployment
+        deployment.requests.in_flight += 1
+
+    def sending(self, send: Send) -> Send:
+        """A `send` that notes what is sent."""
+
+        async def noted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+            else:
+                self.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        return noted
+
+    def receiving(self, receive: Receive) -> Receive:
+        """A `receive` that notes what is received."""
+
+        async def noted() -> Any:
+            message = await receive()
+            self.bytes_in += len(message.get("body", b""))
+            return message
+
+        return noted
+
+
+class Traffic:
+    """Counts answers and logs them.
+
+    Args:
+        logs: The log of the process.
+        access_log: Whether each request gets a line there.
+
+    Attributes:
+        inference: Answered predictions by status.
+        management: Other answers by status.
+        unrouted: Predictions that reached no model, by status.
+        startup_s: Seconds from the start of the server to its readiness.
+    """
+
+    def __init__(self, logs: Logs, *, access_log: bool) -> None:
+        self.inference: dict[int, int] = {}
+        self.management: dict[int, int] = {}
+        self.unrouted: dict[int, int] = {}
+        self.startup_s = 0.0
+        self._writer = logs.writer
+        self._access = AccessLog(logs) if access_log else None
+
+    @property
+    def lines_dropped(self) -> int:
+        """Log lines that nobody took in time."""
+        return self._writer.dropped
+
+    def predicted(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
+        """A prediction is over."""
+        elapsed_s = time.monotonic() - exchange.started
+        status = exchange.status
+        model = NO_MODEL
+        count(self.inference, status)
+        deployment = exchange.deployment
+        if deployment is not None:
+            model = deployment.identity
+            deployment.requests.end(status, elapsed_s)
+        else:
+            count(self.unrouted, status)
+        if self._access is not None:
+            self._access.add(scope, request_id, model, status, elapsed_s, (exchange.bytes_in, exchange.bytes_out))
+
+    def managed(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
+        """Any other request is over."""
+        count(self.management, exchange.status)
+        if self._access is not None:
+            elapsed_s, sizes = time.monotonic() - exchange.started, (exchange.bytes_in, exchange.bytes_out)
+            self._access.add(scope, request_id, NO_MODEL, exchange.status, elapsed_s, sizes)
+
+    def ended(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
+        """A request is over, of either kind."""
+        if exchange.prediction:
+            self.predicted(exchange, scope, request_id)
+        else:
+            self.managed(exchange, scope, request_id)
+
+    def flush(self) -> None:
+        """Hands on the lines that wait."""
+        if self._access is not None:
+            self._access.flush()
