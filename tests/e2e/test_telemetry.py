@@ -161,6 +161,24 @@ def test_the_models_of_a_workflow_are_told_apart(http):
         assert value(http, "flowyard_batch_rows_count", model=model, version="", device="cpu") == 1
 
 
+def test_every_way_to_a_model_is_counted(http):
+    assert http.post("/models", params={"model_name": "ways"}, content=linear_onnx([[2.0]])).status_code == 200
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}
+    labels = {"model": "ways", "version": ""}
+    management = value(http, "flowyard_http_responses_total", api="management", code="200")
+    assert http.post("/predictions/ways", json=[[1.0]]).status_code == 200
+    assert http.post("/models/ways/invoke", json=[[1.0]]).status_code == 200
+    assert http.post("/invocations", params={"model_name": "ways"}, json=[[1.0]]).status_code == 200
+    assert http.post("/v2/models/ways/infer", json={"inputs": [tensor]}).status_code == 200
+    assert http.post("/v2/models/ways/infer", json={"inputs": 1}).status_code == 400
+    assert http.get("/v2/models/ways").status_code == 200
+    assert value(http, "flowyard_requests_total", **labels, code="200") == 4
+    assert value(http, "flowyard_requests_total", **labels, code="400") == 1
+    assert value(http, "flowyard_requests_in_flight", **labels) == 0
+    # The description, and the four times that the metrics were read in between.
+    assert value(http, "flowyard_http_responses_total", api="management", code="200") == management + 5
+
+
 def test_names_that_are_not_registered_make_no_series(http):
     def unrouted() -> float:
         return value(http, "flowyard_requests_total", model="", version="", code="404") or 0
