@@ -65,6 +65,14 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Adds several values."""
+        counts, bounds, total = self._counts, self._bounds, self._total
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self._total = total
+
     def read(self) -> Distribution:
         """What has been added so far."""
         return Distribution(self._bounds, tuple(self._counts), self._total)
@@ -89,8 +97,11 @@ class RequestMeasures:
     def end(self, status: int, elapsed_s: float) -> None:
         """A request in flight has had its answer."""
         self.in_flight -= 1
-        count(self.codes, status)
         self.latency.observe(elapsed_s)
+        try:
+            self.codes[status] += 1
+        except KeyError:
+            self.codes[status] = 1
 
 
 class DeviceMeasures:

@@ -100,23 +100,38 @@ class Traffic:
         """A prediction is over."""
         elapsed_s = time.monotonic() - exchange.started
         status = exchange.status
-        model = NO_MODEL
         count(self.inference, status)
         deployment = exchange.deployment
         if deployment is not None:
-            model = deployment.identity
             deployment.requests.end(status, elapsed_s)
         else:
             count(self.unrouted, status)
-        if self._access is not None:
-            self._access.add(scope, request_id, model, status, elapsed_s, (exchange.bytes_in, exchange.bytes_out))
+        if self._access is not None and self._access.enabled:
+            self._log(exchange, scope, request_id, elapsed_s)
 
     def managed(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
         """Any other request is over."""
         count(self.management, exchange.status)
-        if self._access is not None:
-            elapsed_s, sizes = time.monotonic() - exchange.started, (exchange.bytes_in, exchange.bytes_out)
-            self._access.add(scope, request_id, NO_MODEL, exchange.status, elapsed_s, sizes)
+        if self._access is not None and self._access.enabled:
+            self._log(exchange, scope, request_id, time.monotonic() - exchange.started)
+
+    def _log(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str, elapsed_s: float) -> None:
+        assert self._access is not None
+        deployment = exchange.deployment
+        self._access.add(
+            (
+                int(time.time() * 1000),
+                scope["method"],
+                scope["path"],
+                scope["client"],
+                request_id,
+                deployment.identity if deployment is not None else NO_MODEL,
+                exchange.status,
+                elapsed_s,
+                exchange.bytes_in,
+                exchange.bytes_out,
+            )
+        )
 
     def ended(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
         """A request is over, of either kind."""

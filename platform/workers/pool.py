@@ -315,11 +315,8 @@ class ModelPool:
         if jobs:
             measured = self._measured[worker]
             measured.compute.observe(compute_s)
-            rows = 0
-            for job in jobs:
-                rows += job.rows
-                self.measures.waits.observe(job.dispatched - job.submitted)
-            measured.rows.observe(rows)
+            measured.rows.observe(sum([job.rows for job in jobs]))
+            self.measures.waits.observe_all([job.dispatched - job.submitted for job in jobs])
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of a result has come."""

@@ -24,38 +24,29 @@ class Written:
         self.some.set()
 
 
-def served(*requests, render=render_json, level=logging.INFO):
+def served(*requests, render=render_json):
     """What the log gets of these requests."""
     written = Written()
 
     async def serve():
-        logs = Logs(written, render)
-        logs.level = level
-        log = AccessLog(logs)
+        log = AccessLog(Logs(written, render))
         for request in requests:
-            log.add(*request)
+            log.add(request)
         log.flush()
 
     asyncio.run(serve())
     return written.chunks
 
 
-def request(path="/predictions/m", request_id="id", model=("m", "1"), client=("127.0.0.1", 4711), method="POST"):
-    return (
-        {"method": method, "path": path, "client": client, "query_string": b"token=secret"},
-        request_id,
-        model,
-        200,
-        0.0012345,
-        (3, 5),
-    )
+def request(path="/predictions/m", request_id="id", model=("m", "1"), client=("127.0.0.1", 4711)):
+    return (1_767_225_600_007, "POST", path, client, request_id, model, 200, 0.0012345, 3, 5)
 
 
 def test_a_line_tells_the_request():
     (chunk,) = served(request())
     line = json.loads(chunk)
-    assert line.pop("timestamp").endswith("Z")
     assert line == {
+        "timestamp": "2026-01-01T00:00:00.007Z",
         "event": "request",
         "level": "info",
         "method": "POST",
@@ -90,10 +81,6 @@ def test_a_request_id_cannot_break_out_of_its_place(request_id):
     assert (line["request_id"], line["status"]) == (request_id, 200)
 
 
-def test_nothing_secret_is_told():
-    assert b"secret" not in served(request())[0]
-
-
 def test_many_lines_are_handed_on_together():
     chunks = served(*[request(request_id=str(number)) for number in range(FLUSH_LINES + 1)])
     assert [chunk.count(b"\n") for chunk in chunks] == [FLUSH_LINES, 1]
@@ -104,15 +91,18 @@ def test_a_line_waits_for_others_only_so_long():
 
     async def serve():
         log = AccessLog(Logs(written, render_json))
-        log.add(*request())
+        log.add(request())
         await written.some.wait()
 
     asyncio.run(asyncio.wait_for(serve(), 10))
     assert len(written.chunks) == 1
 
 
-def test_it_is_silent_above_info():
-    assert served(request(), level=logging.WARNING) == []
+@pytest.mark.parametrize(("level", "enabled"), [(logging.DEBUG, True), (logging.INFO, True), (logging.WARNING, False)])
+def test_it_is_silent_above_info(level, enabled):
+    logs = Logs(Written(), render_json)
+    logs.level = level
+    assert AccessLog(logs).enabled is enabled
 
 
 def test_people_get_text():
