@@ -477,3 +477,30 @@ class TestDrain:
         scheduler = serving()
         scheduler.drain(10, 1)
         assert scheduler.drain(10, 2) == []
+
+
+class TestWhatIsMeasured:
+    def test_the_jobs_of_a_batch_are_known_while_it_is_computed(self):
+        scheduler, (one, two) = serving(batch_size=2), (Job("a"), Job("b"))
+        dispatch = only(scheduler.submit([one, two], 1), Dispatch)
+        assert scheduler.computing(dispatch.worker, dispatch.batch) == (one, two)
+        assert scheduler.computing(dispatch.worker, dispatch.batch + 1) == ()
+        assert scheduler.computing(99, dispatch.batch) == ()
+        scheduler.batch_done(dispatch.worker, dispatch.batch, ["x", "y"], 2)
+        assert scheduler.computing(dispatch.worker, dispatch.batch) == ()
+
+    def test_workers_that_are_lost_are_counted_and_the_count_stays(self):
+        scheduler = serving()
+        group = scheduler.groups[CPU]
+        spawned = only(scheduler.worker_died(1, "killed by SIGKILL", 1), Spawn).worker
+        assert group.lost == 1
+        scheduler.worker_ready(spawned, 2)
+        dispatch = only(scheduler.submit([Job("a")], 3), Dispatch)
+        scheduler.batch_done(spawned, dispatch.batch, ["x"], 4)
+        assert (group.failures, group.lost) == (0, 1)
+
+    def test_workers_that_were_asked_to_end_are_not(self):
+        scheduler = serving(2)
+        retired = only(scheduler.scale(1, 1, 1), Retire)
+        scheduler.worker_died(retired.worker, "exit status 0", 2)
+        assert scheduler.groups[CPU].lost == 0
