@@ -1,0 +1,148 @@
+"""What the server tells, typed.
+
+The client has structs of its own for it: those of the server come with its worker pools, and a client reads answers of servers
+that are older or newer than itself. So every field has a default, and what is not known here is passed over.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowyard.schemas.tensors import Signature
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of what the management API answers."""
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """The answer to a change: what was done, in words."""
+
+    status: str = ""
+
+
+class Device(Answer, frozen=True, kw_only=True):
+    """A device; `device_id` is -1 for the CPU."""
+
+    device_type: str = ""
+    device_id: int = -1
+
+    def __str__(self) -> str:
+        """Renders as `cpu` or `gpu0`."""
+        return self.device_type if self.device_id < 0 else f"{self.device_type}{self.device_id}"
+
+
+class Worker(Answer, frozen=True, kw_only=True):
+    """A worker process; `state` is `starting`, `idle` or `busy`."""
+
+    id: int = 0
+    start_time: str = ""
+    status: str = ""
+    pid: int | None = None
+    state: str = ""
+
+
+class WorkerGroup(Answer, frozen=True, kw_only=True):
+    """The workers of a model on one device."""
+
+    device: Device = Device()
+    min_workers: int = 0
+    max_workers: int = 0
+    workers: tuple[Worker, ...] = ()
+
+
+class Model(Answer, frozen=True, kw_only=True):
+    """One model of a workflow, with its settings and workers; times in the unit that their names say."""
+
+    model_name: str = ""
+    model_url: str = ""
+    batch_size: int = 0
+    max_batch_delay_millis: int = 0
+    max_idle_seconds: int = 0
+    queue_size: int = 0
+    request_in_queue: int = 0
+    status: str = ""
+    loaded_at_startup: bool = False
+    worker_groups: tuple[WorkerGroup, ...] = ()
+    engine: str = ""
+    signature: Signature | None = None
+
+
+class Progress(Answer, frozen=True, kw_only=True):
+    """How far an asynchronous registration is; `total_bytes` is 0 where it is not known."""
+
+    fetched_bytes: int = 0
+    total_bytes: int = 0
+    workers_ready: int = 0
+    workers_wanted: int = 0
+
+
+class Workflow(Answer, frozen=True, kw_only=True):
+    """One version of a workflow, or of a single model, which is a workflow of one node.
+
+    Attributes:
+        workflow_name: Its name.
+        version: Its version, `None` for the one without.
+        models: Its models.
+        url: Where it came from, empty for an upload.
+        status: `PENDING` and `FAILED` as they say; anything else can be asked.
+        reason: Why it failed.
+        functions: The workers of its functions, `None` when it has none.
+        progress: How far its registration is, where the server tells.
+        weight: Its share of the requests that name no version, where it has one.
+        default: Whether requests that name no version go to it.
+    """
+
+    workflow_name: str = ""
+    version: str | None = None
+    models: tuple[Model, ...] = ()
+    url: str = ""
+    status: str = ""
+    reason: str = ""
+    functions: Model | None = None
+    progress: Progress | None = None
+    weight: float | None = None
+    default: bool = False
+
+
+class ModelItem(Answer, frozen=True, kw_only=True):
+    """One model in a list."""
+
+    model_name: str = ""
+    version: str | None = None
+    model_url: str = ""
+    status: str = ""
+
+
+class WorkflowItem(Answer, frozen=True, kw_only=True):
+    """One workflow version in a list."""
+
+    workflow_name: str = ""
+    version: str | None = None
+    status: str = ""
+
+
+class ModelPage(Answer, frozen=True, kw_only=True):
+    """A page of models; `next_page_token` is `None` on the last one."""
+
+    models: tuple[ModelItem, ...] = ()
+    next_page_token: str | None = None
+
+
+class WorkflowPage(Answer, frozen=True, kw_only=True):
+    """A page of workflows; `next_page_token` is `None` on the last one."""
+
+    workflows: tuple[WorkflowItem, ...] = ()
+    next_page_token: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether the server and its models can answer.
+
+    Attributes:
+        healthy: Whether the server says so.
+        models: Status by model.
+    """
+
+    healthy: bool
+    models: dict[str, str]

@@ -1,0 +1,237 @@
+"""Calls as values: what is sent, and how its answer is read. The clients carry them out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from flowyard.platform.client import answers
+from flowyard.platform.client.errors import InvalidArgumentError, error_of, unexpected_answer
+from flowyard.platform.client.uploads import OnSent, Upload, form_of
+
+T = TypeVar("T")
+Kind = Literal["models", "workflows"]
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A complete answer.
+
+    Attributes:
+        status: HTTP status.
+        headers: Its headers, whatever their case.
+        body: Its body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One request.
+
+    Attributes:
+        method: HTTP method.
+        path: Escaped path.
+        read: What makes the result of an answer; raises what `error_of` says.
+        query: Parameters.
+        headers: Further headers.
+        body: The body.
+        timeout_s: Longest silence, `None` for what the client has.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Reply], T]
+    query: Pairs = ()
+    headers: Pairs = ()
+    body: bytes | Upload = b""
+    timeout_s: float | None = None
+
+
+class WorkflowOptions(TypedDict, total=False):
+    """What can be said about a workflow that is registered; it applies to each of its models that does not say otherwise."""
+
+    engine: str | None
+    device: str | None
+    min_worker: int | None
+    max_worker: int | None
+
+
+class ModelOptions(WorkflowOptions, total=False):
+    """What can be said about a model that is registered: delays in milliseconds, times in seconds."""
+
+    model_name: str | None
+    model_version: str | None
+    job_queue_size: int | None
+    batch_size: int | None
+    max_batch_delay: int | None
+    max_idle_time: int | None
+    timeout: float | None
+    batching: Literal["eager", "fill"] | None
+    trusted: bool | None
+    sha256: str | None
+
+
+def endpoint(root: str, name: str, version: str | None = None, *further: str) -> str:
+    """The path of a model or workflow, escaped.
+
+    Raises:
+        InvalidArgumentError: A name that no path can have.
+    """
+    segments = [name, *([version] if version is not None else []), *further]
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise InvalidArgumentError(f"{'/'.join(segments)!r} is no name of a model or workflow")
+    return "/".join(["", root, *(quote(segment, safe="") for segment in segments)])
+
+
+def pairs(parameters: Mapping[str, object]) -> Pairs:
+    """Parameters as text; those that are `None` are left out."""
+    return tuple((name, _text(value)) for name, value in parameters.items() if value is not None)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_as(kind: type[T], reply: Reply) -> T:
+    """Reads a management answer.
+
+    Raises:
+        RefusedError: The server said no.
+        UnexpectedAnswerError: It is no answer of flowyard's.
+    """
+    if not 200 <= reply.status < 300:
+        raise error_of(reply.status, reply.headers, reply.body)
+    try:
+        return msgspec.json.decode(reply.body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise unexpected_answer(reply.status, reply.headers, reply.body) from None
+
+
+def _reader(kind: Any) -> Callable[[Reply], Any]:
+    return functools.partial(read_as, kind)
+
+
+def _read_health(reply: Reply) -> answers.Health:
+    try:
+        told = msgspec.json.decode(reply.body, type=dict[str, answers.Status])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise error_of(reply.status, reply.headers, reply.body) from None
+    return answers.Health(reply.status == 200, {name: item.status for name, item in told.items()})
+
+
+def _read_text(reply: Reply) -> str:
+    if reply.status != 200:
+        raise error_of(reply.status, reply.headers, reply.body)
+    return reply.body.decode("utf-8", "replace")
+
+
+def ping() -> Call[answers.Health]:
+    """`GET /ping`: 500 with the health of every model is an answer too."""
+    return Call(method="GET", path="/ping", read=_read_health)
+
+
+def metrics() -> Call[str]:
+    """`GET /metrics`: Prometheus text."""
+    return Call(method="GET", path="/metrics", read=_read_text)
+
+
+def register(
+    kind: Kind,
+    source: str | Path,
+    options: Mapping[str, object],
+    *,
+    synchronous: bool = True,
+    on_sent: OnSent | None = None,
+) -> Call[answers.Status]:
+    """`POST /models` or `POST /workflows`.
+
+    Args:
+        kind: Which.
+        source: A URL or path that the server reads (text), or a file or folder here that is uploaded (`Path`).
+        options: Parameters; those that are `None` are left out.
+        synchronous: Whether the answer waits for the workers.
+        on_sent: Hears how much of an upload has been sent.
+
+    Raises:
+        InvalidArgumentError: There is no such file, or it cannot be read.
+    """
+    mode = {} if synchronous else {"synchronous": False}
+    if isinstance(source, Path):
+        body = form_of(source, on_sent)
+        return Call(method="POST", path=f"/{kind}", query=pairs({**options, **mode}), body=body, read=_reader(answers.Status))
+    if not source:
+        raise InvalidArgumentError("a URL, file or folder to register is expected, got empty text")
+    query = pairs({"url": source, **options, **mode})
+    return Call(method="POST", path=f"/{kind}", query=query, read=_reader(answers.Status))
+
+
+def list_models(limit: int | None = None, token: str | None = None) -> Call[answers.ModelPage]:
+    """`GET /models`: one page."""
+    query = pairs({"limit": limit, "next_page_token": token})
+    return Call(method="GET", path="/models", query=query, read=_reader(answers.ModelPage))
+
+
+def list_workflows(limit: int | None = None, token: str | None = None) -> Call[answers.WorkflowPage]:
+    """`GET /workflows`: one page."""
+    query = pairs({"limit": limit, "next_page_token": token})
+    return Call(method="GET", path="/workflows", query=query, read=_reader(answers.WorkflowPage))
+
+
+def describe(kind: Kind, name: str, version: str | None = None) -> Call[tuple[answers.Workflow, ...]]:
+    """`GET /models/{name}[/{version}]`: all about each version."""
+    return Call(method="GET", path=endpoint(kind, name, version), read=_reader(tuple[answers.Workflow, ...]))
+
+
+def _change(kind: Kind, method: str, path: str, parameters: Mapping[str, object]) -> Call[answers.Status]:
+    return Call(method=method, path=path, query=pairs(parameters), read=_reader(answers.Status))
+
+
+def scale(
+    kind: Kind,
+    name: str,
+    version: str | None = None,
+    *,
+    min_worker: int | None = None,
+    max_worker: int | None = None,
+    device: str | None = None,
+    synchronous: bool = True,
+) -> Call[answers.Status]:
+    """`PUT /models/{name}[/{version}]`: changes the number of workers."""
+    numbers = {"min_worker": min_worker, "max_worker": max_worker, "device": device}
+    mode = {} if synchronous else {"synchronous": False}
+    return _change(kind, "PUT", endpoint(kind, name, version), {**numbers, **mode})
+
+
+def unregister(kind: Kind, name: str, version: str | None = None) -> Call[answers.Status]:
+    """`DELETE /models/{name}[/{version}]`: finishes accepted requests, then forgets it."""
+    return _change(kind, "DELETE", endpoint(kind, name, version), {})
+
+
+def set_weights(kind: Kind, name: str, weights: Mapping[str, int]) -> Call[answers.Status]:
+    """`PUT /models/{name}?weights=v1:90,v2:10`: shares of the requests that name no version.
+
+    Raises:
+        InvalidArgumentError: There are none, or a share is negative.
+    """
+    if not weights or any(weight < 0 for weight in weights.values()):
+        raise InvalidArgumentError("weights: a share from 0 up for each version is expected, such as v1:90,v2:10")
+    text = ",".join(f"{version}:{weight}" for version, weight in weights.items())
+    return _change(kind, "PUT", endpoint(kind, name), {"weights": text})
+
+
+def set_default(kind: Kind, name: str, version: str) -> Call[answers.Status]:
+    """`PUT /models/{name}/{version}/set-default`: where requests go that name no version."""
+    return _change(kind, "PUT", endpoint(kind, name, version, "set-default"), {})
+
+
+def set_shadow(kind: Kind, name: str, version: str, *, shadow: bool = True) -> Call[answers.Status]:
+    """`PUT /models/{name}/{version}?shadow=true`: a version that gets copies of requests; its answers are dropped."""
+    return _change(kind, "PUT", endpoint(kind, name, version), {"shadow": shadow})

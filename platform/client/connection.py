@@ -1,0 +1,121 @@
+"""Between calls and httpx2: options, requests, and what its errors mean."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import httpx2
+
+from flowyard.platform.client.address import Address
+from flowyard.platform.client.calls import Call
+from flowyard.platform.client.errors import (
+    ClientError,
+    InterruptedAnswerError,
+    InvalidArgumentError,
+    NoAnswerError,
+    TimedOutError,
+    TlsError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+from flowyard.platform.client.uploads import Upload
+
+CONNECT_TIMEOUT_S = 5.0
+#: Longest silence: as long as a server waits for a model to start, and a little more.
+TIMEOUT_S = 300.0
+#: How often a connection is tried that could not be made; nothing has been sent by then.
+CONNECT_RETRIES = 1
+#: Methods whose call is made again when a kept connection turns out to be closed. A POST may have been executed: never that.
+REPEATABLE = frozenset({"GET"})
+#: Errors of a connection that ended before an answer began.
+CLOSED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
+
+
+def transport_options(address: Address, verify: ssl.SSLContext | bool) -> dict[str, Any]:
+    """What httpx2's transports are made with, sync and async."""
+    return {"uds": address.socket or None, "retries": CONNECT_RETRIES, "verify": verify}
+
+
+def timeout_of(timeout_s: float) -> httpx2.Timeout:
+    """Longest silences of one call."""
+    return httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
+
+
+def request_headers(call: Call[Any]) -> list[tuple[str, str]]:
+    """A call's headers, with what its body brings along."""
+    body = call.body
+    if not isinstance(body, Upload):
+        return list(call.headers)
+    own = [("content-type", body.content_type), *([("content-length", str(body.length))] if body.length is not None else [])]
+    named = {name for name, _ in call.headers}
+    return [*call.headers, *((name, value) for name, value in own if name not in named)]
+
+
+def told(error: httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError, address: Address, timeout_s: float) -> ClientError:
+    """What went wrong, before an answer began.
+
+    Args:
+        error: What httpx2 says.
+        address: The server.
+        timeout_s: The silence that was allowed.
+
+    Returns:
+        The error to raise.
+    """
+    match error:
+        case httpx2.ConnectTimeout():
+            return UnreachableError(f"no connection to {address} within {min(CONNECT_TIMEOUT_S, timeout_s):g} s")
+        case httpx2.ConnectError() | httpx2.ProxyError():
+            tls = _tls_error(error)
+            if tls is not None:
+                return TlsError(f"no secure connection to {address}: {tls.reason or tls}{_tls_fix(tls)}")
+            return UnreachableError(f"no connection to {address}: {_reason(error)}")
+        case httpx2.TimeoutException():
+            return TimedOutError(f"no answer from {address} within {timeout_s:g} s")
+        case httpx2.RemoteProtocolError() if "disconnected" not in str(error):
+            return UnexpectedAnswerError(f"{address} does not speak HTTP: {error}")
+        case httpx2.RemoteProtocolError() | httpx2.NetworkError():
+            return InterruptedAnswerError(f"{address} closed the connection before it answered")
+        case httpx2.DecodingError():
+            return UnexpectedAnswerError(f"an answer from {address} that cannot be decoded: {error}")
+        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return InvalidArgumentError(f"a request that HTTP does not allow: {error}")
+        case _:
+            return NoAnswerError(f"no answer from {address}: {_reason(error)}")
+
+
+def broken_off(error: httpx2.HTTPError | httpx2.StreamError, address: Address, timeout_s: float) -> ClientError:
+    """What went wrong, when an answer had begun."""
+    match error:
+        case httpx2.TimeoutException():
+            return TimedOutError(f"{address} fell silent in the middle of its answer for {timeout_s:g} s")
+        case httpx2.SSEError() | httpx2.DecodingError():
+            return UnexpectedAnswerError(f"an answer from {address} that cannot be read: {error}")
+        case _:
+            return InterruptedAnswerError(f"the answer of {address} broke off: it failed there, or the connection did")
+
+
+def _reason(error: Exception) -> str:
+    """The innermost message: what the system said."""
+    found: BaseException = error
+    while (deeper := found.__cause__ or found.__context__) is not None:
+        found = deeper
+    if isinstance(found, OSError) and found.strerror:
+        return found.strerror
+    return str(found) or str(error) or type(error).__name__
+
+
+def _tls_error(error: Exception) -> ssl.SSLError | None:
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLError):
+            return found
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _tls_fix(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f" ({error.verify_message})" if error.verify_message else ""
+    return " (does it speak HTTPS at all?)" if error.reason == "WRONG_VERSION_NUMBER" else ""
