@@ -29,6 +29,8 @@ Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 Attempts = Annotated[int, Meta(ge=1, le=10)]
 
+#: What the client takes from the environment; the server passes it over.
+CLIENT_VARIABLES = frozenset({"FLOWYARD_URL", "FLOWYARD_TOKEN"})
 _SEPARATORS = {"allowed_paths": re.compile(":")}
 _SEPARATOR = re.compile(r"[,\s]+")
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
@@ -246,7 +248,7 @@ def load_settings(file: Path | None, env: Mapping[str, str], flags: Mapping[str,
     if djl_config.loads_all(properties, said):
         values["load_models"] = ("ALL",)
     values |= _addresses(known)
-    unknown = [*(item for item in given if item.key not in _KINDS), *djl.unknown]
+    unknown = [*(item for item in given if item.key not in _KINDS and item.name not in CLIENT_VARIABLES), *djl.unknown]
     warnings = [*map(_unknown, unknown), *(f"{name} has no effect here" for name in djl.without_effect), *_idle(said)]
     return msgspec.convert(values, Settings), tuple(dict.fromkeys(warnings))
 

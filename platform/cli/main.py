@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from flowyard.platform.cli.failures import INTERRUPTED, NO_READER, REFUSED, CommandError
 from flowyard.schemas.errors import FlowyardError, InvalidWorkflowError
 
 app = App(
@@ -142,19 +143,34 @@ def graph(path: Path) -> int:
     return 0
 
 
+app.command("flowyard.platform.cli.management:models", name="models", help="Register, list, scale and remove models.")
+app.command("flowyard.platform.cli.management:workflows", name="workflows", help="Register, list, scale and remove workflows.")
+app.command("flowyard.platform.cli.predict:predict", name="predict", help="Run a model or workflow.")
 app.command("flowyard.platform.cli.bench:bench", name="bench", help="Put a server under load and show how it does.")
 
 
 def main() -> None:
-    """Runs the command line; a mistake of the user is a message and exit status 1, never a traceback."""
+    """Runs the command line; a mistake of the user is a message and an exit status, never a traceback."""
     try:
         status = app(result_action="return_value")
+        sys.stdout.flush()
+    except CommandError as error:
+        print(f"flowyard: {error}", file=sys.stderr)
+        status = error.status
     except FlowyardError as error:
         print(f"flowyard: {error}", file=sys.stderr)
-        status = 1
+        status = REFUSED
+    except BrokenPipeError:
+        status = _without_reader()
     except KeyboardInterrupt:
-        status = 130
+        status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _without_reader() -> int:
+    """Whoever read the output has left: nothing more is written, not even by the interpreter as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NO_READER
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class AsyncClient:
                 body = await response.aread()
             except (httpx2.HTTPError, httpx2.StreamError) as error:
                 raise broken_off(error, self.address, self._silence_s(call)) from error
-            return Reply(response.status_code, response.headers, body)
+            return Reply(response.status_code, response.headers, body, str(self.address))
 
     @contextlib.asynccontextmanager
     async def _answering(self, call: Call[Any]) -> AsyncIterator[httpx2.Response]:
@@ -255,7 +255,7 @@ class AsyncClient:
                     body = await response.aread()
                 except (httpx2.HTTPError, httpx2.StreamError) as error:
                     raise broken_off(error, self.address, self._silence_s(call)) from error
-                raise error_of(response.status_code, response.headers, body)
+                raise error_of(response.status_code, response.headers, body, str(self.address))
             yield AsyncPieces(response, lambda error: broken_off(error, self.address, self._silence_s(call)))
 
     async def submit(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Job:

@@ -95,7 +95,7 @@ class Client:
                 body = response.read()
             except (httpx2.HTTPError, httpx2.StreamError) as error:
                 raise broken_off(error, self.address, self._silence_s(call)) from error
-            return Reply(response.status_code, response.headers, body)
+            return Reply(response.status_code, response.headers, body, str(self.address))
 
     @contextlib.contextmanager
     def _answering(self, call: Call[Any]) -> Iterator[httpx2.Response]:
@@ -300,7 +300,7 @@ class Client:
                     body = response.read()
                 except (httpx2.HTTPError, httpx2.StreamError) as error:
                     raise broken_off(error, self.address, self._silence_s(call)) from error
-                raise error_of(response.status_code, response.headers, body)
+                raise error_of(response.status_code, response.headers, body, str(self.address))
             yield Pieces(response, lambda error: broken_off(error, self.address, self._silence_s(call)))
 
     def submit(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Job:

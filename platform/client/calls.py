@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from flowyard.platform.client import answers
-from flowyard.platform.client.errors import InvalidArgumentError, error_of, unexpected_answer
+from flowyard.platform.client.errors import ClientError, InvalidArgumentError, error_of, unexpected_answer
 from flowyard.platform.client.uploads import OnSent, Upload, form_of
 
 T = TypeVar("T")
@@ -26,11 +26,13 @@ class Reply(msgspec.Struct, frozen=True):
         status: HTTP status.
         headers: Its headers, whatever their case.
         body: Its body.
+        server: Who gave it.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    server: str = ""
 
 
 class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -100,6 +102,11 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def refusal(reply: Reply) -> ClientError:
+    """The error that an answer tells."""
+    return error_of(reply.status, reply.headers, reply.body, reply.server)
+
+
 def read_as(kind: type[T], reply: Reply) -> T:
     """Reads a management answer.
 
@@ -108,11 +115,11 @@ def read_as(kind: type[T], reply: Reply) -> T:
         UnexpectedAnswerError: It is no answer of flowyard's.
     """
     if not 200 <= reply.status < 300:
-        raise error_of(reply.status, reply.headers, reply.body)
+        raise refusal(reply)
     try:
         return msgspec.json.decode(reply.body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise unexpected_answer(reply.status, reply.headers, reply.body) from None
+        raise unexpected_answer(reply.status, reply.headers, reply.body, reply.server) from None
 
 
 def _reader(kind: Any) -> Callable[[Reply], Any]:
@@ -123,13 +130,13 @@ def _read_health(reply: Reply) -> answers.Health:
     try:
         told = msgspec.json.decode(reply.body, type=dict[str, answers.Status])
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise error_of(reply.status, reply.headers, reply.body) from None
+        raise refusal(reply) from None
     return answers.Health(reply.status == 200, {name: item.status for name, item in told.items()})
 
 
 def _read_text(reply: Reply) -> str:
     if reply.status != 200:
-        raise error_of(reply.status, reply.headers, reply.body)
+        raise refusal(reply)
     return reply.body.decode("utf-8", "replace")
 
 

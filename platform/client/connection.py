@@ -33,8 +33,9 @@ CLOSED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 
 
 def transport_options(address: Address, verify: ssl.SSLContext | bool) -> dict[str, Any]:
-    """What httpx2's transports are made with, sync and async."""
-    return {"uds": address.socket or None, "retries": CONNECT_RETRIES, "verify": verify}
+    """What httpx2's transports are made with, sync and async. Reading the system's certificates takes a while: only for HTTPS."""
+    secure = address.base_url.startswith("https:")
+    return {"uds": address.socket or None, "retries": CONNECT_RETRIES, "verify": verify if secure else False}
 
 
 def timeout_of(timeout_s: float) -> httpx2.Timeout:

@@ -235,13 +235,14 @@ class _ErrorBody(msgspec.Struct):
 _decode_error = msgspec.json.Decoder(_ErrorBody)
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+def error_of(status: int, headers: Mapping[str, str], body: bytes, server: str = "") -> ClientError:
     """The error that an answer tells.
 
     Args:
         status: Its HTTP status.
         headers: Its headers; names in lower case, or a mapping that does not mind.
         body: Its body.
+        server: Who gave it.
 
     Returns:
         The error, ready to raise: a `RefusedError` by status and type, an `UnexpectedAnswerError` when the body is not what
@@ -250,7 +251,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ClientErro
     try:
         told = _decode_error.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return unexpected_answer(status, headers, body)
+        return unexpected_answer(status, headers, body, server)
     kind = BY_TYPE.get((status, told.type)) or BY_STATUS.get(status, RefusedError)
     return kind(
         told.message,
@@ -263,13 +264,14 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ClientErro
     )
 
 
-def unexpected_answer(status: int, headers: Mapping[str, str], body: bytes) -> UnexpectedAnswerError:
+def unexpected_answer(status: int, headers: Mapping[str, str], body: bytes, server: str = "") -> UnexpectedAnswerError:
     """The error for an answer that flowyard does not give."""
     kind = headers.get("content-type", "") or "no content type"
     start = " ".join(body[:_SHOWN_BYTES].decode("utf-8", "replace").split())
     where = f" to {headers['location']}" if 300 <= status < 400 and headers.get("location") else ""
     text = f": {start}" if start else ""
-    return UnexpectedAnswerError(f"not an answer of flowyard's: status {status}{where}, {kind}, {len(body)} bytes{text}", status)
+    whose = f"{server} gives an answer that is not flowyard's" if server else "an answer that is not flowyard's"
+    return UnexpectedAnswerError(f"{whose}: status {status}{where}, {kind}, {len(body)} bytes{text}", status)
 
 
 def _seconds(text: str) -> float | None:

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from flowyard.platform.client.calls import Call, Pairs, Reply, endpoint
-from flowyard.platform.client.errors import InvalidArgumentError, UnexpectedAnswerError, error_of
+from flowyard.platform.client.calls import Call, Pairs, Reply, endpoint, refusal
+from flowyard.platform.client.errors import InvalidArgumentError, UnexpectedAnswerError
 from flowyard.platform.client.inputs import body_of
 from flowyard.platform.client.pieces import value_of
 from flowyard.platform.client.timing import Span, spans_of
@@ -146,7 +146,7 @@ def read_prediction(reply: Reply) -> Prediction:
         UnexpectedAnswerError: It is no result, or not what it says.
     """
     if not 200 <= reply.status < 300:
-        raise error_of(reply.status, reply.headers, reply.body)
+        raise refusal(reply)
     content_type = reply.headers.get("content-type", "")
     return Prediction(
         value=value_of(content_type, reply.body),
@@ -165,7 +165,7 @@ def submit(name: str, data: Value | Path, options: PredictOptions) -> Call[Job]:
 
     def read(reply: Reply) -> Job:
         if not 200 <= reply.status < 300:
-            raise error_of(reply.status, reply.headers, reply.body)
+            raise refusal(reply)
         token = reply.headers.get(_NEXT)
         if not token:
             raise UnexpectedAnswerError("the server answered at once: it does not keep results for later", reply.status)
@@ -184,7 +184,7 @@ def fetch(job: Job, max_items: int | None = None) -> Call[JobResult]:
 
     def read(reply: Reply) -> JobResult:
         if not 200 <= reply.status < 300:
-            raise error_of(reply.status, reply.headers, reply.body)
+            raise refusal(reply)
         token = reply.headers.get(_NEXT)
         if reply.status == 202 and not token:
             token = job.token
@@ -197,4 +197,4 @@ def fetch(job: Job, max_items: int | None = None) -> Call[JobResult]:
 def joined(results: list[JobResult]) -> Prediction:
     """The parts of a job's result as one."""
     last = results[-1].reply
-    return read_prediction(Reply(last.status, last.headers, b"".join(result.reply.body for result in results)))
+    return read_prediction(Reply(last.status, last.headers, b"".join(result.reply.body for result in results), last.server))

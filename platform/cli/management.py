@@ -1,0 +1,444 @@
+"""`flowyard models` and `flowyard workflows`: what is registered on a server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from cyclopts import App, Parameter
+
+from flowyard.platform.cli.descriptions import show_versions
+from flowyard.platform.cli.failures import NO_ANSWER, CommandError, usage_error
+from flowyard.platform.cli.output import printable, show_table, write_body
+from flowyard.platform.cli.progress import Bars
+from flowyard.platform.cli.session import HERE, JsonOutput, Server, connected, interrupted
+from flowyard.platform.cli.sources import (
+    explained,
+    name_and_version,
+    parameters_of,
+    registered_name,
+    source_of,
+    weights_of,
+)
+from flowyard.platform.client import Client, RefusedError, answers, calls
+from flowyard.platform.client.calls import Call, Kind
+
+#: How long a model that loads is followed: longer than any server waits for one.
+_FOLLOW_S = 86_400.0
+Flag = Annotated[bool, Parameter(negative=())]
+Parameters = Annotated[list[str] | None, Parameter(name="--parameter", consume_multiple=False, negative=())]
+
+
+def _change(server: Server, call: Call[answers.Status], *, json_output: bool) -> int:
+    """Makes a change and prints what the server says of it."""
+    with connected(server, json_output=json_output) as client:
+        _print_status(client, call, json_output=json_output)
+    return 0
+
+
+def _print_status(client: Client, call: Call[answers.Status], *, json_output: bool) -> str:
+    reply = client.exchange(call)
+    status = call.read(reply).status
+    if json_output:
+        write_body(reply.body)
+    else:
+        print(printable(status))
+    return status
+
+
+def _shared(app: App, kind: Kind) -> App:
+    """The commands that models and workflows have in common."""
+
+    @app.command
+    def describe(name: str, /, *, server: Server = HERE, json_output: JsonOutput = False) -> int:
+        """Show all about each version: models and their settings, workers, queues, signatures.
+
+        Parameters
+        ----------
+        name
+            NAME or NAME:VERSION.
+        json_output
+            Print the server's JSON.
+        """
+        call = calls.describe(kind, *name_and_version(name))
+        with connected(server, json_output=json_output) as client:
+            reply = client.exchange(call)
+            versions = call.read(reply)
+        if json_output:
+            write_body(reply.body)
+        else:
+            show_versions(versions)
+        return 0
+
+    @app.command
+    def scale(
+        name: str,
+        /,
+        *,
+        min_worker: int | None = None,
+        max_worker: int | None = None,
+        device: str | None = None,
+        asynchronous: Flag = False,
+        server: Server = HERE,
+        json_output: JsonOutput = False,
+    ) -> int:
+        """Change the number of workers of one version, or of all.
+
+        Parameters
+        ----------
+        name
+            NAME or NAME:VERSION.
+        min_worker
+            Workers that are always there.
+        max_worker
+            Workers that there may be.
+        device
+            Device that is meant, such as cpu or gpu0; all of them by default.
+        asynchronous
+            Do not wait for the workers.
+        json_output
+            Print the server's JSON.
+        """
+        if min_worker is None and max_worker is None:
+            raise usage_error("--min-worker or --max-worker is expected")
+        numbers = {"min_worker": min_worker, "max_worker": max_worker}
+        model, version = name_and_version(name)
+        call = calls.scale(kind, model, version, **numbers, device=device, synchronous=not asynchronous)
+        return _change(server, call, json_output=json_output)
+
+    @app.command
+    def delete(name: str, /, *, server: Server = HERE, json_output: JsonOutput = False) -> int:
+        """Unregister one version, or all; requests that were accepted are finished first.
+
+        Parameters
+        ----------
+        name
+            NAME or NAME:VERSION.
+        json_output
+            Print the server's JSON.
+        """
+        return _change(server, calls.unregister(kind, *name_and_version(name)), json_output=json_output)
+
+    @app.command
+    def set_default(name: str, /, *, server: Server = HERE, json_output: JsonOutput = False) -> int:
+        """Make a version the one for requests that name none.
+
+        Parameters
+        ----------
+        name
+            NAME:VERSION.
+        json_output
+            Print the server's JSON.
+        """
+        model, version = _one_version(name)
+        return _change(server, calls.set_default(kind, model, version), json_output=json_output)
+
+    @app.command
+    def weights(name: str, /, *shares: str, server: Server = HERE, json_output: JsonOutput = False) -> int:
+        """Share the requests that name no version out between versions.
+
+        Parameters
+        ----------
+        name
+            NAME.
+        shares
+            VERSION:SHARE for each version: v1:90 v2:10.
+        json_output
+            Print the server's JSON.
+        """
+        return _change(server, calls.set_weights(kind, name, weights_of(shares)), json_output=json_output)
+
+    @app.command
+    def shadow(
+        name: str,
+        /,
+        *,
+        off: Flag = False,
+        server: Server = HERE,
+        json_output: JsonOutput = False,
+    ) -> int:
+        """Send copies of requests to a version, and drop its answers.
+
+        Parameters
+        ----------
+        name
+            NAME:VERSION.
+        off
+            No longer do so.
+        json_output
+            Print the server's JSON.
+        """
+        model, version = _one_version(name)
+        return _change(server, calls.set_shadow(kind, model, version, shadow=not off), json_output=json_output)
+
+    return app
+
+
+def _one_version(text: str) -> tuple[str, str]:
+    name, version = name_and_version(text)
+    if version is None:
+        raise usage_error(f"{text!r}: NAME:VERSION is expected")
+    return name, version
+
+
+models = _shared(App(name="models", help="Register, list, scale and remove models.", version_flags=()), "models")
+workflows = _shared(App(name="workflows", help="Register, list, scale and remove workflows.", version_flags=()), "workflows")
+
+
+Page = TypeVar("Page", answers.ModelPage, answers.WorkflowPage)
+
+
+def _pages(
+    client: Client,
+    call_of: Callable[[int | None, str | None], Call[Page]],
+    limit: int | None,
+    token: str | None,
+    *,
+    json_output: bool,
+) -> Iterator[Page]:
+    """The page that is asked for, or all of them where none is."""
+    one = limit is not None or token is not None
+    while True:
+        call = call_of(limit, token)
+        reply = client.exchange(call)
+        page = call.read(reply)
+        if json_output:
+            write_body(reply.body)
+        yield page
+        token = page.next_page_token
+        if one or not token:
+            break
+    if token and not json_output:
+        print(f"there are more: --next-page-token {printable(token)}", file=sys.stderr)
+
+
+@models.command(name="list")
+def list_models(
+    *, limit: int | None = None, next_page_token: str | None = None, server: Server = HERE, json_output: JsonOutput = False
+) -> int:
+    """List the models of all workflows.
+
+    Parameters
+    ----------
+    limit
+        Show one page, of so many names; all pages by default.
+    next_page_token
+        Where the page starts: the token of the page before.
+    json_output
+        Print the server's JSON, one document a page.
+    """
+    with connected(server, json_output=json_output) as client:
+        pages = _pages(client, calls.list_models, limit, next_page_token, json_output=json_output)
+        items = [item for page in pages for item in page.models]
+    if not json_output:
+        rows = [(item.model_name, item.version or "", item.status, item.model_url) for item in items]
+        show_table(("model", "version", "status", "url"), rows)
+    return 0
+
+
+@workflows.command(name="list")
+def list_workflows(
+    *, limit: int | None = None, next_page_token: str | None = None, server: Server = HERE, json_output: JsonOutput = False
+) -> int:
+    """List workflows and single models with their versions.
+
+    Parameters
+    ----------
+    limit
+        Show one page, of so many names; all pages by default.
+    next_page_token
+        Where the page starts: the token of the page before.
+    json_output
+        Print the server's JSON, one document a page.
+    """
+    with connected(server, json_output=json_output) as client:
+        pages = _pages(client, calls.list_workflows, limit, next_page_token, json_output=json_output)
+        items = [item for page in pages for item in page.workflows]
+    if not json_output:
+        rows = [(item.workflow_name, item.version or "", item.status) for item in items]
+        show_table(("workflow", "version", "status"), rows)
+    return 0
+
+
+@models.command(name="register")
+def register_model(
+    source: str,
+    /,
+    *,
+    model_name: str | None = None,
+    model_version: str | None = None,
+    engine: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    max_batch_delay: int | None = None,
+    batching: Literal["eager", "fill"] | None = None,
+    min_worker: int | None = None,
+    max_worker: int | None = None,
+    job_queue_size: int | None = None,
+    max_idle_time: int | None = None,
+    timeout: float | None = None,
+    trusted: Flag = False,
+    sha256: str | None = None,
+    parameters: Parameters = None,
+    remote: Flag = False,
+    asynchronous: Flag = False,
+    detach: Flag = False,
+    server: Server = HERE,
+    json_output: JsonOutput = False,
+) -> int:
+    """Register a model and wait until it can be asked.
+
+    Parameters
+    ----------
+    source
+        A file or folder here, which is uploaded, or a URL that the server reads.
+    model_name
+        Its name; by default the server makes one of the file's name.
+    model_version
+        Its version; none by default.
+    engine
+        OnnxRuntime, PyTorch or Python; by default the server looks at the files.
+    device
+        Devices, such as cpu or gpu0.
+    batch_size
+        Most requests that are computed together.
+    max_batch_delay
+        Longest wait for company, in milliseconds.
+    batching
+        Whether an idle worker starts at once (eager) or waits for a full batch (fill).
+    min_worker
+        Workers that are always there.
+    max_worker
+        Workers that there may be.
+    job_queue_size
+        Most requests that wait.
+    max_idle_time
+        Seconds after which a surplus worker goes.
+    timeout
+        Seconds that one batch may take.
+    trusted
+        Allow formats that can run code when they are read, where the server allows it.
+    sha256
+        What the archive must hash to.
+    parameters
+        KEY=VALUE of any other parameter of the server's. Can be given several times.
+    remote
+        SOURCE is a path of the server's, even when there is one here.
+    asynchronous
+        Let the server answer at once, and show how far it is until it is done. A failure stays registered as FAILED.
+    detach
+        Let the server answer at once, and leave it at that.
+    json_output
+        Print the server's JSON.
+    """
+    options: dict[str, object] = {
+        "model_name": model_name,
+        "model_version": model_version,
+        "engine": engine,
+        "device": device,
+        "batch_size": batch_size,
+        "max_batch_delay": max_batch_delay,
+        "batching": batching,
+        "min_worker": min_worker,
+        "max_worker": max_worker,
+        "job_queue_size": job_queue_size,
+        "max_idle_time": max_idle_time,
+        "timeout": timeout,
+        "trusted": True if trusted else None,
+        "sha256": sha256,
+        **parameters_of(parameters),
+    }
+    registration = _Registration("models", source_of(source, remote=remote), options, wait=not (asynchronous or detach))
+    return registration.run(server, follow=asynchronous and not detach, json_output=json_output)
+
+
+@workflows.command(name="register")
+def register_workflow(
+    source: str,
+    /,
+    *,
+    engine: str | None = None,
+    device: str | None = None,
+    min_worker: int | None = None,
+    max_worker: int | None = None,
+    parameters: Parameters = None,
+    remote: Flag = False,
+    asynchronous: Flag = False,
+    detach: Flag = False,
+    server: Server = HERE,
+    json_output: JsonOutput = False,
+) -> int:
+    """Register a workflow and wait until it can be asked.
+
+    Parameters
+    ----------
+    source
+        An archive or folder here, which is uploaded, or a URL that the server reads.
+    engine
+        Engine of each model that does not say otherwise.
+    device
+        Devices of each model that does not say otherwise.
+    min_worker
+        Workers of each model that does not say otherwise.
+    max_worker
+        The same, at most.
+    parameters
+        KEY=VALUE of any other parameter of the server's. Can be given several times.
+    remote
+        SOURCE is a path of the server's, even when there is one here.
+    asynchronous
+        Let the server answer at once, and show how far it is until it is done. A failure stays registered as FAILED.
+    detach
+        Let the server answer at once, and leave it at that.
+    json_output
+        Print the server's JSON.
+    """
+    options: dict[str, object] = {
+        "engine": engine,
+        "device": device,
+        "min_worker": min_worker,
+        "max_worker": max_worker,
+        **parameters_of(parameters),
+    }
+    registration = _Registration("workflows", source_of(source, remote=remote), options, wait=not (asynchronous or detach))
+    return registration.run(server, follow=asynchronous and not detach, json_output=json_output)
+
+
+class _Registration(msgspec.Struct, frozen=True):
+    """A registration as a command carries it out."""
+
+    kind: Kind
+    source: str | Path
+    options: dict[str, object]
+    wait: bool
+
+    def run(self, server: Server, *, follow: bool, json_output: bool) -> int:
+        with connected(server, json_output=json_output) as client, Bars() as bars:
+            call = calls.register(self.kind, self.source, self.options, synchronous=self.wait, on_sent=bars.on_sent)
+            if isinstance(self.source, str):
+                bars.waiting()
+            try:
+                status = self._register(client, call, json_output=json_output)
+                if follow:
+                    self._follow(client, status, bars, json_output=json_output)
+            except KeyboardInterrupt:
+                interrupted("what the server has been sent completely, it goes on with")
+                raise
+        return 0
+
+    def _register(self, client: Client, call: Call[answers.Status], *, json_output: bool) -> str:
+        try:
+            return _print_status(client, call, json_output=json_output)
+        except RefusedError as error:
+            raise explained(error, self.source) from None
+
+    def _follow(self, client: Client, status: str, bars: Bars, *, json_output: bool) -> None:
+        name = registered_name(status)
+        if name is None:
+            raise CommandError(f"the server does not say under which name it registers: {printable(status)}", NO_ANSWER)
+        client.wait_until_ready(name, kind=self.kind, timeout_s=_FOLLOW_S, on_progress=bars.on_loading)
+        if not json_output:
+            print(printable(f"{name} is ready"))
