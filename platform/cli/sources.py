@@ -54,7 +54,7 @@ def source_of(text: str, *, remote: bool) -> str | Path:
 
 
 def explained(error: RefusedError, source: str | Path) -> RefusedError:
-    """Says what only this side knows of a refusal: where the files at fault are here, or that what was not found is not here either.
+    """Says what only this side knows of a refusal: where the files at fault are, or that what was not found is not here either.
 
     Args:
         error: The refusal of a registration.

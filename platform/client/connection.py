@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import Any
 
@@ -103,7 +104,8 @@ def _reason(error: Exception) -> str:
     while (deeper := found.__cause__ or found.__context__) is not None:
         found = deeper
     if isinstance(found, OSError) and found.strerror:
-        return found.strerror
+        # asyncio has words of its own for what the system says; the number is the same.
+        return os.strerror(found.errno) if found.errno and found.errno > 0 else found.strerror
     return str(found) or str(error) or type(error).__name__
 
 
