@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 from cyclopts import App, Parameter
@@ -13,7 +13,6 @@ from cyclopts import App, Parameter
 from flowyard.platform.cli.descriptions import show_versions
 from flowyard.platform.cli.failures import NO_ANSWER, CommandError, usage_error
 from flowyard.platform.cli.output import printable, show_table, write_body
-from flowyard.platform.cli.progress import Bars
 from flowyard.platform.cli.session import HERE, JsonOutput, Server, connected, interrupted
 from flowyard.platform.cli.sources import (
     explained,
@@ -25,6 +24,9 @@ from flowyard.platform.cli.sources import (
 )
 from flowyard.platform.client import Client, RefusedError, answers, calls
 from flowyard.platform.client.calls import Call, Kind
+
+if TYPE_CHECKING:
+    from flowyard.platform.cli.progress import Bars
 
 #: How long a model that loads is followed: longer than any server waits for one.
 _FOLLOW_S = 86_400.0
@@ -416,6 +418,8 @@ class _Registration(msgspec.Struct, frozen=True):
     wait: bool
 
     def run(self, server: Server, *, follow: bool, json_output: bool) -> int:
+        from flowyard.platform.cli.progress import Bars
+
         with connected(server, json_output=json_output) as client, Bars() as bars:
             call = calls.register(self.kind, self.source, self.options, synchronous=self.wait, on_sent=bars.on_sent)
             if isinstance(self.source, str):

@@ -27,7 +27,7 @@ from flowyard.platform.client.connection import (
     transport_options,
 )
 from flowyard.platform.client.errors import TimedOutError, error_of
-from flowyard.platform.client.pieces import EVENTS, decoder_of, event_of
+from flowyard.platform.client.pieces import EVENTS, decoder_of, event_of, events_of
 from flowyard.platform.client.predictions import Job, Prediction, PredictOptions
 from flowyard.platform.client.uploads import OnSent, Upload
 from flowyard.platform.client.waiting import is_ready, loading_of, pauses_s, still_pending
@@ -325,7 +325,7 @@ class AsyncPieces:
 
     async def _events(self) -> AsyncIterator[Any]:
         try:
-            async for event in httpx2.EventSource(self._response):
+            async for event in events_of(self._response):
                 yield event_of(event)
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise self._broken(error) from error

@@ -67,7 +67,9 @@ def told(error: httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError, addre
     """
     match error:
         case httpx2.ConnectTimeout():
-            return UnreachableError(f"no connection to {address} within {min(CONNECT_TIMEOUT_S, timeout_s):g} s")
+            return UnreachableError(
+                f"no connection to {address}: {CONNECT_RETRIES + 1} tries of {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
+            )
         case httpx2.ConnectError() | httpx2.ProxyError():
             tls = _tls_error(error)
             if tls is not None:

@@ -13,6 +13,8 @@ from flowyard.schemas.codecs.content import media_type, value_of_body
 from flowyard.schemas.errors import InvalidInputError
 
 EVENTS = "text/event-stream"
+#: Longest event.
+MAX_EVENT_BYTES = 64 << 20
 LINES = ("application/x-ndjson", "application/jsonlines")
 
 
@@ -36,6 +38,11 @@ class Event(msgspec.Struct, frozen=True):
             UnexpectedAnswerError: It is none.
         """
         return _json(self.data.encode())
+
+
+def events_of(response: httpx2.Response) -> httpx2.EventSource:
+    """The events of an answer, to be iterated over, also asynchronously."""
+    return httpx2.EventSource(response, max_event_size=MAX_EVENT_BYTES)
 
 
 def event_of(told: httpx2.ServerSentEvent) -> Event:
@@ -147,7 +154,7 @@ def value_of(content_type: str, body: bytes) -> Any:
     if kind == EVENTS:
         request = httpx2.Request("POST", "http://localhost")
         response = httpx2.Response(200, headers={"content-type": EVENTS}, content=body, request=request)
-        return [event_of(event) for event in httpx2.EventSource(response)]
+        return [event_of(event) for event in events_of(response)]
     if kind in LINES:
         decoder = _Lines()
         return [*decoder.feed(body), *decoder.end()]

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from support.archives import linear_onnx, zipped
-from support.loopback import SILENCE, loopback
+from support.loopback import SILENCE, answer, loopback
 from support.server import running, wait_until
 
 STEPS = """
@@ -326,6 +326,36 @@ def test_a_timeline(flowyard):
     lines = done.stderr.decode().splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["linear", "total"]
     assert "█" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target"),
+    [
+        (["models", "weights", "m", "v1:90", "v2=10"], "PUT /models/m?weights=v1%3A90%2Cv2%3A10"),
+        (["workflows", "weights", "m", "v1:1"], "PUT /workflows/m?weights=v1%3A1"),
+        (["models", "set-default", "m:v1"], "PUT /models/m/v1/set-default"),
+        (["models", "shadow", "m:v2"], "PUT /models/m/v2?shadow=true"),
+        (["models", "shadow", "m:v2", "--off"], "PUT /models/m/v2?shadow=false"),
+        (["workflows", "register", "w.zip", "--engine", "PyTorch"], "POST /workflows?url=w.zip&engine=PyTorch"),
+        (["models", "register", "m", "--trusted", "--sha256", "a"], "POST /models?url=m&trusted=true&sha256=a"),
+    ],
+)
+def test_what_commands_ask_for(flowyard, arguments, target):
+    with loopback(answer(b'{"status": "done"}')) as server:
+        done = flowyard(*arguments, "--url", server.url, env={"FLOWYARD_TOKEN": "secret"})
+        assert (done.returncode, done.stdout) == (0, b"done\n"), done.stderr
+        (request,) = server.requests
+        assert request.startswith(target.encode() + b" HTTP/1.1\r\n")
+        assert b"\r\nauthorization: bearer secret\r\n" in request.lower()
+
+
+def test_a_unix_socket_and_a_trace(flowyard, tmp_path):
+    timing = "a;start=0;dur=1, b;start=1;dur=2"
+    with loopback(answer(b"5", server_timing=timing), path=tmp_path / "socket") as server:
+        done = flowyard("predict", "m", "--data", "1", "--trace", "--url", server.url)
+        assert (done.returncode, done.stdout) == (0, b"5\n")
+        assert [line.split()[0] for line in done.stderr.decode().splitlines()] == ["a", "b", "total"]
+        assert b"\r\nx-flowyard-trace: 1\r\n" in server.requests[0].lower()
 
 
 def test_headers_go_along(flowyard):
