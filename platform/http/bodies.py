@@ -17,6 +17,8 @@ from flowyard.schemas.payload import Payload
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
+#: More than any server hands over of a body at once.
+MAX_CHUNK_BYTES = 1 << 20
 #: Most fields and files of a form.
 MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
@@ -213,9 +215,9 @@ class Upload:
         """
         media_type, options = content_type(header)
         in_form = media_type == MULTIPART
-        parser = (
-            multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=self._limit_bytes) if in_form else None
-        )
+        # The parser's limit would be told as a broken form: ours, which counts what it has let through, is reached before.
+        limit = self._limit_bytes + MAX_CHUNK_BYTES
+        parser = multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=limit) if in_form else None
         with self._path.open("wb") as file:
             more = True
             while more:

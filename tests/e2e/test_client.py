@@ -25,6 +25,7 @@ from flowyard.platform.client import (
     NotReadyError,
     RegistrationFailedError,
     ShutDownError,
+    TooLargeError,
 )
 
 STEPS = """
@@ -272,3 +273,14 @@ def test_a_server_that_goes_away_in_mid_stream(tmp_path, registered):
         reader.join(30)
         assert [type(error) for error in failures] == [InterruptedAnswerError]
         wait_until(lambda: all(is_gone(pid) for pid in workers))
+
+
+def test_an_upload_over_the_limit(tmp_path, registered):
+    (tmp_path / "large.onnx").write_bytes(b"x" * 200_000)
+    with (
+        running(tmp_path, env={"FLOWYARD_MAX_ARCHIVE_SIZE_BYTES": "100000"}) as server,
+        Client(str(server.client.base_url)) as client,
+    ):
+        with pytest.raises(TooLargeError, match="max_archive_size_bytes"):
+            client.register_model(tmp_path / "large.onnx")
+        assert client.register_model(registered / "linear.onnx").status
