@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from importlib import metadata
@@ -12,6 +14,9 @@ from cyclopts import App, Parameter
 
 from flowyard.platform.cli.failures import INTERRUPTED, NO_READER, REFUSED, CommandError
 from flowyard.schemas.errors import FlowyardError, InvalidWorkflowError
+
+#: Of the output: a full disk, a full quota, a device that fails.
+_OUTPUT_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = App(
     name="flowyard",
@@ -151,6 +156,7 @@ app.command("flowyard.platform.cli.bench:bench", name="bench", help="Put a serve
 
 def main() -> None:
     """Runs the command line; a mistake of the user is a message and an exit status, never a traceback."""
+    _prepare_output()
     try:
         status = app(result_action="return_value")
         sys.stdout.flush()
@@ -161,16 +167,29 @@ def main() -> None:
         print(f"flowyard: {error}", file=sys.stderr)
         status = REFUSED
     except BrokenPipeError:
-        status = _without_reader()
+        status = _without_output(NO_READER)
+    except OSError as error:
+        if error.errno not in _OUTPUT_FAILURES:
+            raise
+        print(f"flowyard: the output cannot be written: {error.strerror}", file=sys.stderr)
+        status = _without_output(REFUSED)
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _without_reader() -> int:
-    """Whoever read the output has left: nothing more is written, not even by the interpreter as it ends."""
+def _prepare_output() -> None:
+    """Has an output in any case, and one that takes all characters, whatever the terminal's encoding."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _without_output(status: int) -> int:
+    """Whoever read the output has left, or it is full: nothing more is written, not even by the interpreter as it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return NO_READER
+    return status
 
 
 if __name__ == "__main__":

@@ -138,7 +138,10 @@ class AsyncClient:
         on_sent: OnSent | None = None,
         **options: Unpack[ModelOptions],
     ) -> answers.Status:
-        """Registers a model: a URL that the server reads, or a file or folder here (`Path`); see `Client.register_model`."""
+        """Registers a model: a URL that the server reads, or a file or folder here (`Path`); see `Client.register_model`.
+
+        `on_sent` is called in a thread of its own, where files are read.
+        """
         return await self.call(calls.register("models", source, options, synchronous=synchronous, on_sent=on_sent))
 
     async def register_workflow(

@@ -420,6 +420,25 @@ def test_a_reader_that_leaves_a_list(url):
     assert (process.returncode, errors) == (141, b"")
 
 
+def test_an_output_that_is_full_closed_or_of_few_characters(url, tmp_path):
+    def listed(redirection, **env):
+        command = (
+            f"exec {sys.executable} -m flowyard.platform.cli.main predict echo --data '\"\u00fc\"' --url {url} {redirection}"
+        )
+        return subprocess.run(command, shell=True, capture_output=True, env=os.environ | env, check=False)
+
+    full = listed("> /dev/full")
+    assert (full.returncode, full.stderr) == (1, b"flowyard: the output cannot be written: No space left on device\n")
+    closed = listed(">&-")
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    folder = tmp_path / "n\u00f6"
+    folder.mkdir()
+    (folder / "workflow.yaml").write_text("name: x\nworkflow:\n  out: [id, in]\n")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    few = subprocess.run([*COMMAND, "check", folder.name], capture_output=True, env=environment, cwd=tmp_path, check=False)
+    assert (few.returncode, few.stdout) == (0, b"n\\xf6: workflow x is valid\n")
+
+
 def test_a_server_that_goes_away_in_mid_stream(tmp_path):
     with running(tmp_path) as server:
         text = "name: gated\nfunctions: {f: steps:gated}\nworkflow:\n  out: [f, in]\n"
