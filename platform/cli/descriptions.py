@@ -31,9 +31,17 @@ def _head(version: Workflow) -> str:
         version.status,
         "default" if version.default else "",
         f"weight {version.weight:g}" if version.weight is not None else "",
+        _shadow(version),
         version.url,
     ]
     return "  ".join([name, *(note for note in notes if note)])
+
+
+def _shadow(version: Workflow) -> str:
+    counts = version.shadow_requests
+    if not version.shadow or counts is None:
+        return "shadow" if version.shadow else ""
+    return f"shadow ({counts.sent} sent, {counts.answered} answered, {counts.failed} failed, {counts.skipped} skipped)"
 
 
 def _rows(model: Model) -> list[tuple[str, ...]]:

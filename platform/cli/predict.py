@@ -17,9 +17,9 @@ from cyclopts import Parameter
 
 from flowyard.platform.cli.failures import usage_error
 from flowyard.platform.cli.output import printable, write_body
+from flowyard.platform.cli.server_timing import draw_server_timing
 from flowyard.platform.cli.session import HERE, JsonOutput, Server, connected
 from flowyard.platform.cli.sources import name_and_version
-from flowyard.platform.cli.timeline import timeline
 from flowyard.platform.client import Client, Event, Pieces, Prediction, PredictOptions
 from flowyard.platform.client.inputs import BYTES, JSON, file_type
 from flowyard.platform.client.pieces import EVENTS
@@ -246,5 +246,5 @@ def _keep_mode(path: Path, partial: Path) -> None:
 
 def _show_trace(header: str, total_ms: float) -> None:
     width = shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stderr.isatty() else _WIDTH
-    for line in timeline(spans_of(header), total_ms, width):
+    for line in draw_server_timing(spans_of(header), total_ms, width):
         print(line, file=sys.stderr)

@@ -41,9 +41,9 @@ class Bars:
 
     def on_loading(self, loading: Loading) -> None:
         """The server says how far it is."""
-        if loading.total_bytes or loading.fetched_bytes:
+        if loading.fetched_bytes is not None:
             amount = _megabytes(loading.fetched_bytes, loading.total_bytes)
-            self._show("fetching", loading.fetched_bytes, loading.total_bytes or None, amount)
+            self._show("fetching", loading.fetched_bytes, loading.total_bytes, amount)
         if loading.workers_wanted:
             amount = f"{loading.workers_ready} of {loading.workers_wanted} workers"
             self._show("loading", loading.workers_ready, loading.workers_wanted, amount)
@@ -56,5 +56,5 @@ class Bars:
         self._bars.update(self._tasks[name], completed=done, total=total, amount=amount)
 
 
-def _megabytes(done: int, total: int) -> str:
+def _megabytes(done: int, total: int | None) -> str:
     return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"

@@ -33,13 +33,14 @@ class Device(Answer, frozen=True, kw_only=True):
 
 
 class Worker(Answer, frozen=True, kw_only=True):
-    """A worker process; `state` is `starting`, `idle` or `busy`."""
+    """A worker process; `state` is `starting`, `idle` or `busy`, `memory` its bytes where the server tells."""
 
     id: int = 0
     start_time: str = ""
     status: str = ""
     pid: int | None = None
     state: str = ""
+    memory: int | None = None
 
 
 class WorkerGroup(Answer, frozen=True, kw_only=True):
@@ -52,7 +53,12 @@ class WorkerGroup(Answer, frozen=True, kw_only=True):
 
 
 class Model(Answer, frozen=True, kw_only=True):
-    """One model of a workflow, with its settings and workers; times in the unit that their names say."""
+    """One model of a workflow, with its settings and workers; times in the unit that their names say.
+
+    Attributes:
+        batches: Number of batches by their size, where the server counts them.
+        restarts: Workers that were lost and replaced.
+    """
 
     model_name: str = ""
     model_url: str = ""
@@ -66,15 +72,26 @@ class Model(Answer, frozen=True, kw_only=True):
     worker_groups: tuple[WorkerGroup, ...] = ()
     engine: str = ""
     signature: Signature | None = None
+    batches: dict[str, int] = {}
+    restarts: int = 0
 
 
 class Progress(Answer, frozen=True, kw_only=True):
-    """How far an asynchronous registration is; `total_bytes` is 0 where it is not known."""
+    """How far an asynchronous registration is; bytes are `None` where nothing is fetched, or the size is not known."""
 
-    fetched_bytes: int = 0
-    total_bytes: int = 0
+    fetched_bytes: int | None = None
+    total_bytes: int | None = None
     workers_ready: int = 0
     workers_wanted: int = 0
+
+
+class ShadowRequests(Answer, frozen=True, kw_only=True):
+    """What became of the copies of requests for a shadow version."""
+
+    sent: int = 0
+    answered: int = 0
+    failed: int = 0
+    skipped: int = 0
 
 
 class Workflow(Answer, frozen=True, kw_only=True):
@@ -91,6 +108,8 @@ class Workflow(Answer, frozen=True, kw_only=True):
         progress: How far its registration is, where the server tells.
         weight: Its share of the requests that name no version, where it has one.
         default: Whether requests that name no version go to it.
+        shadow: Whether it gets copies of such requests, and its answers are dropped.
+        shadow_requests: What became of those.
     """
 
     workflow_name: str = ""
@@ -103,6 +122,8 @@ class Workflow(Answer, frozen=True, kw_only=True):
     progress: Progress | None = None
     weight: float | None = None
     default: bool = False
+    shadow: bool = False
+    shadow_requests: ShadowRequests | None = None
 
 
 class ModelItem(Answer, frozen=True, kw_only=True):
@@ -115,11 +136,11 @@ class ModelItem(Answer, frozen=True, kw_only=True):
 
 
 class WorkflowItem(Answer, frozen=True, kw_only=True):
-    """One workflow version in a list."""
+    """One workflow version in a list; a server that says no status means that it runs."""
 
     workflow_name: str = ""
     version: str | None = None
-    status: str = ""
+    status: str = "READY"
 
 
 class ModelPage(Answer, frozen=True, kw_only=True):

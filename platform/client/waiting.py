@@ -25,11 +25,17 @@ def loading_of(versions: Iterable[answers.Workflow]) -> answers.Progress:
     """How far a registration is: what the server says of it, else its workers that are there of those that it is to have."""
     told = [_progress(version) for version in versions]
     return answers.Progress(
-        fetched_bytes=sum(item.fetched_bytes for item in told),
-        total_bytes=sum(item.total_bytes for item in told),
+        fetched_bytes=_sum(item.fetched_bytes for item in told),
+        total_bytes=_sum(item.total_bytes for item in told),
         workers_ready=sum(item.workers_ready for item in told),
         workers_wanted=sum(item.workers_wanted for item in told),
     )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum of those that are known, `None` when none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _progress(version: answers.Workflow) -> answers.Progress:

@@ -349,6 +349,21 @@ def test_what_commands_ask_for(flowyard, arguments, target):
         assert b"\r\nauthorization: bearer secret\r\n" in request.lower()
 
 
+def test_versions_that_share_requests_are_described(flowyard):
+    shared = {"workflowName": "m", "models": [], "status": "READY"}
+    counts = {"sent": 3, "answered": 2, "failed": 1, "skipped": 0}
+    versions = [
+        shared | {"version": "v1", "weight": 90, "default": True},
+        shared | {"version": "v2", "shadow": True, "shadowRequests": counts},
+        shared | {"version": "v3", "status": "FAILED", "reason": "no such module"},
+    ]
+    with loopback(answer(json.dumps(versions).encode())) as server:
+        text = flowyard("models", "describe", "m", "--url", server.url).stdout.decode()
+    assert "m:v1  READY  default  weight 90" in text
+    assert "m:v2  READY  shadow (3 sent, 2 answered, 1 failed, 0 skipped)" in text
+    assert "m:v3  FAILED\nreason: no such module" in text
+
+
 def test_a_unix_socket_and_a_trace(flowyard, tmp_path):
     timing = "a;start=0;dur=1, b;start=1;dur=2"
     with loopback(answer(b"5", server_timing=timing), path=tmp_path / "socket") as server:

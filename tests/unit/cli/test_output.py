@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flowyard.platform.cli.failures import USAGE, CommandError
 from flowyard.platform.cli.output import aligned, printable, show_table
+from flowyard.platform.cli.server_timing import bar, draw_server_timing
 from flowyard.platform.cli.sources import (
     name_and_version,
     parameters_of,
@@ -17,7 +18,6 @@ from flowyard.platform.cli.sources import (
     source_of,
     weights_of,
 )
-from flowyard.platform.cli.timeline import bar, timeline
 from flowyard.platform.client import Span
 from flowyard.platform.client.timing import spans_of
 
@@ -38,7 +38,7 @@ def test_names_from_elsewhere_cannot_steer_a_terminal(capsys):
 
 
 def test_a_timeline_shows_when_steps_were():
-    lines = timeline(spans_of("a;start=0;dur=5, b;start=5;dur=5"), 10, 40)
+    lines = draw_server_timing(spans_of("a;start=0;dur=5, b;start=5;dur=5"), 10, 40)
     assert [line.split()[0] for line in lines] == ["a", "b", "total"]
     assert lines[0].index("█") < lines[1].index("█")
     assert lines[0].endswith("5.00 ms")
@@ -46,13 +46,13 @@ def test_a_timeline_shows_when_steps_were():
 
 
 def test_a_timeline_without_starts_says_so():
-    lines = timeline((Span("a", 5.0), Span("b", 1.0)), 10, 40)
+    lines = draw_server_timing((Span("a", 5.0), Span("b", 1.0)), 10, 40)
     assert "not when it began" in lines[-1]
     assert lines[0].index("█") == lines[1].index("█")
 
 
 def test_a_timeline_of_nothing():
-    assert "does not say" in timeline((), 3, 40)[-1]
+    assert "does not say" in draw_server_timing((), 3, 40)[-1]
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6), st.integers(10, 200))

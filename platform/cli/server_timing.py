@@ -1,4 +1,4 @@
-"""Where the time of a request went, drawn as bars."""
+"""Where the time of a request went, as its `Server-Timing` says, drawn as bars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BLOCK = "█"
 
 
-def timeline(spans: Sequence[Span], total_ms: float, width: int) -> list[str]:
+def draw_server_timing(spans: Sequence[Span], total_ms: float, width: int) -> list[str]:
     """Draws a request.
 
     Args:
