@@ -443,6 +443,13 @@ class _Registration(msgspec.Struct, frozen=True):
         name = registered_name(status)
         if name is None:
             raise CommandError(f"the server does not say under which name it registers: {printable(status)}", NO_ANSWER)
-        client.wait_until_ready(name, kind=self.kind, timeout_s=_FOLLOW_S, on_progress=bars.on_loading)
+        version = self.options.get("model_version")
+        client.wait_until_ready(
+            name,
+            version if isinstance(version, str) else None,
+            kind=self.kind,
+            timeout_s=_FOLLOW_S,
+            on_progress=bars.on_loading,
+        )
         if not json_output:
             print(printable(f"{name} is ready"))

@@ -349,6 +349,18 @@ def test_what_commands_ask_for(flowyard, arguments, target):
         assert b"\r\nauthorization: bearer secret\r\n" in request.lower()
 
 
+def test_one_version_is_followed_whatever_became_of_the_others(flowyard):
+    scheduled = answer(b'{"status": "Model \\"m\\" registration scheduled."}', "202 Accepted")
+    done = answer(b'[{"workflowName": "m", "version": "v2", "models": [], "status": "READY"}]')
+    with loopback(scheduled, done) as server:
+        arguments = ("models", "register", "x", "--model-version", "v2", "--asynchronous", "--url", server.url)
+        assert flowyard(*arguments).returncode == 0
+        assert [request.split(b" HTTP")[0] for request in server.requests] == [
+            b"POST /models?url=x&model_version=v2&synchronous=false",
+            b"GET /models/m/v2",
+        ]
+
+
 def test_versions_that_share_requests_are_described(flowyard):
     shared = {"workflowName": "m", "models": [], "status": "READY"}
     counts = {"sent": 3, "answered": 2, "failed": 1, "skipped": 0}

@@ -104,7 +104,10 @@ def test_all_pages_are_listed(kind):
     ]
     asked = Asked(*pages)
     found = run(kind, asked, lambda client: client.list_workflows(1))
-    assert found == [WorkflowItem(workflow_name="a", version="1", status="READY"), WorkflowItem(workflow_name="b", status="READY")]
+    assert found == [
+        WorkflowItem(workflow_name="a", version="1", status="READY"),
+        WorkflowItem(workflow_name="b", status="READY"),
+    ]
     assert asked.targets == ["GET /workflows?limit=1", "GET /workflows?limit=1&next_page_token=1"]
 
 
