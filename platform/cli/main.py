@@ -171,7 +171,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_FAILURES:
             raise
-        print(f"flowyard: the output cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"flowyard: {error.filename or 'the output'} cannot be written: {error.strerror}", file=sys.stderr)
         status = _without_output(REFUSED)
     except KeyboardInterrupt:
         status = INTERRUPTED
