@@ -213,7 +213,9 @@ def _load_model(load: frames.Load) -> LoadedModel:
         threads=load.threads,
         properties=load.properties,
     )
-    return djl.load(source, load.device) if load.messages else discovery.find(load.engine).load(source, load.device)
+    if load.messages:
+        return djl.load(source, load.engine, load.device)
+    return discovery.find(load.engine).load(source, load.device)
 
 
 def _load_failure(error: BaseException) -> FlowyardError:

@@ -122,7 +122,8 @@ class SingleCall:
     def _done(self, outcome: Outcome) -> None:
         self._ended = time.monotonic()
         self._job = None
-        if isinstance(outcome, FlowyardError):
+        # Clients of DJL know the texts of models of its kind, without a node's name before them.
+        if isinstance(outcome, FlowyardError) and not self._pool.spec.messages:
             outcome = named(outcome, self._deployment.plan.steps[0].name)
         self._on_answer(outcome)
 

@@ -116,7 +116,7 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
         InvalidModelError: The folder asks for something that is not there or not supported.
     """
     folder = discovery.descend(path) if path.is_dir() else path.parent
-    properties = _properties(folder)
+    properties = read_folder(folder)
     if path.is_file() and path.suffix != ".py":
         return None
     engine = _engine(properties, engine)
@@ -130,7 +130,12 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
     return DjlModel(engine=name, folder=folder, path=str(model), properties=properties)
 
 
-def _properties(folder: Path) -> Mapping[str, Property]:
+def read_folder(folder: Path) -> Mapping[str, Property]:
+    """What the `serving.properties` of a folder says, by key; nothing where there is none.
+
+    Raises:
+        InvalidModelError: It cannot be read.
+    """
     file = folder / FILE
     if not file.is_file():
         return {}

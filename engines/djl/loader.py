@@ -1,21 +1,27 @@
-"""Loads a model of DJL's kind in a worker: makes `djl_python` importable, then hands over to the handler's adapter."""
+"""Loads a model of DJL's kind in a worker: a handler with `djl_python` importable, or a model of tensors with its translator."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from flowyard.engines import discovery
 from flowyard.engines.base import LoadedModel, ModelSource
+from flowyard.engines.djl.folder import read_folder
+from flowyard.engines.djl.translators.model import TranslatedModel
+from flowyard.engines.djl.translators.registry import translator_for
 from flowyard.schemas.devices import Device
 
 SHIM = Path(__file__).parent / "shim"
 
 
-def load(source: ModelSource, device: Device) -> LoadedModel:
-    """Loads a handler.
+def load(source: ModelSource, engine: str, device: Device) -> LoadedModel:
+    """Loads a model.
 
     Args:
-        source: `path` is its file, or a module of `djl_python`; `root` its folder; `properties` what its file says.
+        source: `path` is its file, or a module of `djl_python`; `root` its folder; `properties` what its file says;
+            `spec.options` are arguments of its translator, over those of the file.
+        engine: The engine of the model; `Python` for handlers.
         device: Where it is to run.
 
     Returns:
@@ -23,8 +29,16 @@ def load(source: ModelSource, device: Device) -> LoadedModel:
 
     Raises:
         InvalidModelError: It cannot be loaded; the message says why.
-        EngineOutOfMemoryError: There is no memory for it.
+        OutOfMemoryError: There is no memory for it.
     """
+    if engine == "Python":
+        return _handler(source, device)
+    # First what is quick, and more often wrong.
+    translator = translator_for(Path(source.root), read_folder(Path(source.root)), source.spec.options)
+    return TranslatedModel(discovery.find(engine).load(source, device), translator)
+
+
+def _handler(source: ModelSource, device: Device) -> LoadedModel:
     sys.path.insert(0, str(SHIM))
     # Only importable now.
     from flowyard.engines.djl import handler  # noqa: PLC0415

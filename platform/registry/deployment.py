@@ -12,6 +12,7 @@ import msgspec
 from flowyard.engines import discovery
 from flowyard.engines.djl import folder as djl
 from flowyard.engines.djl.folder import DjlModel
+from flowyard.engines.djl.translators.registry import check_translator
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
@@ -200,6 +201,11 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def messages(self) -> bool:
         """Whether it takes and gives messages."""
+        return self.djl is not None
+
+    @property
+    def is_handler(self) -> bool:
+        """Whether it is Python code written for DJL."""
         return self.djl is not None and self.engine == "Python"
 
     @property
@@ -315,6 +321,7 @@ class Planner:
     def _model_pool(self, name: str, key: str, spec: ModelSpec, places: Places) -> PoolSpec:
         if spec.trusted and not self._settings.allow_trusted:
             raise ForbiddenError(f'model "{key}": `trusted` is not allowed here; the setting allow_trusted permits it')
+        spec = msgspec.structs.replace(spec, arguments=url_arguments(spec.url) | spec.arguments)
         located = self._locate(key, spec, places)
         # What the caller says counts, then the model's own file, then the settings.
         spec = fill(spec, ModelSpec(device=located.spec().device))
@@ -328,8 +335,8 @@ class Planner:
             engine=located.engine,
             root=str(located.root),
             path=located.path,
-            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size, arguments=url_arguments(spec.url) | spec.arguments),
-            policy=policy_of_handlers(policy) if located.messages else policy,
+            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
+            policy=policy_of_handlers(policy) if located.is_handler else policy,
             devices=devices,
             min_workers=low,
             max_workers=high,
@@ -342,7 +349,7 @@ class Planner:
 
     def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
         """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
-        return self._cores if located.messages and devices[0].type == "cpu" else 1
+        return self._cores if located.is_handler and devices[0].type == "cpu" else 1
 
     def _locate(self, key: str, spec: ModelSpec, places: Places) -> Located:
         """The engine, and what it is to load."""
@@ -351,6 +358,8 @@ class Planner:
         path = places.find(spec.url)
         found = djl.recognise(path, spec.engine)
         if found is not None:
+            if found.engine != "Python":
+                check_translator(found.folder, found.properties, spec.arguments)
             return Located(engine=found.engine, root=found.folder, path=found.path, djl=found)
         if spec.engine is None:
             engine, model = discovery.infer(path)
