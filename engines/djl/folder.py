@@ -9,6 +9,9 @@ from pathlib import Path
 import msgspec
 
 from flowyard.engines import discovery
+from flowyard.engines.base import find_by_suffix
+from flowyard.engines.djl import pretrained
+from flowyard.engines.djl.pretrained import is_pretrained
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.properties import Property, as_mapping, read_properties
@@ -24,6 +27,8 @@ SKLEARN_SUFFIXES = frozenset({".skops", ".joblib", ".jl", ".pkl", ".pickle", ".c
 #: A handler's file is read to see what it defines, up to this size.
 MAX_SOURCE_BYTES = 4 << 20
 
+#: What DJL recognises an engine by, in its order (DJL §4.1).
+_FIRST = {"PyTorch": ".pt", "OnnxRuntime": ".onnx"}
 _ENGINES = {"python": "Python", "mpi": "Python"}
 #: Key of the file -> field of a `ModelSpec`.
 _NUMBERS = {
@@ -110,7 +115,7 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
 
     Returns:
         The model; `None` where there is no `serving.properties`, no Python file that defines `handle` or imports `djl_python`,
-        and no file of a scikit-learn model.
+        no file of a scikit-learn model, and no model of Hugging Face's.
 
     Raises:
         InvalidModelError: The folder asks for something that is not there or not supported.
@@ -124,6 +129,8 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
         found = _python(folder, path, properties)
         if found is not None:
             return found
+        if path.is_dir() and is_pretrained(folder, properties):
+            return DjlModel(engine="Python", folder=folder, path=pretrained.MODULE, properties=properties)
     if not properties or path.is_file():
         return None
     name, model = _other(folder, properties, engine)
@@ -220,6 +227,13 @@ def _imports_shim(node: ast.stmt) -> bool:
 
 
 def _other(folder: Path, properties: Mapping[str, Property], engine: str | None) -> tuple[str, Path]:
+    """The model of an engine: what DJL looks for comes first, so that other forms of the same weights may lie beside it."""
+    named = properties.get(OPTION + "modelName")
+    preferred = (named.value.strip() if named is not None else "") or "model"
+    for name, suffix in _FIRST.items():
+        model = find_by_suffix(folder, (suffix,), preferred) if engine in (name, None) else None
+        if model is not None:
+            return name, model
     if engine is None:
         return discovery.infer(folder)
     model = discovery.find(engine).recognise(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowyard.engines import discovery
 from flowyard.engines.base import LoadedModel, ModelSource
+from flowyard.engines.djl import pretrained
 from flowyard.engines.djl.folder import read_folder
 from flowyard.engines.djl.translators.model import TranslatedModel
 from flowyard.engines.djl.translators.registry import translator_for
@@ -41,6 +42,10 @@ def load(source: ModelSource, engine: str, device: Device) -> LoadedModel:
 def _handler(source: ModelSource, device: Device) -> LoadedModel:
     sys.path.insert(0, str(SHIM))
     # Only importable now.
+    if source.path == pretrained.MODULE:
+        from flowyard.engines.djl import huggingface  # noqa: PLC0415
+
+        return huggingface.load(source, device)
     from flowyard.engines.djl import handler  # noqa: PLC0415
 
     return handler.load(source, device)

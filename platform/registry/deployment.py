@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ import msgspec
 
 from flowyard.engines import discovery
 from flowyard.engines.djl import folder as djl
+from flowyard.engines.djl import pretrained
 from flowyard.engines.djl.folder import DjlModel
+from flowyard.engines.djl.pretrained import check_pretrained
 from flowyard.engines.djl.translators.registry import check_translator
+from flowyard.platform.archives.locate import Roots, resolve_url
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
@@ -358,8 +362,7 @@ class Planner:
         path = places.find(spec.url)
         found = djl.recognise(path, spec.engine)
         if found is not None:
-            if found.engine != "Python":
-                check_translator(found.folder, found.properties, spec.arguments)
+            self._check(found, spec)
             return Located(engine=found.engine, root=found.folder, path=found.path, djl=found)
         if spec.engine is None:
             engine, model = discovery.infer(path)
@@ -369,6 +372,14 @@ class Planner:
         if chosen is None:
             raise InvalidModelError(f'model "{key}": {spec.url} is no model that the engine {adapter.name} can load')
         return Located(engine=adapter.name, root=places.root(spec.url), path=str(chosen))
+
+    def _check(self, model: DjlModel, spec: ModelSpec) -> None:
+        """Refuses a model of DJL's kind that could only fail in a worker."""
+        if model.engine != "Python":
+            check_translator(model.folder, model.properties, spec.arguments)
+        elif model.path == pretrained.MODULE:
+            roots = Roots.of(self._settings)
+            check_pretrained(model.folder, model.properties, functools.partial(resolve_url, roots=roots))
 
     def _functions_pool(self, name: str, functions: dict[str, str], folder: Path) -> PoolSpec:
         return PoolSpec(
