@@ -214,7 +214,7 @@ def _load_model(load: frames.Load) -> LoadedModel:
         properties=load.properties,
     )
     if load.messages:
-        return djl.load(source, load.engine, load.device)
+        return djl.load(source, load.device, load.engine)
     return discovery.find(load.engine).load(source, load.device)
 
 

@@ -16,14 +16,14 @@ from flowyard.schemas.devices import Device
 SHIM = Path(__file__).parent / "shim"
 
 
-def load(source: ModelSource, engine: str, device: Device) -> LoadedModel:
+def load(source: ModelSource, device: Device, engine: str = "Python") -> LoadedModel:
     """Loads a model.
 
     Args:
         source: `path` is its file, or a module of `djl_python`; `root` its folder; `properties` what its file says;
             `spec.options` are arguments of its translator, over those of the file.
-        engine: The engine of the model; `Python` for handlers.
         device: Where it is to run.
+        engine: The engine of the model; `Python` for handlers.
 
     Returns:
         The model; its calls have one argument, a `Message`.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.archives import zipped
-from support.djl import SYNSET, image_onnx, png, text_files, text_onnx
+from support.djl import SYNSET, image_onnx, png, text_files, text_onnx, write_pretrained
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 DIGIT_CLASSES = "\n".join(f"digit {n}" for n in range(10))
@@ -17,7 +17,6 @@ engine=PyTorch
 application=cv/image_classification
 flag=GRAYSCALE
 resize=8,8,AREA
-applySoftmax=true
 topK=2
 """
 WHITE = png(np.full((2, 2, 3), 255, np.uint8))
@@ -92,6 +91,34 @@ def test_tensors_where_nothing_is_said(http):
     ):
         wrong = http.post("/predictions/djl_tensors", content=content, headers={"content-type": kind} if kind else {})
         assert (wrong.status_code, wrong.json()["type"], wrong.json()["message"]) == (400, "TranslateException", message)
+
+
+def test_tensors_by_the_open_inference_protocol(http):
+    register(http, "djl_v2", {"model.onnx": image_onnx(), "serving.properties": "engine=OnnxRuntime"})
+    (taken,) = http.get("/v2/models/djl_v2").json()["inputs"]
+    assert (taken["name"], taken["datatype"]) == ("x", "FP32")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 3, 1, 2], "data": [2] * 6}
+    (given,) = http.post("/v2/models/djl_v2/infer", json={"inputs": [tensor]}).json()["outputs"]
+    assert (given["name"], given["shape"], given["data"]) == ("scores", [1, 3], [2, 4, 6])
+
+
+def test_a_model_of_hugging_face(http, tmp_path):
+    write_pretrained(tmp_path, "BertForSequenceClassification", {"id2label": {0: "low", 1: "high"}})
+    files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    answer = register(http, "djl_pretrained", files | {"serving.properties": "engine=Python\noption.task=text-classification"})
+    assert answer.json() == {"status": 'Model "djl_pretrained" registered.'}
+    answer = http.post("/predictions/djl_pretrained", json={"inputs": ["the list", "a"], "parameters": {"top_k": 2}})
+    assert answer.headers["content-type"] == "application/json"
+    assert [sorted(one["label"] for one in each) for each in answer.json()] == [["high", "low"]] * 2
+    answer = http.post("/predictions/djl_pretrained", content=b"the list", headers={"content-type": "text/plain"})
+    assert [set(one) for one in answer.json()] == [{"label", "score"}]
+    wrong = http.post("/predictions/djl_pretrained", json={"inputs": 5})
+    assert (wrong.status_code, wrong.json()["message"]) == (424, "invoke handler failure")
+    refused = register(http, "djl_hub", {"serving.properties": "option.model_id=bert-base-uncased"})
+    assert refused.status_code == 400
+    assert "serving.properties:1: key option.model_id: 'bert-base-uncased' is no folder" in refused.json()["message"]
+    outside = register(http, "djl_outside", {"serving.properties": "option.model_id=/usr"})
+    assert (outside.status_code, "allowed_paths" in outside.json()["message"]) == (403, True)
 
 
 @pytest.mark.parametrize(

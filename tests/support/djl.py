@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,31 @@ def text_files(labels: tuple[str, ...] = (), **config: Any) -> dict[str, str]:
     """What a model of texts has besides itself."""
     named = {"id2label": {str(number): label for number, label in enumerate(labels)}} if labels else {}
     return {"tokenizer.json": tokenizer_json(), "config.json": json.dumps(named | config)}
+
+
+def write_pretrained(folder: Path, architecture: str, config: Mapping[str, Any]) -> Path:
+    """Writes a tiny model of Hugging Face's, with weights by chance and the tokenizer of `tokenizer_json`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        import transformers
+        from tokenizers import Tokenizer
+
+        torch.manual_seed(1)
+        tokenizer = Tokenizer.from_str(tokenizer_json())
+        sizes = {"vocab_size": tokenizer.get_vocab_size(), "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        if architecture.startswith("T5"):
+            sizes = {"vocab_size": sizes["vocab_size"], "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+            sizes |= {"decoder_start_token_id": 0, "eos_token_id": 3}
+        else:
+            sizes |= {"intermediate_size": 8, "max_position_embeddings": 64}
+        if architecture == "LlamaForCausalLM":
+            sizes |= {"bos_token_id": 2, "eos_token_id": 3}
+        kind = getattr(transformers, architecture)
+        kind(kind.config_class(**sizes, **config)).save_pretrained(folder)
+        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
 
 
 def image_onnx(channels: int = 3, classes: int = 3) -> bytes:

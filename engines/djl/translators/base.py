@@ -61,10 +61,12 @@ class Translator(abc.ABC):
     Attributes:
         needs: Modules that `prepare` imports, and the extra that brings each.
         pads: Whether requests of several lengths are filled up and computed together (DJL's batchifier `padding`).
+        is_plain: Whether a request brings the model's own inputs, and gets its outputs.
     """
 
     needs: ClassVar[Sequence[tuple[str, str]]] = ()
     pads: bool = False
+    is_plain: bool = False
 
     def prepare(self) -> None:  # noqa: B027 - most need nothing
         """Loads what reading requests needs. Runs in a worker process.

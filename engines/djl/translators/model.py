@@ -38,8 +38,8 @@ class TranslatedModel:
         signature = model.signature
         self._input_names = [spec.name for spec in signature.inputs] if signature else []
         self._output_names = [spec.name for spec in signature.outputs] if signature else []
-        #: It takes messages, which have no signature.
-        self.signature: Signature | None = None
+        #: Requests that are no tensors have none.
+        self.signature: Signature | None = signature if translator.is_plain else None
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch of calls, each with one message.

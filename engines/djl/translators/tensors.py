@@ -43,6 +43,7 @@ class TensorTranslator(Translator):
         batchifier = arguments.choice("batchifier", "none", BATCHIFIERS)
         self._adds_rows = batchifier != "none"
         self.pads = batchifier == "padding"
+        self.is_plain = not self._adds_rows
 
     def read(self, message: Message) -> Reading:
         """Reads arrays; with a batchifier they get an axis for the rows."""

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.djl import SPECIAL, json_request, png, request, tokenizer_json, write_model
+from support.djl import json_request, png, request, write_model, write_pretrained
 
 from flowyard.engines.base import Call, ModelSource
 from flowyard.engines.djl import folder as djl
@@ -33,34 +33,10 @@ def make(tmp_path_factory):
     def of(architecture, **config):
         key = (architecture, *config)
         if key not in made:
-            made[key] = save(tmp_path_factory.mktemp(architecture), architecture, config)
+            made[key] = write_pretrained(tmp_path_factory.mktemp(architecture), architecture, config)
         return made[key]
 
     return of
-
-
-def save(folder, architecture, config):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch
-        import transformers
-        from tokenizers import Tokenizer
-
-        torch.manual_seed(1)
-        tokenizer = Tokenizer.from_str(tokenizer_json())
-        sizes = {"vocab_size": tokenizer.get_vocab_size(), "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-        if architecture.startswith("T5"):
-            sizes = {"vocab_size": sizes["vocab_size"], "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
-            sizes |= {"decoder_start_token_id": 0, "eos_token_id": 3}
-        else:
-            sizes |= {"intermediate_size": 8, "max_position_embeddings": 64}
-        if architecture == "LlamaForCausalLM":
-            sizes |= {"bos_token_id": 2, "eos_token_id": 3}
-        kind = getattr(transformers, architecture)
-        kind(kind.config_class(**sizes, **config)).save_pretrained(folder)
-        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
-        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    return folder
 
 
 def load(folder, properties=""):
@@ -69,7 +45,7 @@ def load(folder, properties=""):
     source = ModelSource(root=str(found.folder), path=found.path, properties=found.parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return loader.load(source, found.engine, CPU)
+        return loader.load(source, CPU, found.engine)
 
 
 def ask(model, *messages):

@@ -85,7 +85,7 @@ def scripted(module):
 def digits(request, load):
     common = f"application=cv/image_classification\nflag=GRAYSCALE\nresize=8,8,AREA\ntopK=2\n{DIGIT_CLASSES}\n"
     if request.param == "PyTorch":
-        return load("PyTorch", {"model.pt": (DIGITS / "cnn.pt").read_bytes()}, common + "applySoftmax=true")
+        return load("PyTorch", {"model.pt": (DIGITS / "cnn.pt").read_bytes()}, common)
     return load("OnnxRuntime", {"model.onnx": (DIGITS / "mlp.onnx").read_bytes()}, common)
 
 
@@ -253,6 +253,13 @@ def test_tensors_in_and_out(load):
     assert list(NDLIST.decode(binary.data)) == ["scores"]
     np.testing.assert_array_equal(NPZ.decode(accepted.data)["scores"], [[1, 2, 3]] * 2)
     assert json.loads(listed.data) == {"predictions": [[1, 2, 3]] * 2}
+
+
+def test_only_tensors_have_a_signature(load):
+    assert load("OnnxRuntime", CLASSIFIER, "application=image_classification").signature is None
+    assert load("OnnxRuntime", CLASSIFIER, "batchifier=stack").signature is None
+    signature = load("OnnxRuntime", CLASSIFIER, "").signature
+    assert [spec.name for spec in (*signature.inputs, *signature.outputs)] == ["x", "scores"]
 
 
 def test_names_that_the_adapter_made_up_are_left_out(load):
