@@ -110,7 +110,7 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
     """Finds out whether a path is a model of DJL's kind.
 
     Args:
-        path: A folder, or a `.py` file.
+        path: A folder, a `.py` file, or a `serving.properties`, which stands for its folder.
         engine: The engine that the user named, over what the file says.
 
     Returns:
@@ -120,6 +120,7 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
     Raises:
         InvalidModelError: The folder asks for something that is not there or not supported.
     """
+    path = path.parent if path.name == FILE and path.is_file() else path
     folder = discovery.descend(path) if path.is_dir() else path.parent
     properties = read_folder(folder)
     if path.is_file() and path.suffix != ".py":

@@ -115,7 +115,7 @@ def test_a_model_of_hugging_face(http, tmp_path):
     wrong = http.post("/predictions/djl_pretrained", json={"inputs": 5})
     assert (wrong.status_code, wrong.json()["message"]) == (424, "invoke handler failure")
     refused = register(http, "djl_hub", {"serving.properties": "option.model_id=bert-base-uncased"})
-    assert refused.status_code == 400
+    assert refused.status_code == 400, refused.text
     assert "serving.properties:1: key option.model_id: 'bert-base-uncased' is no folder" in refused.json()["message"]
     outside = register(http, "djl_outside", {"serving.properties": "option.model_id=/usr"})
     assert (outside.status_code, "allowed_paths" in outside.json()["message"]) == (403, True)
