@@ -22,8 +22,11 @@ Encoding: TypeAlias = Any
 
 FILE = "tokenizer.json"
 MAX_TOKENS = 1_000_000
-#: Most texts of one request.
+#: Most texts of one request, most characters of them all, and most tokens when all are as long as the longest. One text may count
+#: often: it is encoded again with each that it is compared with.
 MAX_TEXTS = 10_000
+MAX_CHARACTERS = 20_000_000
+MAX_PADDED_TOKENS = 10_000_000
 _TRUNCATIONS = {"true": "longest_first", "false": "", "do_not_truncate": ""} | {
     name: name for name in ("longest_first", "only_first", "only_second")
 }
@@ -52,6 +55,8 @@ class Tokenizer:
         self._changes = _changes(arguments)
         self._tokenizer: Any = None
         self._pad_id = 0
+        #: How long an encoded text is at most, where that is limited.
+        self._longest = MAX_PADDED_TOKENS
 
     def load(self) -> None:
         """Reads the files.
@@ -75,8 +80,7 @@ class Tokenizer:
         Raises:
             InvalidInputError: The library cannot encode them, or there are none or too many.
         """
-        if not 0 < len(texts) <= MAX_TEXTS:
-            raise InvalidInputError(f"expected 1 to {MAX_TEXTS} texts, got {len(texts)}")
+        self._check_size(texts)
         changed = [self._changed(text) for text in texts]
         try:
             encodings: list[Encoding] = self._tokenizer.encode_batch(changed, add_special_tokens=self._special)
@@ -109,6 +113,15 @@ class Tokenizer:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
+    def _check_size(self, texts: Sequence[Text]) -> None:
+        if not 0 < len(texts) <= MAX_TEXTS:
+            raise InvalidInputError(f"expected 1 to {MAX_TEXTS} texts, got {len(texts)}")
+        sizes = [len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts]
+        tokens = len(texts) * min(max(sizes), self._longest)
+        if sum(sizes) > MAX_CHARACTERS or tokens > MAX_PADDED_TOKENS:
+            limits = f"{MAX_CHARACTERS} characters, and {MAX_PADDED_TOKENS} tokens if all were as long as the longest"
+            raise InvalidInputError(f"{len(texts)} texts of {sum(sizes)} characters are too much; the limits are {limits}")
+
     def _changed(self, text: Text) -> Text:
         for change in self._changes:
             text = change(text) if isinstance(text, str) else (change(text[0]), change(text[1]))
@@ -135,6 +148,7 @@ class Tokenizer:
         if not self._truncation:
             tokenizer.no_truncation()
             return
+        self._longest = length
         try:
             tokenizer.enable_truncation(length, stride=self._stride, strategy=self._truncation)
         except Exception as error:  # noqa: BLE001 - the library raises Exception itself

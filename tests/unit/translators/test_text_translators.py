@@ -94,6 +94,25 @@ def test_wrong_requests(make, name, message, expected):
         make(name).read(message)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ["a" * 3_000_000] * 7),
+        ("truncation=false", ["a" * 1_000_001, *["b"] * 9]),
+        ("modelMaxLength=100000", ["a " * 100_000, *["b"] * 100]),
+    ],
+)
+def test_texts_that_are_too_much(make, text, value):
+    with pytest.raises(InvalidInputError, match="are too much"):
+        make("TextClassification", text).read(json_request(value))
+
+
+def test_one_long_text_that_is_compared_with_many(make):
+    asked = {"text": "a " * 10_000, "candidate_labels": [str(n) for n in range(2_000)]}
+    with pytest.raises(InvalidInputError, match="are too much"):
+        make("ZeroShotClassification").read(json_request(asked))
+
+
 def test_several_texts_become_as_long_as_the_longest(make):
     ids, mask = arrays(make("TextClassification"), json_request([SHORT, LONG]))
     assert len(ids[0]) == len(ids[1])
