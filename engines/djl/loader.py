@@ -21,7 +21,7 @@ def load(source: ModelSource, device: Device, engine: str = "Python") -> LoadedM
 
     Args:
         source: `path` is its file, or a module of `djl_python`; `root` its folder; `properties` what its file says;
-            `spec.options` are arguments of its translator, over those of the file.
+            `spec.arguments` are those of its translator, over those of the file.
         device: Where it is to run.
         engine: The engine of the model; `Python` for handlers.
 
@@ -35,7 +35,7 @@ def load(source: ModelSource, device: Device, engine: str = "Python") -> LoadedM
     if engine == "Python":
         return _handler(source, device)
     # First what is quick, and more often wrong.
-    translator = translator_for(Path(source.root), read_folder(Path(source.root)), source.spec.options)
+    translator = translator_for(Path(source.root), read_folder(Path(source.root)), source.spec.arguments)
     return TranslatedModel(discovery.find(engine).load(source, device), translator)
 
 

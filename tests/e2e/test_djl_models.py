@@ -153,7 +153,7 @@ def test_in_the_middle_of_a_workflow(http):
     workflow = """
     name: djl_flow
     models:
-      digits: {url: digits, options: {topK: "1"}}
+      digits: {url: digits, arguments: {topK: "1"}}
     functions: {best: "steps:best"}
     workflow:
       found: [digits, in]

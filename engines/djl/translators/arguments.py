@@ -168,7 +168,7 @@ class Arguments:
 
     def _place(self, key: str) -> str:
         if key in self._query:
-            return f"argument {key} of the URL"
+            return f"argument {key}"
         found = self._properties.get(key)
         return f"{FILE}:{found.line}: key {key}" if found else f"key {key}"
 

@@ -170,8 +170,8 @@ def test_broken_configurations(complete, config, expected):
         check_translator(complete, properties_of("application=text_classification"), {})
 
 
-def test_an_argument_of_the_url_is_named_as_such(complete):
-    with pytest.raises(InvalidModelError, match="argument topK of the URL: expected a number"):
+def test_an_argument_is_named_as_such(complete):
+    with pytest.raises(InvalidModelError, match="argument topK: expected a number"):
         check_translator(complete, properties_of(CLASSIFIER + "topK=3"), {"topK": "x"})
 
 
