@@ -18,12 +18,12 @@ from flowyard.engines.djl.translators.base import (
     softmax,
     top,
 )
-from flowyard.engines.djl.translators.pictures import decode_image, read_image
+from flowyard.engines.djl.translators.pictures import decode_image, encode_png, read_image
 from flowyard.engines.djl.translators.tensors import BATCHIFIERS
 from flowyard.engines.djl.translators.transforms import MAX_SIDE, Transform, pipeline
 from flowyard.engines.inputs import Array
 from flowyard.schemas.errors import NodeError
-from flowyard.schemas.messages import Message
+from flowyard.schemas.messages import DATA, Message
 
 DEFAULT_SIDE = 224
 #: Most classes that are told at once.
@@ -98,6 +98,25 @@ class ImageFeatures(ImageTranslator):
     def write(self, outputs: Sequence[NamedArray], _reading: Reading, _message: Message) -> Message:
         """Flattens the output."""
         return json_answer(self.row(outputs).astype(np.float32).reshape(-1))
+
+
+class StyleTransfer(ImageTranslator):
+    """Answers an image: the model's output, whose numbers go from -1 to 1, as PNG. No argument changes what the model sees."""
+
+    def read(self, message: Message) -> Reading:
+        """Makes one array of the image, channels first, of numbers from 0 to 255."""
+        image = decode_image(read_image(message), gray=False)
+        return Reading((Input("", image.transpose(2, 0, 1)[None].astype(np.float32)),))
+
+    def write(self, outputs: Sequence[NamedArray], _reading: Reading, _message: Message) -> Message:
+        """Writes the image."""
+        pixels = np.squeeze(only_row(outputs))
+        if pixels.ndim == 3 and pixels.shape[0] == 3:
+            pixels = pixels.transpose(1, 2, 0)
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise NodeError(f"the model's output is {pixels.shape}; expected an image of three colours")
+        body = encode_png(np.clip((pixels + 1) * 128, 0, 255).astype(np.uint8))
+        return Message(properties=(("Content-Type", "image/png"),), contents=((DATA, body),))
 
 
 def class_names(arguments: Arguments) -> tuple[str, ...]:

@@ -105,3 +105,12 @@ def _pixels(image: Any, *, gray: bool) -> Array:
         return colours
     # The weights of ITU-R BT.601, and Java's rounding.
     return np.floor(colours @ np.array([0.299, 0.587, 0.114], np.float32) + 0.5).astype(np.uint8)[..., None]
+
+
+def encode_png(pixels: Array) -> bytes:
+    """An image of bytes, by row, column and colour, as PNG."""
+    from PIL import Image  # noqa: PLC0415 - as above
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -11,10 +11,11 @@ from typing import TypeAlias
 from flowyard.engines.djl.translators.arguments import Arguments
 from flowyard.engines.djl.translators.base import Translator
 from flowyard.engines.djl.translators.detection import SingleShotDetection, Yolo, YoloV5, YoloV8
-from flowyard.engines.djl.translators.images import ImageClassification, ImageFeatures
+from flowyard.engines.djl.translators.images import ImageClassification, ImageFeatures, StyleTransfer
 from flowyard.engines.djl.translators.pairs import CrossEncoder, ZeroShotClassification
+from flowyard.engines.djl.translators.poses import SimplePose, YoloPose
 from flowyard.engines.djl.translators.question_answering import QuestionAnswering
-from flowyard.engines.djl.translators.segmentation import InstanceSegmentation, SemanticSegmentation
+from flowyard.engines.djl.translators.segmentation import InstanceSegmentation, SemanticSegmentation, YoloSegmentation
 from flowyard.engines.djl.translators.tensors import TensorTranslator
 from flowyard.engines.djl.translators.text_classification import FillMask, TextClassification
 from flowyard.engines.djl.translators.text_embedding import TextEmbedding
@@ -36,6 +37,10 @@ TRANSLATORS: dict[str, Make] = {
     f"{_IMAGES}.YoloTranslator": Yolo,
     f"{_IMAGES}.YoloV5Translator": YoloV5,
     f"{_IMAGES}.YoloV8Translator": YoloV8,
+    f"{_IMAGES}.YoloSegmentationTranslator": YoloSegmentation,
+    f"{_IMAGES}.YoloPoseTranslator": YoloPose,
+    f"{_IMAGES}.SimplePoseTranslator": SimplePose,
+    f"{_IMAGES}.StyleTransferTranslator": StyleTransfer,
     f"{_IMAGES}.SemanticSegmentationTranslator": SemanticSegmentation,
     f"{_IMAGES}.InstanceSegmentationTranslator": InstanceSegmentation,
     f"{_TEXTS}.TextClassificationTranslator": TextClassification,

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowyard.engines.djl.translators.arguments import Arguments
 from flowyard.engines.djl.translators.base import NamedArray, Reading, json_answer
-from flowyard.engines.djl.translators.detection import corners, detections
+from flowyard.engines.djl.translators.detection import Detection, best_boxes, corners, detections
 from flowyard.engines.djl.translators.images import ImageTranslator, Sizes, class_names
 from flowyard.engines.djl.translators.transforms import MAX_SIDE, Transform, resize_short
 from flowyard.schemas.errors import NodeError
@@ -66,5 +66,39 @@ class InstanceSegmentation(Segmentation):
                     "boundingBox": {"rect": corners([*parts[i, :2], *(parts[i, 2:] - parts[i, :2])]), "mask": masks[i]},
                 }
                 for i in ordered
+            ]
+        )
+
+
+class YoloSegmentation(Detection):
+    """YOLO's objects with masks: outputs are a column per box, of box, classes and parts of masks, and what masks are made of."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        super().__init__(arguments)
+        self._overlap = arguments.number("nmsThreshold", 0.4, 0, 1)
+
+    def write(self, outputs: Sequence[NamedArray], _reading: Reading, _message: Message) -> Message:
+        """Takes the best of the boxes that cover each other; a mask is as large as those of the model, and 0 or 1."""
+        columns, prototypes = self.row(outputs), self.row(outputs, 1)
+        begin = 4 + len(self.classes)
+        if columns.ndim != 2 or prototypes.ndim != 3 or columns.shape[0] != begin + len(prototypes):
+            expected = f"expected 4 + {len(self.classes)} + n numbers times boxes, and n prototypes of masks"
+            raise NodeError(f"the model's outputs are {columns.shape} and {prototypes.shape}; {expected}")
+        rows = columns.T[columns[4:begin].max(axis=0) > self.threshold]
+        probabilities = rows[:, 4:begin].max(axis=1)
+        boxes = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, 2:4]], axis=1)
+        sizes = np.array([self.width, self.height] * 2)
+        return json_answer(
+            [
+                {
+                    "className": self.classes[rows[i, 4:begin].argmax()],
+                    "probability": float(probabilities[i]),
+                    "boundingBox": {
+                        "rect": corners(boxes[i] / sizes),
+                        "fullImageMask": True,
+                        "mask": (np.tensordot(rows[i, begin:], prototypes, 1) > 0).astype(np.float32),
+                    },
+                }
+                for i in best_boxes(boxes, probabilities, self._overlap)
             ]
         )

@@ -50,7 +50,7 @@ def pipeline(arguments: Arguments, width: int, height: int) -> list[Transform]:
 
 
 def _pad(arguments: Arguments) -> Transform | None:
-    value = arguments.text("pad", "false")
+    value = arguments.text("pad", "false").lower()
     if value == "false":
         return None
     number = 0.0 if value == "true" else arguments.parsed("pad", value, 0, 255)
@@ -58,7 +58,7 @@ def _pad(arguments: Arguments) -> Transform | None:
 
 
 def _resize(arguments: Arguments, width: int, height: int) -> Transform | None:
-    value = arguments.text("resize", "false")
+    value = arguments.text("resize", "false").lower()
     if value in ("true", "false"):
         return functools.partial(resize, width=width, height=height) if value == "true" else None
     wide, high, interpolation = _sizes(arguments, "resize", value, 1)
@@ -66,7 +66,7 @@ def _resize(arguments: Arguments, width: int, height: int) -> Transform | None:
 
 
 def _resize_short(arguments: Arguments, width: int, height: int) -> Transform | None:
-    value = arguments.text("resizeShort", "false")
+    value = arguments.text("resizeShort", "false").lower()
     if value in ("true", "false"):
         return functools.partial(resize_short, short=max(width, height)) if value == "true" else None
     short, long, interpolation = _sizes(arguments, "resizeShort", value, -1)
@@ -89,7 +89,7 @@ def _sizes(arguments: Arguments, key: str, value: str, low: int) -> tuple[int, i
 
 
 def _normalize(arguments: Arguments) -> Transform | None:
-    value = arguments.text("normalize", "false")
+    value = arguments.text("normalize", "false").lower()
     if value == "false":
         return None
     if not arguments.flag("toTensor", default=True):

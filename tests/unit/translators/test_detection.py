@@ -105,6 +105,34 @@ def test_instance_segmentation_has_masks(answer):
     assert found[0]["boundingBox"]["mask"] == [[1, 0]]
 
 
+def test_yolo_segmentation_puts_masks_together(answer):
+    boxes = np.array([[50, 100, 20, 40, 0.1, 0.8, 0.1, 1, -2], [52, 100, 20, 40, 0.1, 0.7, 0.1, 1, 1]], np.float32).T[None]
+    prototypes = np.array([[[1, 1], [0, 0]], [[0, 1], [0, -1]]], np.float32)[None]
+    (found,) = answer("YoloSegmentationTranslator", "width=100\nheight=200", boxes, prototypes)
+    assert objects([found]) == [("dog", 0.8, [0.4, 0.4, 0.6, 0.6])]
+    assert (found["boundingBox"]["mask"], found["boundingBox"]["fullImageMask"]) == ([[1, 0], [0, 1]], True)
+
+
+def test_the_joints_of_one_person(answer):
+    maps = np.zeros((1, 3, 4, 5), np.float32)
+    maps[0, 0, 2, 1], maps[0, 1, 0, 0], maps[0, 2, 3, 4] = 0.75, 0.125, 0.5
+    assert answer("SimplePoseTranslator", "", maps) == {
+        "joints": [{"x": 0.2, "y": 0.5, "confidence": 0.75}, {"x": 0.8, "y": 0.75, "confidence": 0.5}]
+    }
+
+
+def test_the_joints_of_several_people(answer):
+    rows = [
+        [50, 50, 20, 20, 0.9, 25, 50, 0.5],
+        [51, 50, 20, 20, 0.8, 1, 1, 1],
+        [5, 5, 2, 2, 0.5, 5, 5, 1],
+        [9, 9, 9, 9, 0.1, 1, 1, 1],
+    ]
+    found = answer("YoloPoseTranslator", "width=100\nheight=200", np.array(rows, np.float32).T[None])
+    assert [one["joints"][0]["y"] for one in found] == [0.25, pytest.approx(0.025)]
+    assert found[0] == {"joints": [{"x": 0.25, "y": 0.25, "confidence": 0.5}]}
+
+
 @pytest.mark.parametrize(
     ("name", "outputs", "message"),
     [
@@ -117,6 +145,9 @@ def test_instance_segmentation_has_masks(answer):
         ("YoloV8Translator", [5], "has no rows"),
         ("SemanticSegmentationTranslator", [[[1]]], "needs 2"),
         ("SemanticSegmentationTranslator", [[[1]], [[1]]], "expected 3 classes, height and width"),
+        ("YoloSegmentationTranslator", [[[1, 2]], [[[[1]]]]], "prototypes of masks"),
+        ("SimplePoseTranslator", [[1]], "expected joints, height and width"),
+        ("YoloPoseTranslator", [[[[1]] * 9]], "3 for each joint"),
         ("InstanceSegmentationTranslator", [[[0]], [[1]], [[[1, 2, 3, 4]]], [[]]], "expected a mask"),
         ("InstanceSegmentationTranslator", [[[5]], [[1]], [[[1, 2, 3, 4]]], [[[[1]]]]], "classes up to 5"),
     ],

@@ -59,7 +59,7 @@ def test_the_usual_steps_of_imagenet(make):
     [
         ("toTensor=false", (1, 6, 4, 3)),
         ("resize=true\nwidth=10\nheight=12", (1, 3, 12, 10)),
-        ("resize=true", (1, 3, 224, 224)),
+        ("resize=True", (1, 3, 224, 224)),
         ("resize=7", (1, 3, 7, 7)),
         ("resize=7, 9", (1, 3, 9, 7)),
         ("resize=7.0,9,NEAREST", (1, 3, 9, 7)),
@@ -197,6 +197,19 @@ def test_too_few_scores(make):
 
 def test_features_are_a_flat_list(make):
     assert answered(make(factory=FEATURES), [[[1, 2], [3, 4]]]) == [1, 2, 3, 4]
+
+
+def test_style_transfer_gives_an_image(make):
+    translator = make(factory="ai.djl.modality.cv.translator.StyleTransferTranslatorFactory")
+    reading = translator.read(request(png(COLOURS)))
+    (one,) = reading.inputs
+    np.testing.assert_array_equal(one.array[0].transpose(1, 2, 0), COLOURS)
+    output = NamedArray("", (one.array / 128 - 1).astype(np.float32))
+    answer = translator.write([output], reading, request(b""))
+    assert answer.get("content-type") == "image/png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.data))), COLOURS)
+    with pytest.raises(NodeError, match="expected an image of three colours"):
+        translator.write([NamedArray("", np.zeros((1, 2, 4, 4)))], reading, request(b""))
 
 
 def test_a_score_that_json_does_not_have_is_null(make):
