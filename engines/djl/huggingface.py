@@ -6,9 +6,9 @@ Nothing is fetched: the library is kept off line, whatever a model's files refer
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,8 +31,12 @@ _QUESTIONS = "question-answering"
 _LONGEST_ANSWER = 15
 
 
-class _Request(NamedTuple):
-    """One request, read."""
+#: Takes a list of inputs, and parameters by name.
+Pipeline: TypeAlias = Callable[..., Any]
+
+
+class Request(NamedTuple):
+    """One request, read; `place` is that in its batch."""
 
     place: int
     accept: str
@@ -44,11 +48,31 @@ def load(source: ModelSource, device: Device) -> HuggingFaceModel:
     """Loads a model.
 
     Args:
-        source: `root` is the folder; of `properties`, `model_id`, `task`, `dtype`, `revision` and `trust_remote_code` count.
+        source: `root` is the folder; `properties` as for `make_pipeline`.
         device: Where it is to run.
 
     Returns:
         The model.
+
+    Raises:
+        InvalidModelError: As `make_pipeline`.
+        EngineOutOfMemoryError: As `make_pipeline`.
+    """
+    where = f"cuda:{device.id}" if device.type == "gpu" else "cpu"
+    return HuggingFaceModel(make_pipeline(Path(source.root), source.properties, where, source.threads))
+
+
+def make_pipeline(root: Path, properties: Mapping[str, str], device: str, threads: int | None = None) -> Pipeline:
+    """Loads a model.
+
+    Args:
+        root: The folder of the model.
+        properties: Of them, `model_id`, `task`, `dtype` and `trust_remote_code` count.
+        device: torch's name of it.
+        threads: Intra-op threads it may use.
+
+    Returns:
+        What takes a list of inputs, and parameters by name, and gives a list with a result for each.
 
     Raises:
         InvalidModelError: The library is not installed, or does not take the model or the task; the message says why.
@@ -60,22 +84,22 @@ def load(source: ModelSource, device: Device) -> HuggingFaceModel:
         import transformers  # noqa: PLC0415
     except ImportError as error:
         raise InvalidModelError(f"transformers cannot be imported: {error} (pip install 'flowyard[huggingface]')") from None
-    torch.set_num_threads(source.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    place = model_place(Path(source.root), source.properties.get("model_id", "").strip())
-    task = task_of(place, source.properties.get("task", "").strip())
+    place = model_place(root, str(properties.get("model_id", "")).strip())
+    task = task_of(place, str(properties.get("task", "")).strip())
     try:
-        run = _pipeline(transformers, task, place, source.properties, f"cuda:{device.id}" if device.type == "gpu" else "cpu")
+        return _pipeline(transformers, task, place, properties, device)
     except FlowyardError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise EngineOutOfMemoryError("OOM") from None
         raise InvalidModelError(f"{task}: {describe(error).replace(str(place), place.name)[:1000]}") from error
-    return HuggingFaceModel(run)
 
 
-def _pipeline(transformers: Any, task: str, place: Path, properties: Mapping[str, str], device: str) -> Any:
+def _pipeline(transformers: Any, task: str, place: Path, properties: Mapping[str, str], device: str) -> Pipeline:
     common: dict[str, Any] = {"trust_remote_code": properties.get("trust_remote_code", "").strip().lower() == "true"}
     dtype = DTYPES[properties.get("dtype", "").strip().lower()]
     weights = common | ({"dtype": dtype} if dtype else {})
@@ -88,7 +112,8 @@ def _pipeline(transformers: Any, task: str, place: Path, properties: Mapping[str
         return QuestionAnswerer(transformers.AutoTokenizer.from_pretrained(place, **common), model)
     if task not in known:
         raise InvalidModelError(f"transformers {transformers.__version__} has no task {task!r}; it has {', '.join(known)}")
-    return transformers.pipeline(task, model=str(place), device=device, **weights)
+    run: Pipeline = transformers.pipeline(task, model=str(place), device=device, **weights)
+    return run
 
 
 class HuggingFaceModel:
@@ -96,17 +121,17 @@ class HuggingFaceModel:
 
     signature = None
 
-    def __init__(self, run: Any) -> None:
-        """Takes a pipeline: it takes a list of inputs and parameters by name, and gives a list."""
-        self._run = run
+    def __init__(self, run: Pipeline) -> None:
+        """Takes a pipeline."""
+        self._run: Any = run
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch; a request that fails, fails alone."""
         outcomes: list[Outcome] = [None] * len(batch)
-        groups: list[list[_Request]] = []
+        groups: list[list[Request]] = []
         for place, call in enumerate(batch):
             try:
-                request = _read(place, call)
+                request = read(place, _input(call))
             except FlowyardError as error:
                 outcomes[place] = error
                 continue
@@ -121,10 +146,10 @@ class HuggingFaceModel:
         """Drops the pipeline."""
         self._run = None
 
-    def _together(self, group: Sequence[_Request]) -> list[Outcome]:
+    def _together(self, group: Sequence[Request]) -> list[Outcome]:
         inputs = [one for request in group for one in request.inputs]
         try:
-            results = self._results(inputs, group[0].parameters)
+            results = results_of(self._run, inputs, group[0].parameters)
         except Exception as error:  # noqa: BLE001 - the library raises what it likes
             if len(group) == 1:
                 return [failure_of(error)]
@@ -132,19 +157,28 @@ class HuggingFaceModel:
         ends = np.cumsum([len(request.inputs) for request in group])
         return [_answer(request, results[end - len(request.inputs) : end]) for request, end in zip(group, ends, strict=True)]
 
-    def _results(self, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        found = self._run(inputs, **parameters)
-        # For a list of one some pipelines give what they would give for that one.
-        return list(found) if isinstance(found, (list, tuple)) and len(found) == len(inputs) else [found]
+
+def results_of(run: Pipeline, inputs: list[Any], parameters: Mapping[str, Any]) -> list[Any]:
+    """A result for each input."""
+    found = run(inputs, **parameters)
+    # For a list of one some pipelines give what they would give for that one.
+    return list(found) if isinstance(found, (list, tuple)) and len(found) == len(inputs) else [found]
 
 
-def _read(place: int, call: Call) -> _Request:
-    """Reads `{"inputs", "parameters"}`, or a body of another kind as the inputs."""
+def _input(call: Call) -> Input:
     message = call.args[0] if len(call.args) == 1 else None
     if not isinstance(message, Message):
         raise InvalidInputError(f"expected one request, got {len(call.args)} arguments")
-    inputs: Input = input_of(message, "handle", {})
-    kind = message.get("content-type")
+    return input_of(message, "handle", {})
+
+
+def read(place: int, inputs: Input) -> Request:
+    """Reads `{"inputs", "parameters"}`, or a body of another kind as the inputs.
+
+    Raises:
+        InvalidInputError: The body is of no such form.
+    """
+    kind = inputs.get_property("content-type") or ""
     try:
         value = decode(inputs, kind)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the body, it is the caller's
@@ -158,33 +192,32 @@ def _read(place: int, call: Call) -> _Request:
     listed = value if isinstance(value, list) else [value]
     if not listed or any(one is None or one in ("", {}) for one in listed if isinstance(one, (str, dict, type(None)))):
         raise InvalidInputError("inputs: expected a text or object, or a list of them, got nothing")
-    return _Request(place, _accepted(message, kind), listed, parameters)
+    return Request(place, _accepted(inputs.get_property("accept"), kind), listed, parameters)
 
 
-def _accepted(message: Message, kind: str) -> str:
-    accept = message.get("accept")
+def _accepted(accept: str | None, kind: str) -> str:
     if not accept:
         return kind if kind.startswith("tensor/") else "application/json"
     return "application/json" if "*/*" in accept else accept
 
 
-def _answer(request: _Request, results: list[Any]) -> Outcome:
+def _answer(request: Request, results: list[Any]) -> Outcome:
     output = Output()
     try:
-        encode(output, _plain(results), request.accept)
+        encode(output, plain(results), request.accept)
     except Exception as error:  # noqa: BLE001 - results that cannot be told as the caller wants them
         return failure_of(error)
     return answer_of(output)
 
 
-def _plain(item: Any) -> Any:
-    """A result without what JSON does not know: tensors, and images as what they are in base64."""
+def plain(item: Any) -> Any:
+    """A result without torch's tensors."""
     if hasattr(item, "detach"):
         return item.detach().cpu().float().numpy()
     if isinstance(item, dict):
-        return {str(key): _plain(one) for key, one in item.items()}
+        return {str(key): plain(one) for key, one in item.items()}
     if isinstance(item, (list, tuple)):
-        return [_plain(one) for one in item]
+        return [plain(one) for one in item]
     return item
 
 

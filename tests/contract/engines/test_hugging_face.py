@@ -203,6 +203,29 @@ def test_a_folder_below(make, tmp_path):
     assert ask(model, json_request({"inputs": TEXT}))[0].code == 200
 
 
+BUILT_ON = """
+from djl_python.huggingface import HuggingFaceService
+
+service = HuggingFaceService()
+
+def handle(inputs):
+    if not service.initialized:
+        service.initialize(inputs.get_properties())
+    if inputs.is_empty():
+        return None
+    return service.inference(inputs).add_property("built", "on")
+"""
+
+
+def test_handlers_that_build_on_it(make, tmp_path):
+    folder = make("BertForSequenceClassification", id2label={0: "low", 1: "high"})
+    write_model(tmp_path, {file.name: file.read_bytes() for file in folder.iterdir()} | {"model.py": BUILT_ON})
+    model = load(tmp_path)
+    (single,) = ask(model, json_request({"inputs": TEXT, "parameters": {"top_k": 1}}))
+    assert single.get("built") == "on"
+    assert len(json.loads(single.data)) == 1
+
+
 @pytest.mark.parametrize(
     ("properties", "expected"),
     [("option.task=singing", "has no task 'singing'; it has "), ("option.task=image-classification", "image-classification: ")],
