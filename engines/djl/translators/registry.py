@@ -18,7 +18,7 @@ from flowyard.engines.djl.translators.question_answering import QuestionAnswerin
 from flowyard.engines.djl.translators.segmentation import InstanceSegmentation, SemanticSegmentation, YoloSegmentation
 from flowyard.engines.djl.translators.tensors import TensorTranslator
 from flowyard.engines.djl.translators.text_classification import FillMask, TextClassification
-from flowyard.engines.djl.translators.text_embedding import TextEmbedding
+from flowyard.engines.djl.translators.text_embedding import SparseRetrieval, TextEmbedding
 from flowyard.engines.djl.translators.token_classification import TokenClassification
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.properties import Property
@@ -133,6 +133,8 @@ def _make(folder: Path, properties: Mapping[str, Property], query: Mapping[str, 
     make = _named(arguments) or _of_application(arguments)
     if arguments.flag("reranking") and make in _RERANKING:
         make = CrossEncoder
+    elif make is TextEmbedding and arguments.flag("sparse"):
+        make = SparseRetrieval
     return make(arguments)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowyard.engines.djl.translators.arguments import Arguments
 from flowyard.engines.djl.translators.base import NamedArray
-from flowyard.engines.djl.translators.texts import Prompts, TextTranslator, output_row, read_prompts
+from flowyard.engines.djl.translators.texts import Prompts, TextTranslator, output_row, read_prompts, tokens
 from flowyard.engines.inputs import Array
 from flowyard.schemas.codecs import registry
 from flowyard.schemas.errors import InvalidInputError, InvalidModelError, NodeError
@@ -25,8 +25,6 @@ class TextEmbedding(TextTranslator):
 
     def __init__(self, arguments: Arguments) -> None:
         super().__init__(arguments)
-        if arguments.flag("sparse"):
-            raise arguments.refusal("sparse", "sparse embeddings are not supported; leave it out for dense ones")
         self._pool = _POOLINGS[arguments.choice("pooling", "mean", tuple(_POOLINGS))]
         self._normalize = arguments.flag("normalize", default=True)
         self._tanh = arguments.text("denseActivation").lower() == "tanh"
@@ -38,9 +36,9 @@ class TextEmbedding(TextTranslator):
         """Loads the tokenizer and the layers behind the model."""
         super().prepare()
         if "dense" in self._files:
-            self._dense = _weights(self._files["dense"], "linear")
+            self._dense = _weights(self._files["dense"], "linear.")
         if "layerNorm" in self._files:
-            self._layer_norm = _weights(self._files["layerNorm"], "norm")
+            self._layer_norm = _weights(self._files["layerNorm"], "norm.")
 
     def prompts(self, message: Message) -> Prompts:
         """Texts."""
@@ -48,8 +46,7 @@ class TextEmbedding(TextTranslator):
 
     def answer(self, rows: Sequence[NamedArray], place: int, prompts: Prompts) -> Value:
         """Pools the vectors of the text's tokens."""
-        named = [one for one in rows if one.name == _HIDDEN]
-        vectors = output_row(named or rows, place).astype(np.float32)
+        vectors = _hidden(rows, place)
         mask = np.array(prompts.encodings[place].attention_mask, np.float32)
         if vectors.ndim > 2 or (vectors.ndim == 2 and len(vectors) < len(mask)) or not mask.any():
             raise NodeError(f"the model's output for a text is {vectors.shape}; expected {len(mask)} tokens and numbers")
@@ -66,6 +63,40 @@ class TextEmbedding(TextTranslator):
             weight, bias = self._layer_norm
             vector = (vector - vector.mean()) / np.sqrt(vector.var() + 1e-5) * weight + bias
         return vector / max(float(np.linalg.norm(vector)), _EPSILON) if self._normalize else vector
+
+
+class SparseRetrieval(TextEmbedding):
+    """Answers `{"lexical_weights"}`: how much each token counts, by its number; `returnDenseEmbedding` adds `dense_vecs`."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        super().__init__(arguments)
+        self._with_dense = arguments.flag("returnDenseEmbedding")
+        self._linear_file = arguments.file("sparseLinear", "sparse_linear.safetensors")
+        self._linear: tuple[Array, Array] | None = None
+
+    def prepare(self) -> None:
+        """Loads the layer that weighs tokens, too."""
+        super().prepare()
+        self._linear = _weights(self._linear_file, "")
+
+    def answer(self, rows: Sequence[NamedArray], place: int, prompts: Prompts) -> Value:
+        """Weighs the tokens of the text; what weighs nothing is left out."""
+        assert self._linear is not None
+        encoding, vectors = prompts.encodings[place], _hidden(rows, place)
+        weight, bias = self._linear
+        if vectors.ndim != 2 or len(vectors) < len(encoding.ids) or vectors.shape[1:] != weight.shape[1:]:
+            expected = f"expected {len(encoding.ids)} tokens and {weight.shape[-1]} numbers"
+            raise NodeError(f"the model's output for a text is {vectors.shape}; {expected}")
+        weights = (vectors @ weight[0] + bias.reshape(-1)[0]).tolist()
+        counted = {str(encoding.ids[i]): weights[i] for i in tokens(encoding) if weights[i] > 0}
+        dense = {"dense_vecs": super().answer(rows, place, prompts)} if self._with_dense else {}
+        return dense | {"lexical_weights": counted}
+
+
+def _hidden(rows: Sequence[NamedArray], place: int) -> Array:
+    """The vectors of a text's tokens: the output called `last_hidden_state`, else the first."""
+    named = [one for one in rows if one.name == _HIDDEN]
+    return output_row(named or rows, place).astype(np.float32)
 
 
 def _mean(vectors: Array, mask: Array) -> Array:
@@ -108,8 +139,8 @@ _POOLINGS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _weights(file: Path, layer: str) -> tuple[Array, Array]:
-    """Weight and bias of a layer, in a file of any of DJL's tensor formats."""
-    names = (f"{layer}.weight", f"{layer}.bias")
+    """Weight and bias of a layer, whose names begin alike, in a file of any of DJL's tensor formats."""
+    names = (f"{layer}weight", f"{layer}bias")
     try:
         arrays = registry.NDLIST.decode(file.read_bytes())
     except (InvalidInputError, OSError) as error:

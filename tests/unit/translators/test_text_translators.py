@@ -285,6 +285,19 @@ def test_layers_behind_the_model(make, tmp_path, codec):
     np.testing.assert_allclose(found, [-1, 3], atol=1e-4)
 
 
+def test_sparse_embeddings_weigh_tokens(make, tmp_path):
+    layer = {"weight": np.array([[1, 0, -1]], np.float32), "bias": np.array([0.5], np.float32)}
+    write_model(tmp_path, {"sparse_linear.safetensors": SAFETENSORS.encode(layer)})
+    hidden = np.array([[[9, 0, 0], [2, 0, 1], [0, 0, 1], [1, 0, 0], [9, 0, 0]]], np.float32)
+    translator = make("TextEmbedding", "sparse=true")
+    ids = arrays(translator, request("the values of"))[0][0]
+    assert answer(translator, request("the values of"), hidden) == {"lexical_weights": {str(ids[1]): 1.5, str(ids[3]): 1.5}}
+    found = answer(make("TextEmbedding", "sparse=true\nreturnDenseEmbedding=true\npooling=cls"), request("the values of"), hidden)
+    assert found["dense_vecs"] == [1, 0, 0]
+    with pytest.raises(NodeError, match="expected 5 tokens and 3 numbers"):
+        answer(translator, request("the values of"), [[[1, 2]]])
+
+
 @pytest.mark.parametrize("content", [b"broken", NDLIST.encode(np.zeros(3))])
 def test_broken_layers(make, tmp_path, content):
     write_model(tmp_path, {"d": content})
