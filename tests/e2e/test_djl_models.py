@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.archives import zipped
-from support.djl import SYNSET, image_onnx, png, text_files, text_onnx, write_pretrained
+from support.djl import SYNSET, image_onnx, png, text_files, text_onnx, write_model, write_pretrained
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 DIGIT_CLASSES = "\n".join(f"digit {n}" for n in range(10))
@@ -91,6 +91,18 @@ def test_tensors_where_nothing_is_said(http):
     ):
         wrong = http.post("/predictions/djl_tensors", content=content, headers={"content-type": kind} if kind else {})
         assert (wrong.status_code, wrong.json()["type"], wrong.json()["message"]) == (400, "TranslateException", message)
+
+
+def test_arguments_of_the_url(http, server):
+    files = {"digits.pt": (DIGITS / "cnn.pt").read_bytes(), "serving.properties": DIGIT_PROPERTIES, "synset.txt": DIGIT_CLASSES}
+    url = write_model(server.model_store / "digits_url", files).as_uri()
+    answer = http.post("/models", params={"url": f"{url}?topK=1&applySoftmax=true", "model_name": "djl_url"})
+    assert answer.status_code == 200, answer.text
+    (found,) = http.post("/predictions/djl_url", content=(DIGITS / "images" / "4.png").read_bytes()).json()
+    # Softmax over probabilities leaves little of them.
+    assert found == {"className": "digit 4", "probability": pytest.approx(0.232, abs=0.001)}
+    answer = http.post("/models", params={"url": f"{url}?translator=com.example.Mine", "model_name": "djl_mine"})
+    assert (answer.status_code, "argument translator: 'com.example.Mine'" in answer.json()["message"]) == (400, True)
 
 
 def test_tensors_by_the_open_inference_protocol(http):

@@ -21,9 +21,11 @@ TEXT = "the values of a list"
 
 @pytest.fixture(autouse=True)
 def undone(monkeypatch):
-    """What a worker changes for itself: its environment and its path."""
+    """What a worker changes for itself: its environment, its path and its modules."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    sys.modules.pop("model", None)
 
 
 @pytest.fixture(scope="module")
