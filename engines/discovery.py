@@ -129,7 +129,7 @@ def _usable() -> list[Engine]:
 
 def _nothing(place: Path, engines: list[Engine]) -> str:
     known = ", ".join(f"*{suffix} ({engine.name})" for engine in engines for suffix in engine.suffixes)
-    return f"no model, or no single one, in {place.name!r}: found {_listing(place)}; recognised are {known}"
+    return f"Failed to detect engine of the model: found {_listing(place)}; recognised are {known}"
 
 
 def _several(place: Path, found: list[tuple[str, Path]]) -> str:

@@ -71,6 +71,7 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
             djl_metrics,
             set_log_level,
             describe_api,
+            nothing_here,
             predict,
         ],
         dependencies={
@@ -98,6 +99,12 @@ def _error_rates(settings: Settings) -> ErrorRates:
 async def describe_api(request: HttpRequest) -> Response[bytes]:
     """The OpenAPI document, where TorchServe has it."""
     return Response(to_json(openapi.document(request.app.openapi_schema.to_schema())), media_type="application/json")
+
+
+@route("/", http_method=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def nothing_here() -> None:
+    """Nothing is at the root: that is a 404, although the path is known (DJL §1.2)."""
+    raise NotFoundError(NO_ROUTE)
 
 
 class FrontDoor:

@@ -147,6 +147,7 @@ class Execution:
         "_on_answer",
         "_on_chunk",
         "_open",
+        "_over",
         "_run",
         "_timer",
         "_timer_at",
@@ -168,15 +169,18 @@ class Execution:
         self._timer_at = 0.0
         self._todo: list[Instruction] = []
         self._acting = False
+        self._over = True
 
     def start(self) -> None:
         """Starts the run."""
+        self._over = False
+        self._deployment.run_began()
         self._act(self._run.start(time.monotonic()))
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes back what is queued. `on_answer` may still be called."""
         self._act(self._run.cancel())
-        self._stop_timer()
+        self._stop()
 
     @property
     def timeline(self) -> tuple[StepTime, ...]:
@@ -282,10 +286,13 @@ class Execution:
             self._act(self._run.done(call_id, outcome, now))
 
     def _end(self, outcome: Outcome) -> None:
-        self._stop_timer()
+        self._stop()
         self._on_answer(outcome)
 
-    def _stop_timer(self) -> None:
+    def _stop(self) -> None:
+        if not self._over:
+            self._over = True
+            self._deployment.run_ended()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

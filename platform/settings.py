@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         inference_address: `http(s)://host[:port]` or `unix:/path`; `None` for `host` and `port`.
         management_address: The same for the management API; `None` for the inference address, or as `listening` says.
         model_store: Folder that relative model URLs start from, `None` for no store.
+        workflow_templates: Folder with further templates of `POST /workflows`, as `NAME.json`, `NAME.yaml` or `NAME.yml`.
         load: What is loaded at the start, as `[NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL`; as text the items are separated by commas
             or blanks.
         load_models: The same as DJL has it: `ALL` for all that is in the model store, `NONE`, or items as above.
@@ -132,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inference_address: str | None = None
     management_address: str | None = None
     model_store: str | None = None
+    workflow_templates: str | None = None
     load: tuple[str, ...] = ()
     load_models: tuple[str, ...] = ()
     wait_model_loading: bool = True

@@ -23,6 +23,11 @@ ADAPTER = b"""{
 TEMPLATES: dict[str, bytes] = {"adapter": ADAPTER}
 
 
+def places(text: bytes) -> frozenset[str]:
+    """The parameters that a template takes."""
+    return frozenset(_PARAMETER.findall(text.decode("utf-8", "surrogateescape"))) - {MODEL_DIR}
+
+
 def fill(text: bytes, parameters: Mapping[str, str]) -> bytes:
     """Puts values in the place of `{name}`, in one pass: a value is not looked at again.
 
@@ -38,10 +43,10 @@ def fill(text: bytes, parameters: Mapping[str, str]) -> bytes:
             into another place: quotes, backslashes, braces, line breaks.
     """
     decoded = text.decode("utf-8", "surrogateescape")
-    places = set(_PARAMETER.findall(decoded)) - {MODEL_DIR}
+    known = places(text)
     for name, value in parameters.items():
-        if name not in places:
-            listed = ", ".join(sorted(places)) or "no parameters"
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "no parameters"
             raise InvalidRequestError(f"Parameter {name}: the template has no {{{name}}}; it has {listed}")
         if _UNSAFE.search(value):
             raise InvalidRequestError(f"Parameter {name}: a value may not have quotes, backslashes, braces or line breaks")

@@ -58,7 +58,7 @@ def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:
     Raises:
         InvalidRequestError: It is no URL, or of a kind that is not supported.
         ForbiddenError: It leads elsewhere, whether or not something is there.
-        ModelNotFoundError: It may lead there, but nothing is there.
+        ModelNotFoundError: It may lead there, but nothing is there, or it is relative and there is no model store.
     """
     path = _absolute(_path_of(url), roots, trusted, url)
     real = Path(os.path.realpath(path))
@@ -105,7 +105,7 @@ def _absolute(path: str, roots: Roots, trusted: bool, url: str) -> Path:
     if trusted or path.startswith("/"):
         return Path(path)
     if roots.model_store is None:
-        raise ForbiddenError(f"url {url!r} is relative to the model store, and there is none (setting model_store)")
+        raise ModelNotFoundError(f"Invalid model url: {url}")
     return roots.model_store / path
 
 

@@ -9,8 +9,10 @@ import msgspec
 
 from flowyard.schemas.errors import InvalidRequestError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+VERSION_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
+_NAME = re.compile(NAME_PATTERN)
+_VERSION = re.compile(VERSION_PATTERN)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar\.gz|tar\.z|tgz|zip|tar|mar|gz|z)$", re.IGNORECASE)
 _LOAD_ITEM = "[NAME[:VERSION[:ENGINE[:DEVICES]]]=]URL"
@@ -64,6 +66,11 @@ def infer_model_name(url: str) -> str:
     if not segment:
         raise InvalidRequestError(f"No model name can be inferred from url {url!r}; give model_name.")
     return _NOT_A_WORD.sub("_", segment)
+
+
+def is_archive_url(url: str) -> bool:
+    """Whether a URL ends like an archive; DJL Serving looks for workflows elsewhere only (DJL §3.3)."""
+    return _ARCHIVE_SUFFIX.search(url) is not None
 
 
 def _path_of(url: str) -> str:

@@ -210,7 +210,7 @@ class Upload:
 
         Raises:
             TooLargeError: It is larger than allowed.
-            InvalidRequestError: A broken form, or one without a file or with several.
+            InvalidRequestError: A broken form, or one with several files.
             ClientGoneError: The client went away.
         """
         media_type, options = content_type(header)
@@ -230,8 +230,8 @@ class Upload:
                     chunk = self._parse(parser, chunk, last=not more)
                 self._count(chunk)
                 await asyncio.to_thread(file.write, chunk)
-        if in_form and self._files != 1:
-            raise InvalidRequestError(f"The form holds {self._files} files; exactly one archive or model file is expected.")
+        if in_form and self._files > 1:
+            raise InvalidRequestError(f"The form holds {self._files} files; one archive or model file is expected.")
 
     def _count(self, chunk: bytes) -> None:
         self.length += len(chunk)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import MediaType, Request
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
-from flowyard.platform.http.native.errors import ErrorBody, to_json
+from flowyard.platform.http.native import documented as management
+from flowyard.platform.http.native.errors import to_json
 from flowyard.platform.telemetry.exposition import CONTENT_TYPES
 from flowyard.platform.telemetry.logs import LEVELS
 
@@ -35,9 +35,9 @@ def document(derived: JSON) -> JSON:
     Returns:
         The same with the data plane's paths, ready for JSON.
     """
-    schema = derived | {"paths": dict(derived["paths"]), "components": dict(derived.get("components", {}))}
-    _, components = msgspec.json.schema_components([ErrorBody], ref_template="#/components/schemas/{name}")
-    schema["components"]["schemas"] = schema["components"].get("schemas", {}) | components
+    paths = {path: _documented(item) for path, item in derived["paths"].items()}
+    schema = derived | {"paths": paths, "components": dict(derived.get("components", {}))}
+    schema["components"]["schemas"] = schema["components"].get("schemas", {}) | management.components()
     schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False)}
     schema["paths"]["/predictions/{name}/{version}"] = {"post": _prediction("predictVersion", versioned=True)}
     for path in ("/metrics", "/server/metrics"):
@@ -45,6 +45,10 @@ def document(derived: JSON) -> JSON:
     path = "/server/logging"
     schema["paths"][path] = {method: operation | _log_level() for method, operation in schema["paths"][path].items()}
     return schema
+
+
+def _documented(item: JSON) -> JSON:
+    return {method: management.documented(operation) for method, operation in item.items()}
 
 
 def _metrics() -> JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -84,6 +85,7 @@ class Deployment:
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
         requests: What has been asked of it over HTTP.
         start_s: Seconds that it took to start, 0 before.
+        closing: Whether it finishes what it has and takes nothing new.
     """
 
     def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
@@ -98,6 +100,9 @@ class Deployment:
         self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
         self.takes_requests = bool(plan.references) or any(spec.messages for spec in specs.values())
+        self.closing = False
+        self._runs = 0
+        self._runs_over = asyncio.Event()
 
     def scale(self, scaling: Scaling) -> dict[str, dict[str, tuple[int, int]]]:
         """Changes the number of workers of every model; takes effect on its own.
@@ -168,9 +173,26 @@ class Deployment:
             what = "functions" if key == FUNCTIONS else f'model "{key}"'
             raise InvalidModelError(f"{what}: {error}") from error
 
+    def run_began(self) -> None:
+        """A run of several calls began: until it is over, `close` leaves the workers of its later calls alone."""
+        self._runs += 1
+
+    def run_ended(self) -> None:
+        """A run is over."""
+        self._runs -= 1
+        if not self._runs:
+            self._runs_over.set()
+
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, and ends all workers."""
-        await asyncio.gather(*(pool.close(drain_s) for pool in self.pools.values()))
+        self.closing = True
+        until = time.monotonic() + drain_s
+        while self._runs and time.monotonic() < until:
+            self._runs_over.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._runs_over.wait(), until - time.monotonic())
+        left_s = max(0.0, until - time.monotonic())
+        await asyncio.gather(*(pool.close(left_s) for pool in self.pools.values()))
 
 
 def is_plain_call(step: Step) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.store import Record
-from flowyard.schemas.errors import ConflictError, ModelNotFoundError, NotReadyError
+from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, Turns
+from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
 
 Status = Literal["PENDING", "READY", "FAILED"]
+
+#: Versions that a message lists.
+MOST_LISTED = 20
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -26,6 +30,27 @@ class Progress(msgspec.Struct, frozen=True):
     total_bytes: int | None = None
 
 
+class ShadowCounts:
+    """What became of the copies of requests that a shadow version was to get.
+
+    Attributes:
+        sent: Copies that it got.
+        answered: Those that it answered; the answers are dropped.
+        failed: Those that failed.
+        skipped: Copies that it did not get, because it had enough to do.
+    """
+
+    __slots__ = ("answered", "failed", "sent", "skipped")
+
+    def __init__(self) -> None:
+        self.sent = self.answered = self.failed = self.skipped = 0
+
+    @property
+    def running(self) -> int:
+        """Copies that it has not answered yet."""
+        return self.sent - self.answered - self.failed
+
+
 class Entry:
     """One version of an endpoint.
 
@@ -34,19 +59,23 @@ class Entry:
         status: `PENDING` while its workers start, `FAILED` when they could not.
         reason: Why it failed.
         deployment: What runs, once it does.
+        attempt: What is being brought up, runs, or could not be brought up; `None` before it is known what that would be.
         at_startup: Whether the operator asked for it when starting the server.
         progress: How far what it needs has been fetched; `None` when there is nothing to fetch.
+        shadowed: Counts of its life as a shadow.
     """
 
-    __slots__ = ("at_startup", "deployment", "progress", "reason", "record", "status")
+    __slots__ = ("at_startup", "attempt", "deployment", "progress", "reason", "record", "shadowed", "status")
 
     def __init__(self, record: Record, *, at_startup: bool = False) -> None:
         self.record = record
         self.status: Status = "PENDING"
         self.reason = ""
         self.deployment: Deployment | None = None
+        self.attempt: Deployment | None = None
         self.at_startup = at_startup
         self.progress: Progress | None = None
+        self.shadowed = ShadowCounts()
 
     def fetched(self, fetched_bytes: int, total_bytes: int | None) -> None:
         """Some more of what it needs is there."""
@@ -56,11 +85,6 @@ class Entry:
         """The model at a URL is in the store, and has to stay there."""
         self.record = msgspec.structs.replace(self.record, parts=self.record.parts | {url: digest})
 
-    def ready(self, deployment: Deployment) -> None:
-        """The deployment is up."""
-        self.deployment = deployment
-        self.status = "READY"
-
     def failed(self, reason: str) -> None:
         """The deployment could not be brought up."""
         self.status = "FAILED"
@@ -68,11 +92,19 @@ class Entry:
 
 
 class Endpoints:
-    """All names with their versions, in the order the versions were registered."""
+    """All names with their versions, in the order the versions were registered.
+
+    Who answers is worked out when something changes; `route` only looks it up.
+
+    Attributes:
+        shadows: Shadow versions that run, by name; only names that have some.
+    """
 
     def __init__(self) -> None:
         self._by_name: dict[str, dict[str, Entry]] = {}
-        self._turn: dict[str, int] = {}
+        self._traffic: dict[str, Traffic] = {}
+        self._turns: dict[str, Turns[Deployment]] = {}
+        self.shadows: dict[str, tuple[Entry, ...]] = {}
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by name, then in order of registration."""
@@ -83,59 +115,169 @@ class Endpoints:
         """All names, sorted."""
         return sorted(self._by_name)
 
-    def has(self, name: str, version: str) -> bool:
-        """Whether exactly this version is registered."""
-        return version in self._by_name.get(name, {})
+    def get(self, name: str, version: str) -> Entry | None:
+        """The entry of exactly this version, empty for the one without a version."""
+        return self._by_name.get(name, {}).get(version)
 
     def holds(self, entry: Entry) -> bool:
         """Whether this very entry is registered."""
-        return self._by_name.get(entry.record.name, {}).get(entry.record.version) is entry
+        return self.get(entry.record.name, entry.record.version) is entry
 
-    def has_failed(self, name: str, version: str) -> bool:
-        """Whether exactly this version is registered, and has failed."""
-        entry = self._by_name.get(name, {}).get(version)
-        return entry is not None and entry.status == "FAILED"
+    # ---- what is registered ----
 
-    def remove_failed(self, name: str, version: str) -> bool:
-        """Makes room for another attempt where the last one has failed; tells whether there was one."""
-        if not self.has_failed(name, version):
-            return False
-        self.remove(self._by_name[name][version])
-        return True
+    def add(self, entry: Entry) -> Entry | None:
+        """Takes an entry in, in the place of one that has failed.
 
-    def add(self, entry: Entry) -> None:
-        """Takes an entry in.
+        Returns:
+            The failed one.
 
         Raises:
             ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
         """
-        record = entry.record
-        self.check_free(record.name, record.version)
-        self._by_name.setdefault(record.name, {})[record.version] = entry
+        name, version = entry.record.name, entry.record.version
+        self.check_free(name, version)
+        versions = self._by_name.setdefault(name, {})
+        before = versions.get(version)
+        versions[version] = entry
+        self._changed(name)
+        return before
+
+    def ready(self, entry: Entry, deployment: Deployment) -> None:
+        """The deployment of an entry is up: it answers from now on."""
+        entry.deployment = entry.attempt = deployment
+        entry.status = "READY"
+        self._changed(entry.record.name)
 
     def check_free(self, name: str, version: str) -> None:
-        """Checks that an entry could be taken in.
+        """Checks that an entry could be taken in, maybe in the place of one that has failed.
 
         Raises:
             ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
         """
         versions = self._by_name.get(name, {})
-        if version in versions or (versions and not version):
-            shown = f"{name}:{version}" if version else name
-            raise ConflictError(f"Workflow {shown} is already registered.")
+        before = versions.get(version)
+        taken = before is not None and before.status != "FAILED"
+        too_late = before is None and versions and not version
+        if taken or too_late or (version == DEFAULT and "" in versions):
+            raise ConflictError(f"Workflow {shown(name, version)} is already registered.")
 
     def remove(self, entry: Entry) -> None:
-        """Takes an entry out; does nothing when it is not in."""
-        record = entry.record
-        versions = self._by_name.get(record.name, {})
-        if versions.get(record.version) is entry:
-            del versions[record.version]
+        """Takes an entry out, and all that was said about its version; does nothing when it is not in."""
+        name, version = entry.record.name, entry.record.version
+        if not self.holds(entry):
+            return
+        del self._by_name[name][version]
+        self._set(name, self.traffic(name).without(version))
+
+    # ---- how requests are spread ----
+
+    def traffic(self, name: str) -> Traffic:
+        """What is said about the versions of a name."""
+        return self._traffic.get(name, NO_TRAFFIC)
+
+    def restore_traffic(self, name: str, traffic: Traffic) -> None:
+        """Says again what was said before, as far as the versions are there."""
+        self._set(name, traffic.among(self._by_name.get(name, {})))
+
+    def set_weights(self, name: str, weights: Mapping[str, int]) -> None:
+        """Sets the shares of the versions of a name; none take them back.
+
+        Args:
+            name: The name.
+            weights: By version, `default` for the default or unversioned one.
+
+        Raises:
+            ModelNotFoundError: There is no such name.
+            InvalidRequestError: There is no such version, or it is a shadow.
+        """
+        self.versions(name)
+        traffic = self.traffic(name)
+        chosen: dict[str, int] = {}
+        for version, weight in weights.items():
+            entry = self._find(name, version)
+            if entry is None:
+                raise InvalidRequestError(f"Parameter weights: {self._no_version(name, version)}")
+            exact = entry.record.version
+            if weight and exact in traffic.shadows:
+                raise InvalidRequestError(f"Parameter weights: version {version} of {name} is a shadow, which answers nothing.")
+            chosen[exact] = weight
+        self._set(name, msgspec.structs.replace(traffic, weights=chosen))
+
+    def set_default(self, name: str, version: str) -> None:
+        """Chooses the version that answers where there are no weights.
+
+        Raises:
+            ModelNotFoundError: There is no such name or version.
+            ConflictError: It is a shadow.
+        """
+        (entry,) = self.versions(name, version)
+        exact = entry.record.version
+        traffic = self.traffic(name)
+        if exact in traffic.shadows:
+            raise ConflictError(f"Version {version} of {name} is a shadow; end that first with shadow=false.")
+        self._set(name, msgspec.structs.replace(traffic, default=exact))
+
+    def clear_default(self, name: str, version: str) -> None:
+        """Takes the choice of a version back.
+
+        Raises:
+            ModelNotFoundError: There is no such name or version, or it is not the default.
+        """
+        (entry,) = self.versions(name, version)
+        traffic = self.traffic(name)
+        if traffic.default != entry.record.version:
+            raise ModelNotFoundError(f"Version {version} is not the default version of {name}.")
+        self._set(name, msgspec.structs.replace(traffic, default=None))
+
+    def set_shadow(self, name: str, version: str, *, on: bool) -> None:
+        """Makes a version a shadow, or lets it answer again.
+
+        Raises:
+            ModelNotFoundError: There is no such name or version.
+            ConflictError: It is the default version, has a weight, or no other version would be left to answer.
+        """
+        (entry,) = self.versions(name, version)
+        exact = entry.record.version
+        traffic = self.traffic(name)
+        others = tuple(shadow for shadow in traffic.shadows if shadow != exact)
+        if not on:
+            self._set(name, msgspec.structs.replace(traffic, shadows=others))
+            return
+        if traffic.default == exact:
+            raise ConflictError(f"Version {version} is the default version of {name}; choose another one first.")
+        if traffic.weights.get(exact):
+            raise ConflictError(f"Version {version} of {name} has weight {traffic.weights[exact]}; give it 0 first.")
+        if len(self._by_name[name]) == len(others) + 1:
+            raise ConflictError(f"Version {version} is the only one of {name} that answers; register another one first.")
+        self._set(name, msgspec.structs.replace(traffic, shadows=(*others, exact)))
+
+    def _set(self, name: str, traffic: Traffic) -> None:
+        if traffic == NO_TRAFFIC:
+            self._traffic.pop(name, None)
+        else:
+            self._traffic[name] = traffic
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        """Works out anew who answers."""
+        versions = self._by_name.get(name, {})
         if not versions:
-            self._by_name.pop(record.name, None)
-            self._turn.pop(record.name, None)
+            self._by_name.pop(name, None)
+        traffic = self.traffic(name)
+        running = {version: entry.deployment for version, entry in versions.items() if entry.deployment is not None}
+        shares = traffic.shares(running)
+        shadows = tuple(versions[version] for version in traffic.shadows if version in running)
+        self._turns.pop(name, None)
+        if shares:
+            self._turns[name] = Turns(shares)
+        self.shadows.pop(name, None)
+        if shadows:
+            self.shadows[name] = shadows
+
+    # ---- who answers ----
 
     def versions(self, name: str, version: str | None = None) -> list[Entry]:
-        """The entries of a name, or the one of a version. `default` is the unversioned one (DJL §1.3).
+        """The entries of a name, or the one of a version. `default` is the chosen or the unversioned one (DJL §1.3).
 
         Raises:
             ModelNotFoundError: There is none.
@@ -145,26 +287,42 @@ class Endpoints:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         if version is None:
             return list(versions.values())
-        entry = versions.get(version) or (versions.get("") if version == "default" else None)
+        entry = self._find(name, version)
         if entry is None:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         return [entry]
 
     def route(self, name: str, version: str | None = None) -> Deployment:
-        """The deployment that answers a request: the named version, or the ready ones in turn (DJL §2.3).
+        """The deployment that answers a request: the named version, or whose turn it is (DJL §2.3).
 
         Raises:
             ModelNotFoundError: No such name or version.
             NotReadyError: It is there, but does not run.
         """
-        versions = self._by_name.get(name)
-        if versions is not None and version is None and len(versions) == 1:
-            (entry,) = versions.values()
+        if version is None:
+            turns = self._turns.get(name)
+            if turns is not None:
+                return turns.next()
+            self.versions(name)
+        else:
+            (entry,) = self.versions(name, version)
             if entry.deployment is not None:
                 return entry.deployment
-        ready = [entry.deployment for entry in self.versions(name, version) if entry.deployment is not None]
-        if not ready:
-            raise NotReadyError(f"Model is not ready: {name}")
-        turn = self._turn.get(name, 0)
-        self._turn[name] = turn + 1
-        return ready[turn % len(ready)]
+        raise NotReadyError(f"Model is not ready: {name}")
+
+    def _find(self, name: str, version: str) -> Entry | None:
+        versions = self._by_name[name]
+        if version == DEFAULT and version not in versions:
+            chosen = self.traffic(name).default
+            return versions.get("" if chosen is None else chosen)
+        return versions.get(version)
+
+    def _no_version(self, name: str, version: str) -> str:
+        known = [known or DEFAULT for known in self._by_name[name]]
+        more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+        return f"no version {version} of {name}; it has {', '.join(known[:MOST_LISTED])}{more}."
+
+
+def shown(name: str, version: str) -> str:
+    """A name and version as messages tell them."""
+    return f"{name}:{version}" if version else name

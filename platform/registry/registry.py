@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import functools
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +36,11 @@ from flowyard.platform.registry.deployment import (
     outside_urls,
     registered_pool,
 )
-from flowyard.platform.registry.endpoints import Endpoints, Entry
-from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
+from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
+from flowyard.platform.registry.layout import WORKFLOW_FILES, locate_model_dir, workflow_file
 from flowyard.platform.registry.sources import Source, Sources
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
+from flowyard.platform.registry.templates import Templates
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.measures import RegistrationMeasures
 from flowyard.schemas.devices import Device
@@ -47,9 +49,9 @@ from flowyard.schemas.errors import (
     FlowyardError,
     InvalidRequestError,
     InvalidWorkflowError,
-    NotReadyError,
     Problem,
     ShutDownError,
+    UnavailableError,
     UserError,
 )
 from flowyard.schemas.models import ModelSpec
@@ -108,6 +110,7 @@ class Registry:
         self._sources = Sources(settings, self._archives)
         self._available = discover()
         self._planner = Planner(settings, self._available)
+        self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._scheduled: set[asyncio.Task[Any]] = set()
@@ -126,6 +129,8 @@ class Registry:
         entries = [Entry(record) for record in await self._store.all()]
         for entry in entries:
             self.endpoints.add(entry)
+        for name, traffic in (await self._store.all_traffic()).items():
+            self.endpoints.restore_traffic(name, traffic)
         restoring = asyncio.gather(*(self._restore(entry) for entry in entries))
         if wait:
             await restoring
@@ -225,15 +230,19 @@ class Registry:
     async def _load_stored(self, source: Request, stored: StoredArchive, plan: Plan, kind: str) -> None:
         """Registers what the operator asked for, unless just that is there already."""
         name, version = _identity(source, plan)
-        if self.endpoints.has(name, version):
-            (entry,) = self.endpoints.versions(name, version or "default")
-            is_same = entry.record.digest == stored.digest and entry.record.spec == source.spec
-            if is_same and entry.deployment is not None:
-                entry.at_startup = True
-                return
-            log.info("replacing what was registered by what --load says", name=name, version=version)
-            await self.unregister(name, version or "default")
+        entry = self.endpoints.get(name, version)
+        if entry is None:
+            await self._register(source, stored, plan, kind)
+            return
+        is_same = entry.record.digest == stored.digest and entry.record.spec == source.spec
+        if is_same and entry.deployment is not None:
+            entry.at_startup = True
+            return
+        log.info("replacing what was registered by what --load says", name=name, version=version)
+        traffic = self.endpoints.traffic(name)
+        await self._unregister([entry])
         await self._register(source, stored, plan, kind)
+        await self._change_traffic(name, functools.partial(self.endpoints.restore_traffic, name, traffic))
 
     @property
     def default_name(self) -> str | None:
@@ -276,7 +285,7 @@ class Registry:
             self._sources.check(request.url, operator=request.operator)
             if is_remote(request.url) and not request.wait:
                 return await self._register_unfetched(request)
-            if is_remote(request.url) and request.name and not self.endpoints.has_failed(request.name, request.version):
+            if is_remote(request.url) and request.name:
                 self.endpoints.check_free(request.name, request.version)
         async with self._stored(request) as (source, stored):
             plan, kind = self._compile(source, stored)
@@ -312,7 +321,8 @@ class Registry:
         """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
         file = workflow_file(stored.folder)
         if file is not None:
-            plan = compile_workflow(file.read_bytes(), file.name, FolderView(stored.folder))
+            text = locate_model_dir(file.read_bytes(), request.url, alone=bool(stored.filename))
+            plan = compile_workflow(text, file.name, FolderView(stored.folder))
             if plan.spelling == "torchserve":
                 raise InvalidRequestError(f"{file.name}: a TorchServe workflow; this version cannot serve its handler file")
             return plan, "workflow"
@@ -336,27 +346,39 @@ class Registry:
         self._check_references(plan)
         self._check_parts(plan)
         entry = Entry(_record(request, name, version, kind, stored.digest), at_startup=request.operator)
-        failed_before = self.endpoints.remove_failed(name, version)
-        self.endpoints.add(entry)
+        failed_before = self.endpoints.add(entry) is not None
         if not request.wait:
             await self._record_first(entry)
             self._schedule(self._deploy_later(entry, plan, stored))
             return entry
         try:
-            deployment = await self._deploy(entry, plan, stored)
-            try:
-                await self._store.put(entry.record)
-            except BaseException:
-                await deployment.close(0)
-                raise
+            deployment = await self._bring_up(entry, plan, stored)
         except BaseException:
-            self.endpoints.remove(entry)
-            if failed_before:
-                await self._store.delete(name, version)
+            if self.endpoints.holds(entry):
+                self.endpoints.remove(entry)
+                if failed_before:
+                    await self._store.delete(name, [version], self.endpoints.traffic(name))
             raise
-        entry.ready(deployment)
+        self.endpoints.ready(entry, deployment)
         log.info("registered", name=name, version=version or None, kind=kind, url=request.url)
         return entry
+
+    async def _bring_up(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
+        """Starts what an entry is, and records it, unless it is unregistered meanwhile."""
+        deployment = await self._deploy(entry, plan, stored)
+        try:
+            self._check_held(entry)
+            await self._store.put(entry.record)
+            self._check_held(entry)
+        except BaseException:
+            await deployment.close(0)
+            raise
+        return deployment
+
+    def _check_held(self, entry: Entry) -> None:
+        if not self.endpoints.holds(entry):
+            label = shown(entry.record.name, entry.record.version)
+            raise ConflictError(f"Workflow {label} was unregistered while it was being registered.")
 
     async def _record_first(self, entry: Entry) -> None:
         try:
@@ -376,7 +398,7 @@ class Registry:
             _failed(entry, error)
             return
         if self.endpoints.holds(entry):
-            entry.ready(deployment)
+            self.endpoints.ready(entry, deployment)
         else:
             await deployment.close(0)
 
@@ -415,7 +437,6 @@ class Registry:
         name = check_name(request.name or infer_model_name(request.url))
         version = check_version(request.version) if request.version else ""
         entry = Entry(_record(request, name, version, request.kind, ""))
-        self.endpoints.remove_failed(name, version)
         self.endpoints.add(entry)
         await self._record_first(entry)
         self._schedule_fetch(entry)
@@ -504,6 +525,7 @@ class Registry:
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._parts(record))
         deployment = Deployment(record.name, record.version, plan, specs)
+        entry.attempt = deployment
         deployment.restore(record.workers)
         await deployment.start()
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
@@ -541,13 +563,13 @@ class Registry:
 
         Raises:
             ModelNotFoundError: There is no such name or version.
-            NotReadyError: It does not run, or the new workers cannot be started.
+            UnavailableError: It does not run, or the new workers cannot be started.
             InvalidRequestError: The minimum would be over the maximum, or the device is not here.
         """
         entries = self.endpoints.versions(name, version)
         running = [(entry, entry.deployment) for entry in entries if entry.deployment is not None]
         if len(running) < len(entries):
-            raise NotReadyError(f"Model or workflow is not ready: {name}")
+            raise UnavailableError(f"Model or workflow is not ready: {name}")
         return await self._unbroken(self._scale(running, scaling, wait=wait))
 
     async def _scale(self, running: list[tuple[Entry, Deployment]], scaling: Scaling, *, wait: bool) -> int:
@@ -569,6 +591,37 @@ class Registry:
         """
         return parse_device(name, self._available)
 
+    # ---- how requests are spread over versions ----
+
+    async def set_weights(self, name: str, weights: Mapping[str, int]) -> None:
+        """Sets the shares of the versions of a name, as `Endpoints.set_weights`; recorded on disk when this returns."""
+        await self._change_traffic(name, functools.partial(self.endpoints.set_weights, name, weights))
+
+    async def set_default(self, name: str, version: str) -> None:
+        """Chooses the version that answers, as `Endpoints.set_default`; recorded on disk when this returns."""
+        await self._change_traffic(name, functools.partial(self.endpoints.set_default, name, version))
+
+    async def clear_default(self, name: str, version: str) -> None:
+        """Takes that choice back, as `Endpoints.clear_default`; recorded on disk when this returns."""
+        await self._change_traffic(name, functools.partial(self.endpoints.clear_default, name, version))
+
+    async def set_shadow(self, name: str, version: str, *, on: bool) -> None:
+        """Makes a version a shadow or an ordinary one, as `Endpoints.set_shadow`; recorded on disk when this returns."""
+        await self._change_traffic(name, functools.partial(self.endpoints.set_shadow, name, version, on=on))
+
+    async def _change_traffic(self, name: str, change: Callable[[], None]) -> None:
+        await self._unbroken(self._changed_traffic(name, change))
+
+    async def _changed_traffic(self, name: str, change: Callable[[], None]) -> None:
+        before = self.endpoints.traffic(name)
+        change()
+        # Nothing may come between the change and its way to the store: the last one that is recorded must be the last one made.
+        try:
+            await self._store.put_traffic(name, self.endpoints.traffic(name))
+        except BaseException:
+            self.endpoints.restore_traffic(name, before)
+            raise
+
     # ---- removal ----
 
     async def unregister(self, name: str, version: str | None = None) -> None:
@@ -577,19 +630,22 @@ class Registry:
         Raises:
             NotFoundError: There is no such name or version.
         """
-        entries = self.endpoints.versions(name, version)
+        await self._unregister(self.endpoints.versions(name, version))
+
+    async def _unregister(self, entries: list[Entry]) -> None:
         for entry in entries:
             self.endpoints.remove(entry)
         self._cut_short([task for task, fetched_for in self._fetches.items() if fetched_for in entries])
         await self._unbroken(self._remove(entries))
 
     async def _remove(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            await self._store.delete(entry.record.name, entry.record.version)
+        """Forgets the entries of one name, which answer no new requests any more, and ends what runs."""
+        name = entries[0].record.name
+        await self._store.delete(name, [entry.record.version for entry in entries], self.endpoints.traffic(name))
         running = [entry.deployment for entry in entries if entry.deployment is not None]
         await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for deployment in running))
         for entry in entries:
-            log.info("unregistered", name=entry.record.name, version=entry.record.version or None)
+            log.info("unregistered", name=name, version=entry.record.version or None)
         self._collect()
 
     def _collect(self) -> None:

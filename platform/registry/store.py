@@ -9,13 +9,14 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError
 from flowyard.schemas.models import ModelSpec
 
@@ -28,7 +29,19 @@ CREATE TABLE IF NOT EXISTS registrations (
     record BLOB NOT NULL,
     PRIMARY KEY (name, version)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS traffic (
+    name TEXT NOT NULL PRIMARY KEY,
+    record BLOB NOT NULL
+) STRICT;
 """
+# An update in place keeps the order of registration, which `INSERT OR REPLACE` would not.
+_PUT = "INSERT INTO registrations VALUES (?, ?, ?) ON CONFLICT (name, version) DO UPDATE SET record = excluded.record"
+_DELETE = "DELETE FROM registrations WHERE name = ? AND version = ?"
+_PUT_TRAFFIC = "INSERT OR REPLACE INTO traffic VALUES (?, ?)"
+_DELETE_TRAFFIC = "DELETE FROM traffic WHERE name = ?"
+
+#: A statement and what goes in its places.
+_Change = tuple[str, tuple[Any, ...]]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +106,7 @@ class StateDirLock:
 
 
 class RegistryStore:
-    """The table of registrations."""
+    """The tables of registrations, and of what is said about the versions of a name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,6 +114,7 @@ class RegistryStore:
         self._connection: sqlite3.Connection | None = None
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Record)
+        self._traffic_decoder = msgspec.json.Decoder(Traffic)
 
     async def open(self) -> None:
         """Opens the database and creates what is missing.
@@ -120,29 +134,58 @@ class RegistryStore:
 
     async def put(self, record: Record) -> None:
         """Records a registration; it is on disk when this returns."""
-        row = (record.name, record.version, self._encoder.encode(record))
-        await self._write("INSERT OR REPLACE INTO registrations VALUES (?, ?, ?)", row)
+        await self._write([(_PUT, (record.name, record.version, self._encoder.encode(record)))])
 
-    async def delete(self, name: str, version: str) -> None:
-        """Forgets a registration; gone from disk when this returns."""
-        await self._write("DELETE FROM registrations WHERE name = ? AND version = ?", (name, version))
+    async def put_traffic(self, name: str, traffic: Traffic) -> None:
+        """Records what is said about the versions of a name; it is on disk when this returns."""
+        await self._write([self._traffic_change(name, traffic)])
+
+    async def delete(self, name: str, versions: Sequence[str], traffic: Traffic) -> None:
+        """Forgets registrations, all or none; gone from disk when this returns.
+
+        Args:
+            name: Their name.
+            versions: Their versions.
+            traffic: What is still said about the versions that stay.
+        """
+        await self._write([*((_DELETE, (name, version)) for version in versions), self._traffic_change(name, traffic)])
+
+    def _traffic_change(self, name: str, traffic: Traffic) -> _Change:
+        if traffic == NO_TRAFFIC:
+            return _DELETE_TRAFFIC, (name,)
+        return _PUT_TRAFFIC, (name, self._encoder.encode(traffic))
 
     async def all(self) -> list[Record]:
         """Every registration, in the order they were made."""
-        rows = await self._call(self._select)
-        return [self._decoder.decode(row) for row in rows]
+        rows = await self._select("SELECT record FROM registrations ORDER BY rowid")
+        return [self._decoder.decode(record) for (record,) in rows]
+
+    async def all_traffic(self) -> dict[str, Traffic]:
+        """What is said about the versions of each name."""
+        rows = await self._select("SELECT name, record FROM traffic")
+        return {name: self._traffic_decoder.decode(record) for name, record in rows}
 
     async def _call(self, work: Callable[[], T]) -> T:
         # Shielded: a caller that is cancelled must not leave its change half known.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
-    async def _write(self, statement: str, row: tuple[Any, ...]) -> None:
+    async def _write(self, changes: Sequence[_Change]) -> None:
+        """Makes changes in one transaction."""
+
         def write() -> None:
             assert self._connection is not None
             with self._connection:
-                self._connection.execute(statement, row)
+                for statement, values in changes:
+                    self._connection.execute(statement, values)
 
         await self._call(write)
+
+    async def _select(self, statement: str) -> list[tuple[Any, ...]]:
+        def select() -> list[tuple[Any, ...]]:
+            assert self._connection is not None
+            return self._connection.execute(statement).fetchall()
+
+        return await self._call(select)
 
     def _open(self) -> None:
         self._connection = sqlite3.connect(self._path)
@@ -153,7 +196,3 @@ class RegistryStore:
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-
-    def _select(self) -> list[bytes]:
-        assert self._connection is not None
-        return [row[0] for row in self._connection.execute("SELECT record FROM registrations ORDER BY rowid")]

@@ -45,6 +45,9 @@ log = structlog.stdlib.get_logger(__name__)
 CONTEXT_FREE_ENGINES = frozenset({"OnnxRuntime", "PyTorch"})
 NO_CONTEXT = Context()
 
+#: Of the largest batch that a model may ask for.
+MAX_BATCH_BITS = 16
+
 #: Numbers workers through the life of the server, as DJL does.
 WORKER_IDS = itertools.count(1)
 
@@ -126,6 +129,7 @@ class WorkerView(msgspec.Struct, frozen=True):
     started: datetime
     state: str
     pid: int | None
+    leaving: bool
 
 
 class ModelPool:
@@ -135,6 +139,8 @@ class ModelPool:
         self.spec = spec
         self.measures = PoolMeasures(map(str, spec.devices))
         self.signature: Signature | None = None
+        #: Batches sent to workers, by the number of bits of one less than their size: 1, 2, up to 4, up to 8 …
+        self.batches = [0] * (MAX_BATCH_BITS + 1)
         #: Axes of the model's only input, where its first one is rows.
         self._axes = 0
         self._loop = asyncio.get_running_loop()
@@ -243,6 +249,8 @@ class ModelPool:
 
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, answers the rest with 503 and ends all workers."""
+        # What came in before this is accepted.
+        self._take_incoming()
         now = time.monotonic()
         self._act(self._scheduler.drain(now + drain_s, now))
         if drain_s <= 0:
@@ -284,7 +292,8 @@ class ModelPool:
         for worker in self._scheduler.workers:
             process = self._processes.get(worker.id)
             started = self._started_at.get(worker.id, datetime.now(UTC))
-            views.append(WorkerView(worker.id, worker.device, started, worker.state, process.pid if process else None))
+            pid = process.pid if process else None
+            views.append(WorkerView(worker.id, worker.device, started, worker.state, pid, worker.retiring or worker.killed))
         return views
 
     # ---- what the workers report ----
@@ -400,6 +409,7 @@ class ModelPool:
         except BaseException:
             parcel.discard()
             raise
+        self.batches[(len(calls) - 1).bit_length()] += 1
         process.send(dispatch.batch, calls, parcel)
 
     def _spawn(self, worker: int, device: Device) -> None:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from flowyard.platform.workers.channel import WorkerChannel
@@ -50,6 +51,7 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RETIRE_GRACE_S = 5.0
 #: Seconds of silence after which a ready worker is taken for dead.
 SILENT_LIMIT_S = 10.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Outcome = Payload | FlowyardError
 #: The outcome of a job whose result has come in pieces and was complete.
@@ -88,6 +90,14 @@ def worker_environment(environ: Mapping[str, str], threads: int) -> dict[str, st
     passed = {key: value for key, value in environ.items() if key in PASSED_ENV or key.startswith(PASSED_ENV_PREFIXES)}
     limits = dict.fromkeys(THREAD_LIMITS, str(threads))
     return limits | passed | {"PYTHONUNBUFFERED": "1"}
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has in RAM, what it shares included; 0 when it is gone. One small read, whatever its size."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
 
 
 class WorkerProcess:

@@ -22,6 +22,7 @@ from flowyard.platform.http.request import request_properties
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.shadows import mirror
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.codecs import ndlist
@@ -174,15 +175,15 @@ class KServe:
     async def _infer(self, exchange: Exchange, route: Route, receive: Receive, headers: dict[str, str], request_id: str) -> Reply:
         exchange.prediction = True
         self._entries(route)
-        deployment = self._registry.endpoints.route(route.name, route.version)
-        exchange.routed(deployment)
         deadline, priority = deadline_of(headers), priority_of(headers)
         body = await read_body(receive, self._registry.settings.max_request_size)
         exchange.bytes_in = len(body)
+        deployment = self._registry.endpoints.route(route.name, route.version)
+        exchange.routed(deployment)
         request, tensors = read_request(headers, body)
         payload = TensorsPayload(_value(deployment, tensors), tensors, headers, request_id)
         asked = Asked(payload, headers, {}, request_id, deadline, priority)
-        result = await self._run(deployment, asked, receive)
+        result = await self._run(deployment, asked, receive, () if route.version else self._shadows(route.name))
         if isinstance(result, FlowyardError):
             return _failure(result)
         message = result.message()
@@ -198,7 +199,10 @@ class KServe:
         sizes = [(b"content-type", b"application/octet-stream"), (HEADER_LENGTH.encode(), str(length).encode())]
         return Reply(200, answer, sizes)
 
-    async def _run(self, deployment: Deployment, asked: Asked, receive: Receive) -> Outcome:
+    def _shadows(self, name: str) -> Sequence[Entry]:
+        return self._registry.endpoints.shadows.get(name, ())
+
+    async def _run(self, deployment: Deployment, asked: Asked, receive: Receive, shadows: Sequence[Entry]) -> Outcome:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def on_answer(result: Outcome) -> None:
@@ -207,6 +211,7 @@ class KServe:
 
         execution = execute(deployment, asked, self._registry.endpoints.route, on_answer)
         execution.start()
+        mirror(asked, shadows, self._registry.endpoints.route)
         result: Outcome = outcome.result() if outcome.done() else await self._watch.wait(outcome, execution, receive)
         return result
 

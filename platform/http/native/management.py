@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.datastructures import State
+from litestar import Controller, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 from litestar.types.internal_types import PathParameterDefinition
 
-from flowyard.platform.http.bodies import Upload, content_type, read_body
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import to_json
-from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, Scale, read
+from flowyard.platform.http.native.parameters import MAX_LIMIT, Nothing, Page, Scale, read
+from flowyard.platform.http.native.registrations import (
+    HttpRequest,
+    change,
+    model_registration,
+    query_values,
+    workflow_registration,
+)
 from flowyard.platform.registry.deployment import Scaling
+from flowyard.platform.registry.endpoints import shown
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.registry.registry import Request as Registration
-from flowyard.schemas.errors import InvalidRequestError
+from flowyard.platform.registry.traffic import parse_weights
+from flowyard.schemas.errors import InvalidRequestError, ModelNotFoundError
 
-HttpRequest = Request[Any, Any, State]
 P = TypeVar("P", bound=msgspec.Struct)
 
 BY_NAME = ["/{name:str}", "/{name:str}/{version:str}"]
-#: Bytes of a JSON body with parameters; it holds names and numbers.
-MAX_PARAMETERS_BYTES = 1 << 20
+SET_DEFAULT = "/{name:str}/{version:str}/set-default"
 
 
 def answer(body: object, status: int = 200) -> Response[bytes]:
@@ -37,14 +39,15 @@ def answer(body: object, status: int = 200) -> Response[bytes]:
 
 
 def query(request: HttpRequest, kind: type[P]) -> P:
-    """Reads the query parameters; of a repeated one the first counts (DJL §1.1)."""
-    return read(kind, {name: request.query_params.getall(name)[0] for name in request.query_params}, text=True)
+    """Reads the query parameters."""
+    return read(kind, query_values(request), text=True)
 
 
 def _operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
     """Operation ids of handlers that serve both kinds, with and without a version: `describeModel`, `scaleWorkflowVersion`."""
     kind = "Model" if path[0] == "models" else "Workflow"
-    return f"{handler.fn.__name__}{kind}{'Version' if len(path) > 2 else ''}"
+    first, *others = handler.fn.__name__.split("_")
+    return f"{first}{''.join(word.title() for word in others)}{kind}{'Version' if len(path) > 2 else ''}"
 
 
 class Registered(Controller):
@@ -54,12 +57,22 @@ class Registered(Controller):
     async def describe(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
         """Tells all about each version: models and their settings, worker groups, queues."""
         query(request, Nothing)
-        return answer([views.describe(entry) for entry in registry.endpoints.versions(name, version)])
+        endpoints = registry.endpoints
+        try:
+            entries = endpoints.versions(name, version)
+        except ModelNotFoundError:
+            label = name if version is None else f"{name}/{version}"
+            raise ModelNotFoundError(f"Workflow not found: {label}") from None
+        return answer([views.describe(endpoints, entry) for entry in entries])
 
-    @put(BY_NAME, summary="Scale it", operation_id=_operation)
+    @put(BY_NAME, summary="Scale it, or say what requests it gets", operation_id=_operation)
     async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
-        """Changes the number of workers of one version, or of all."""
-        asked = query(request, Scale)
+        """Changes the number of workers of one version, or of all; the weights of all versions; or makes one a shadow."""
+        asked = await change(request, Scale)
+        if asked.weights:
+            return await _weigh(registry, name, version, asked)
+        if asked.shadow is not None:
+            return await _shadow(registry, name, version, asked)
         device = registry.device(asked.device) if asked.device else None
         scaling = Scaling(asked.min_worker, asked.max_worker, device)
         count = await registry.scale(name, version, scaling, wait=asked.synchronous)
@@ -67,7 +80,21 @@ class Registered(Controller):
             return answer(views.Status("Worker updated"), 202)
         low, high = (-1 if number is None else number for number in (asked.min_worker, asked.max_worker))
         line = f'Workflow "{name}" worker scaled. New Worker configuration min workers:{low} max workers:{high}'
-        return answer(views.Status("\n".join([line] * count)))
+        return answer(views.Status("\n".join([line] * max(1, count))))
+
+    @put(SET_DEFAULT, summary="Make it the default version", operation_id=_operation)
+    async def set_default(self, request: HttpRequest, registry: Registry, name: str, version: str) -> Response[bytes]:
+        """Lets this version answer the requests that name none, unless there are weights."""
+        await change(request, Nothing)
+        await registry.set_default(name, version)
+        return answer(views.Status(f'Default version successfully updated for workflow "{name}" to "{version}"'))
+
+    @delete(SET_DEFAULT, status_code=200, summary="Make it an ordinary version", operation_id=_operation)
+    async def clear_default(self, request: HttpRequest, registry: Registry, name: str, version: str) -> Response[bytes]:
+        """Takes the choice of this version back: the versions take turns again."""
+        query(request, Nothing)
+        await registry.clear_default(name, version)
+        return answer(views.Status(f'Workflow "{name}" has no default version'))
 
     @delete(BY_NAME, status_code=200, summary="Unregister it", operation_id=_operation)
     async def unregister(
@@ -88,8 +115,7 @@ class Models(Registered):
     @post(summary="Register a model", operation_id="registerModel")
     async def register(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
         """Registers the model at `url`, or the one in the body, and starts its workers."""
-        async with _registration(request, registry, RegisterModel) as (parameters, registration):
-            asked = msgspec.structs.replace(registration, name=parameters.model_name, version=parameters.model_version)
+        async with model_registration(request, registry) as asked:
             entry = await registry.register(asked)
         return _registered("Model", entry.record.name, scheduled=not asked.wait)
 
@@ -108,26 +134,39 @@ class Workflows(Registered):
 
     @post(summary="Register a workflow", operation_id="registerWorkflow")
     async def register(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
-        """Registers the workflow archive at `url`, or the one in the body, and starts the workers of its models."""
-        async with _registration(request, registry, RegisterWorkflow) as (_, registration):
-            entry = await registry.register(msgspec.structs.replace(registration, kind="workflow"))
-        return _registered("Workflow", entry.record.name, scheduled=not registration.wait)
+        """Registers the workflow at `url`, of a `template` or in the body, and starts the workers of its models."""
+        async with workflow_registration(request, registry) as asked:
+            entry = await registry.register(asked)
+        return _registered("Workflow", entry.record.name, scheduled=not asked.wait)
 
     @get(summary="List workflows", operation_id="listWorkflows")
     async def list_workflows(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
         """Lists workflows and single models with their versions, by name."""
         entries, token = _page(registry, query(request, Page))
-        items = [
-            views.WorkflowItem(workflow_name=entry.record.name, version=entry.record.version or None, status=entry.status)
-            for entry in entries
-        ]
-        return answer(views.WorkflowList(workflows=items, next_page_token=token))
+        return answer(views.WorkflowList(workflows=views.workflow_items(entries), next_page_token=token))
+
+
+async def _weigh(registry: Registry, name: str, version: str | None, asked: Scale) -> Response[bytes]:
+    asked.check_alone("weights")
+    if version is not None:
+        raise InvalidRequestError(f"Parameter weights is for all versions of a name: leave {version} out of the path.")
+    await registry.set_weights(name, parse_weights(asked.weights))
+    return answer(views.Status(f'Workflow "{name}" weights: {asked.weights}'))
+
+
+async def _shadow(registry: Registry, name: str, version: str | None, asked: Scale) -> Response[bytes]:
+    asked.check_alone("shadow")
+    if version is None:
+        raise InvalidRequestError(f"Parameter shadow is for one version of a name: {name}/VERSION.")
+    await registry.set_shadow(name, version, on=bool(asked.shadow))
+    state = "is a shadow" if asked.shadow else "is no shadow"
+    return answer(views.Status(f'Workflow "{shown(name, version)}" {state}'))
 
 
 def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:
     """The entries of a page of names, and the token of the next page when there is one (DJL §1.5)."""
     names = registry.endpoints.names()
-    end = page.next_page_token + page.limit
+    end = page.next_page_token + min(page.limit, MAX_LIMIT)
     chosen = names[page.next_page_token : end]
     entries = [entry for name in chosen for entry in registry.endpoints.versions(name)]
     return entries, str(end) if end < len(names) else None
@@ -137,55 +176,3 @@ def _registered(kind: str, name: str, *, scheduled: bool) -> Response[bytes]:
     if scheduled:
         return answer(views.Status(f'{kind} "{name}" registration scheduled.'), 202)
     return answer(views.Status(f'{kind} "{name}" registered.'))
-
-
-@contextlib.asynccontextmanager
-async def _registration(
-    request: HttpRequest, registry: Registry, kind: type[RegisterModel] | type[RegisterWorkflow]
-) -> AsyncIterator[tuple[Any, Registration]]:
-    """Reads what is to be registered: parameters from the query or a JSON body, or the archive itself as the body."""
-    media_type, _ = content_type(request.headers.get("content-type", ""))
-    if media_type == "application/json":
-        body = await read_body(request.receive, MAX_PARAMETERS_BYTES)
-        yield _by_url(read(kind, _json_object(body), text=False))
-        return
-    parameters = query(request, kind)
-    if parameters.url:
-        yield _by_url(parameters)
-        return
-    with registry.temporary_file() as path:
-        upload = await _receive_upload(request, registry, path)
-        merged = {name: request.query_params.getall(name)[0] for name in request.query_params} | upload.fields
-        parameters = read(kind, merged, text=True)
-        if not upload.length:
-            raise InvalidRequestError("Parameter url is required, or the archive itself as the body of the request.")
-        yield (
-            parameters,
-            Registration(
-                upload=path,
-                filename=upload.filename,
-                spec=parameters.spec(),
-                wait=parameters.synchronous,
-                sha256=parameters.sha256 or "",
-            ),
-        )
-
-
-def _by_url(parameters: Any) -> tuple[Any, Registration]:
-    if not parameters.url:
-        raise InvalidRequestError("Parameter url is required.")
-    spec, wait = parameters.spec(), parameters.synchronous
-    return parameters, Registration(url=parameters.url, spec=spec, wait=wait, sha256=parameters.sha256 or "")
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise InvalidRequestError(f"The body is not a JSON object of parameters: {error}") from None
-
-
-async def _receive_upload(request: HttpRequest, registry: Registry, path: Path) -> Upload:
-    upload = Upload(path, registry.settings.max_archive_size_bytes)
-    await upload.receive(request.receive, request.headers.get("content-type", ""))
-    return upload

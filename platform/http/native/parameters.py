@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import msgspec.inspect as types
+import structlog
 from msgspec import Meta
 
 from flowyard.schemas.errors import InvalidRequestError
@@ -14,9 +15,13 @@ from flowyard.schemas.models import BatchSize, DelayMs, IdleS, ModelSpec, QueueS
 
 P = TypeVar("P", bound=msgspec.Struct)
 
+log = structlog.stdlib.get_logger(__name__)
+
+MAX_NUMBER = 2**31 - 1
+MAX_LIMIT = 100
 Sha256 = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{64}$", description="Digest that the file at `url`, or the upload, must have.")]
-Limit = Annotated[int, Meta(ge=1, le=100, description="Most names on a page.")]
-Token = Annotated[int, Meta(ge=0, le=10**9, description="Where the page starts: `nextPageToken` of the page before.")]
+Limit = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Most names on a page; a larger number than 100 is 100.")]
+Token = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Where the page starts: `nextPageToken` of the page before.")]
 
 
 class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -46,9 +51,13 @@ class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
 
 
 class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Parameters of `POST /workflows`: they apply to each model of the workflow that does not say otherwise."""
+    """Parameters of `POST /workflows`: they apply to each model of the workflow that does not say otherwise.
+
+    With `template`, any other name is a parameter of the template, and so is `url`.
+    """
 
     url: str = ""
+    template: str = ""
     engine: str | None = None
     device: str | None = None
     min_worker: Workers | None = None
@@ -62,18 +71,30 @@ class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 
 
 class Scale(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Parameters of `PUT /models/{name}` and `PUT /workflows/{name}` (DJL §1.7)."""
+    """Parameters of `PUT /models/{name}` and `PUT /workflows/{name}` (DJL §1.7; the last two are ours, and stand alone)."""
 
     min_worker: Workers | None = None
     max_worker: Workers | None = None
     device: str | None = None
     synchronous: bool = True
+    weights: str = ""
+    shadow: bool | None = None
+
+    def check_alone(self, name: str) -> None:
+        """Refuses a parameter that comes with others.
+
+        Raises:
+            InvalidRequestError: There are others.
+        """
+        others = [field for field in self.__struct_fields__ if field != name and getattr(self, field) != getattr(Scale(), field)]
+        if others:
+            raise InvalidRequestError(f"Parameter {name} stands alone; {', '.join(others)} needs a call of its own.")
 
 
 class Page(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Parameters of a list."""
 
-    limit: Limit = 100
+    limit: Limit = MAX_LIMIT
     next_page_token: Token = 0
 
 
@@ -93,12 +114,16 @@ def read(kind: type[P], given: dict[str, Any], *, text: bool) -> P:
         The parameters.
 
     Raises:
-        InvalidRequestError: An unknown name or a value that is not allowed; the message names it and what is allowed.
+        InvalidRequestError: An unknown name or a value that is not allowed; the message names it and what is allowed. In JSON,
+            names that are nowhere near a known one are ignored, as DJL does (§1.3).
     """
     present = {name: value for name, value in given.items() if value not in ("", None)}
-    for name in present:
-        if name not in kind.__struct_fields__:
-            raise InvalidRequestError(f"Unknown parameter: {name}.{_instead(name, kind)}")
+    unknown = [name for name in present if name not in kind.__struct_fields__]
+    for name in unknown:
+        if text or _near(name, kind):
+            raise InvalidRequestError(f"Unknown parameter: {name[:100]}.{_instead(name, kind)}")
+        log.warning("ignored an unknown parameter", parameter=name[:100])
+        del present[name]
     if text:
         present = {name: _boolean(value) for name, value in present.items()}
     for name, value in present.items():
@@ -143,9 +168,13 @@ def allowed(kind: type[msgspec.Struct], name: str) -> str:
             return "text"
 
 
+def _near(name: str, kind: type[msgspec.Struct]) -> list[str]:
+    return difflib.get_close_matches(name.lower(), kind.__struct_fields__, n=1)
+
+
 def _instead(name: str, kind: type[msgspec.Struct]) -> str:
     known = kind.__struct_fields__
-    near = difflib.get_close_matches(name, known, n=1)
+    near = _near(name, kind)
     if near:
         return f" Did you mean {near[0]}?"
     return f" Known are {', '.join(known)}." if known else " This call takes none."

@@ -24,8 +24,8 @@ from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.http.native.targets import target_of_path, target_of_request
 from flowyard.platform.http.negotiation import encode_tensors
 from flowyard.platform.http.request import RequestPayload, query_pairs
-from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.shadows import mirror
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
@@ -107,7 +107,9 @@ class Predictions:
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
         query = query_pairs(scope["query_string"])
-        deployment = self._named(scope["raw_path"])
+        endpoints = self._registry.endpoints
+        name, version = target_of_path(scope["raw_path"])
+        deployment = None if name is None else endpoints.route(name, version)
         if deployment is not None:
             exchange.routed(deployment)
             if scope["method"] == "OPTIONS":
@@ -116,18 +118,23 @@ class Predictions:
         priority = priority_of(headers)
         body = await read_body(receive, self._limit_bytes)
         exchange.bytes_in = len(body)
-        if deployment is None:
-            target = target_of_request(query, headers, body, self._registry.default_name)
-            deployment = self._registry.endpoints.route(*target)
+        if name is None:
+            name, version = target_of_request(query, headers, body, self._registry.default_name)
+        if deployment is None or deployment.closing:
+            # One that was unregistered while the body came in may have left another version behind.
+            deployment = endpoints.route(name, version)
             exchange.routed(deployment)
-        if deployment.takes_requests:
+        shadows = endpoints.shadows.get(name, ()) if version is None else ()
+        if deployment.takes_requests or shadows:
             payload: Payload = RequestPayload(headers, query, body, request_id)
         else:
             payload = payload_of(headers.get("content-type", ""), body)
         asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
         reply = Reply()
-        execution = execute(deployment, asked, self._registry.endpoints.route, reply.on_answer, reply.on_chunk)
+        execution = execute(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk)
         execution.start()
+        if shadows:
+            mirror(asked, shadows, endpoints.route)
         first = reply.first
         result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
         if isinstance(result, Stream):
@@ -136,11 +143,6 @@ class Predictions:
             await self._send_stream(result, execution, receive, sending)
             return None
         return answer_of(result, headers, server_timing(execution), self._codes)
-
-    def _named(self, raw_path: bytes) -> Deployment | None:
-        """The deployment that a path names, `None` where it names nothing."""
-        name, version = target_of_path(raw_path)
-        return None if name is None else self._registry.endpoints.route(name, version)
 
     async def _send_stream(
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]

@@ -8,10 +8,14 @@ from datetime import datetime
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS
-from flowyard.platform.registry.endpoints import Entry
-from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.workers.pool import ModelPool, WorkerView
+from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.devices import Device
 from flowyard.schemas.tensors import Signature
+
+#: The worst of several versions is what `/ping` tells of a name.
+_WORST_FIRST = ("FAILED", "Unhealthy", "PENDING", "Healthy")
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -33,13 +37,20 @@ class DeviceView(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """A worker process; `state` is `starting`, `idle` or `busy`."""
+    """A worker process.
+
+    Attributes:
+        status: `READY`, `PENDING` while it loads the model, `UNLOADING` when it is on its way out.
+        state: `starting`, `idle` or `busy`.
+        memory: Bytes of its resident set, shared memory included.
+    """
 
     id: int
     start_time: str
     status: str
     pid: int | None
     state: str
+    memory: int
 
 
 class WorkerGroupInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -52,7 +63,13 @@ class WorkerGroupInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One model of a workflow."""
+    """One model of a workflow.
+
+    Attributes:
+        status: `Healthy` with at least the minimum of workers, `Unhealthy` with fewer, `PENDING` or `FAILED`.
+        batches: Number of batches by their size: 1, 2, up to 4, up to 8 and so on, by doubling.
+        restarts: Workers that were lost and replaced.
+    """
 
     model_name: str
     model_url: str
@@ -66,10 +83,44 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
     worker_groups: list[WorkerGroupInfo]
     engine: str = ""
     signature: Signature | None = None
+    batches: dict[str, int] = {}
+    restarts: int = 0
+
+
+class ProgressInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """How far a registration is.
+
+    Attributes:
+        fetched_bytes: Of the archive, where it comes from elsewhere.
+        total_bytes: Size of the archive, where that is known.
+        workers_ready: Workers that have loaded their model.
+        workers_wanted: Workers there must be.
+    """
+
+    fetched_bytes: int | None = None
+    total_bytes: int | None = None
+    workers_ready: int
+    workers_wanted: int
+
+
+class ShadowInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What became of the copies of requests for a shadow version; `skipped` ones it did not get, because it had enough to do."""
+
+    sent: int
+    answered: int
+    failed: int
+    skipped: int
 
 
 class WorkflowInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One version of a workflow, with its models and the workers of its functions."""
+    """One version of a workflow, with its models and the workers of its functions.
+
+    Attributes:
+        weight: Its share of the requests that name no version, where weights are set.
+        default: Whether it is the version of `set-default`.
+        shadow: Whether it gets copies of such requests; `shadow_requests` counts them.
+        progress: How far it is, while it is `PENDING`.
+    """
 
     workflow_name: str
     version: str | None = None
@@ -78,6 +129,11 @@ class WorkflowInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     status: str = ""
     reason: str = ""
     functions: ModelInfo | None = None
+    weight: int | None = None
+    default: bool = False
+    shadow: bool = False
+    shadow_requests: ShadowInfo | None = None
+    progress: ProgressInfo | None = None
 
 
 class ModelItem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -92,23 +148,23 @@ class ModelItem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True,
 class ModelList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """A page of models."""
 
-    models: list[ModelItem]
     next_page_token: str | None = None
+    models: list[ModelItem]
 
 
 class WorkflowItem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """One workflow version in a list."""
+    """One workflow version in a list; `status` is `PENDING`, `FAILED`, or absent where it runs, as in DJL Serving."""
 
     workflow_name: str
     version: str | None = None
-    status: str = ""
+    status: str = "READY"
 
 
 class WorkflowList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """A page of workflows."""
 
-    workflows: list[WorkflowItem]
     next_page_token: str | None = None
+    workflows: list[WorkflowItem]
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -122,19 +178,47 @@ def model_name(entry: Entry, key: str) -> str:
     return key if key == entry.record.name else f"{entry.record.name}:{key}"
 
 
-def describe(entry: Entry) -> WorkflowInfo:
+def describe(endpoints: Endpoints, entry: Entry) -> WorkflowInfo:
     """One version of an endpoint in full."""
     record = entry.record
-    pools = entry.deployment.pools if entry.deployment is not None else {}
+    pools = _pools(entry)
     functions = pools.get(FUNCTIONS)
+    traffic = endpoints.traffic(record.name)
+    shadow = record.version in traffic.shadows
+    models = [_model_info(entry, key, pool) for key, pool in pools.items() if key != FUNCTIONS]
     return WorkflowInfo(
         workflow_name=record.name,
         version=record.version or None,
-        models=[_model_info(entry, key, pool) for key, pool in pools.items() if key != FUNCTIONS],
+        models=models if entry.attempt is not None else [_stub(entry)],
         url=record.url,
         status=entry.status,
         reason=entry.reason,
         functions=_model_info(entry, "functions", functions) if functions is not None else None,
+        weight=traffic.weights.get(record.version, 0) if traffic.weights else None,
+        default=traffic.default == record.version,
+        shadow=shadow,
+        shadow_requests=_shadow_info(entry) if shadow else None,
+        progress=_progress(entry) if entry.status == "PENDING" else None,
+    )
+
+
+def _pools(entry: Entry) -> dict[str, ModelPool]:
+    return entry.attempt.pools if entry.attempt is not None else {}
+
+
+def _stub(entry: Entry) -> ModelInfo:
+    """What there is to tell before the models are known, or when they never were (DJL §1.6)."""
+    return ModelInfo(
+        model_name=entry.record.name,
+        model_url=entry.record.url,
+        batch_size=0,
+        max_batch_delay_millis=0,
+        max_idle_seconds=0,
+        queue_size=0,
+        request_in_queue=0,
+        status=entry.status,
+        loaded_at_startup=entry.at_startup,
+        worker_groups=[],
     )
 
 
@@ -149,12 +233,20 @@ def _model_info(entry: Entry, key: str, pool: ModelPool) -> ModelInfo:
         max_idle_seconds=round(policy.idle_s),
         queue_size=policy.queue_size,
         request_in_queue=pool.queue_length,
-        status="Healthy" if pool.healthy else "Unhealthy",
+        status=_health(entry, pool),
         loaded_at_startup=entry.at_startup,
         worker_groups=_groups(pool),
         engine=pool.spec.engine,
         signature=pool.signature,
+        batches={str(1 << bits): count for bits, count in enumerate(pool.batches) if count},
+        restarts=sum(group.lost for group in pool.groups),
     )
+
+
+def _health(entry: Entry, pool: ModelPool) -> str:
+    if entry.deployment is None:
+        return entry.status
+    return "Healthy" if pool.healthy else "Unhealthy"
 
 
 def _groups(pool: ModelPool) -> list[WorkerGroupInfo]:
@@ -164,51 +256,76 @@ def _groups(pool: ModelPool) -> list[WorkerGroupInfo]:
             device=DeviceView.of(group.device),
             min_workers=group.min,
             max_workers=group.max,
-            workers=[
-                WorkerInfo(worker.id, _time(worker.started), "READY", worker.pid, worker.state)
-                for worker in workers
-                if worker.device == group.device
-            ],
+            workers=[_worker_info(worker) for worker in workers if worker.device == group.device],
         )
         for group in pool.groups
     ]
+
+
+def _worker_info(worker: WorkerView) -> WorkerInfo:
+    status = "UNLOADING" if worker.leaving else "PENDING" if worker.state == "starting" else "READY"
+    memory = resident_bytes(worker.pid) if worker.pid is not None else 0
+    return WorkerInfo(worker.id, _time(worker.started), status, worker.pid, worker.state, memory)
 
 
 def _time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _shadow_info(entry: Entry) -> ShadowInfo:
+    counts = entry.shadowed
+    return ShadowInfo(sent=counts.sent, answered=counts.answered, failed=counts.failed, skipped=counts.skipped)
+
+
+def _progress(entry: Entry) -> ProgressInfo:
+    groups = [group for pool in _pools(entry).values() for group in pool.groups]
+    fetch = entry.progress
+    return ProgressInfo(
+        fetched_bytes=fetch.fetched_bytes if fetch is not None else None,
+        total_bytes=fetch.total_bytes if fetch is not None else None,
+        workers_ready=sum(group.ready() for group in groups),
+        workers_wanted=sum(group.min for group in groups),
+    )
+
+
 def model_items(entries: Iterable[Entry]) -> list[ModelItem]:
-    """The models of some entries, one item each; an entry that does not run is one item of its own."""
+    """The models of some entries, one item each; an entry whose models are not known is one item of its own."""
     return [item for entry in entries for item in _entry_items(entry)]
 
 
 def _entry_items(entry: Entry) -> list[ModelItem]:
-    keys = [key for key in (entry.deployment.pools if entry.deployment else {}) if key != FUNCTIONS]
+    urls = {key: pool.spec.spec.url for key, pool in _pools(entry).items() if key != FUNCTIONS}
+    if entry.record.kind == "model" or not urls:
+        urls = dict.fromkeys(urls or [entry.record.name], entry.record.url)
     return [
         ModelItem(
             model_name=model_name(entry, key),
             version=entry.record.version or None,
-            model_url=_url(entry, key),
+            model_url=url,
             status=entry.status,
         )
-        for key in keys or [entry.record.name]
+        for key, url in urls.items()
     ]
 
 
-def _url(entry: Entry, key: str) -> str:
-    pool = entry.deployment.pools.get(key) if entry.deployment is not None else None
-    return entry.record.url if pool is None or entry.record.kind == "model" else pool.spec.spec.url
+def workflow_items(entries: Iterable[Entry]) -> list[WorkflowItem]:
+    """Entries, one item each."""
+    return [
+        WorkflowItem(workflow_name=entry.record.name, version=entry.record.version or None, status=entry.status)
+        for entry in entries
+    ]
 
 
 def health(entries: Iterable[Entry]) -> dict[str, Health]:
-    """Every model's health by `workflow` or `workflow:model` (DJL §2.6)."""
-    found: dict[str, Health] = {}
-    for entry in entries:
-        if entry.deployment is None:
-            found[entry.record.name] = Health(entry.status)
-            continue
-        for key, pool in entry.deployment.pools.items():
-            name = model_name(entry, "functions" if key == FUNCTIONS else key)
-            found[name] = Health("Healthy" if pool.healthy else "Unhealthy")
-    return found
+    """Every model's health by `workflow` or `workflow:model`, the worst of its versions (DJL §2.6)."""
+    found: dict[str, str] = {}
+    for name, status in (item for entry in entries for item in _healths(entry)):
+        found[name] = min(status, found.get(name, status), key=_WORST_FIRST.index)
+    return {name: Health(status) for name, status in found.items()}
+
+
+def _healths(entry: Entry) -> list[tuple[str, str]]:
+    if entry.deployment is None:
+        return [(entry.record.name, entry.status)]
+    pools = entry.deployment.pools.items()
+    return [(model_name(entry, "functions" if key == FUNCTIONS else key), _health(entry, pool)) for key, pool in pools]

@@ -110,7 +110,7 @@ def test_bad_urls(roots, url, message):
 
 
 def test_without_a_store(place):
-    with pytest.raises(ForbiddenError, match="setting model_store"):
+    with pytest.raises(ModelNotFoundError, match=r"Invalid model url: m\.onnx"):
         resolve_url("m.onnx", Roots())
     with pytest.raises(ForbiddenError, match="allowed_paths"):
         resolve_url(str(place / "store"), Roots())

@@ -1,0 +1,162 @@
+"""What the OpenAPI document says about the management API: the structs that its handlers read and answer with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
+from flowyard.platform.http.native.errors import ErrorBody
+from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, Scale
+from flowyard.platform.http.native.views import ModelList, Status, WorkflowInfo, WorkflowList
+
+JSON = dict[str, Any]
+
+REF = "#/components/schemas/{name}"
+JSON_TYPE = "application/json"
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+FAILURES = {
+    400: "A parameter, body, archive, model or workflow file that is wrong; the message names it and what is allowed.",
+    403: "Not allowed; the message names the setting.",
+    404: "No such name, version or file.",
+    409: "It cannot be done with what is registered; the message says why.",
+    413: "The body is too large.",
+    424: "Code of the model raised while it was loaded.",
+    500: "The model could not be initialised, or a defect of the server.",
+    503: "It does not run, or its workers cannot be started.",
+    504: "It was not loaded in time.",
+    507: "Out of memory.",
+}
+LOADING_FAILURES = tuple(FAILURES)
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation takes and answers.
+
+    Attributes:
+        query: Its parameters in the query.
+        answer: Its answer.
+        answers_list: Whether it answers with a list of these.
+        later: Whether it may answer 202.
+        failures: Statuses of its errors.
+        reads_body: Whether the parameters may come as JSON or form.
+        uploads: Media types that the body may have instead, for what is registered itself.
+        links: What can be done with the one it registers or lists: by operation id, where its name is found.
+    """
+
+    query: type[msgspec.Struct] = Nothing
+    answer: type[msgspec.Struct] = Status
+    answers_list: bool = False
+    later: bool = False
+    failures: tuple[int, ...] = (400, 404)
+    reads_body: bool = False
+    uploads: tuple[str, ...] = ()
+    links: dict[str, str] = {}
+
+
+def _links(kind: str, name: str) -> dict[str, str]:
+    return {f"{call}{kind}": name for call in ("describe", "scale", "unregister")}
+
+
+#: By the beginning of the operation's id.
+OPERATIONS = {
+    "listModels": Operation(query=Page, answer=ModelList, failures=(400,)),
+    "listWorkflows": Operation(
+        query=Page,
+        answer=WorkflowList,
+        failures=(400,),
+        links=_links("Workflow", "$response.body#/workflows/0/workflowName"),
+    ),
+    "registerModel": Operation(
+        query=RegisterModel,
+        later=True,
+        failures=LOADING_FAILURES,
+        reads_body=True,
+        uploads=("application/octet-stream",),
+        links=_links("Model", "$request.query.model_name"),
+    ),
+    "registerWorkflow": Operation(
+        query=RegisterWorkflow,
+        later=True,
+        failures=LOADING_FAILURES,
+        reads_body=True,
+        uploads=("application/octet-stream", "application/yaml"),
+    ),
+    "describe": Operation(answer=WorkflowInfo, answers_list=True),
+    "scale": Operation(query=Scale, later=True, failures=(400, 404, 409, 413, 503), reads_body=True),
+    "unregister": Operation(),
+    "setDefault": Operation(failures=(400, 404, 409, 413)),
+    "clearDefault": Operation(),
+}
+
+
+def documented(derived: JSON) -> JSON:
+    """What the document says about an operation.
+
+    Args:
+        derived: What Litestar derives from its handler.
+
+    Returns:
+        The same with its parameters, bodies and answers, where it is one of the management API.
+    """
+    name = derived.get("operationId", "")
+    operation = next((operation for start, operation in OPERATIONS.items() if name.startswith(start)), None)
+    if operation is None:
+        return derived
+    path = [_path_parameter(parameter["name"]) for parameter in derived.get("parameters", ()) if parameter["in"] == "path"]
+    body = {"requestBody": _body(operation)} if operation.reads_body else {}
+    return derived | {"parameters": [*path, *_query_parameters(operation.query)], "responses": _responses(operation)} | body
+
+
+def components() -> JSON:
+    """The schemas that the operations refer to."""
+    kinds = {kind for operation in OPERATIONS.values() for kind in (operation.query, operation.answer)}
+    _, schemas = msgspec.json.schema_components(sorted(kinds | {ErrorBody}, key=lambda kind: kind.__name__), ref_template=REF)
+    for operation in OPERATIONS.values():
+        # In JSON, names that nobody knows are ignored.
+        schemas[operation.query.__name__].pop("additionalProperties", None)
+    return schemas
+
+
+def _path_parameter(name: str) -> JSON:
+    pattern = NAME_PATTERN if name == "name" else VERSION_PATTERN
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{pattern}$"}}
+
+
+def _query_parameters(kind: type[msgspec.Struct]) -> list[JSON]:
+    _, schemas = msgspec.json.schema_components([kind], ref_template=REF)
+    properties = schemas[kind.__name__]["properties"]
+    return [_query_parameter(name, schema) for name, schema in properties.items()]
+
+
+def _query_parameter(name: str, schema: JSON) -> JSON:
+    """A query says nothing by leaving a parameter out, not by `null`."""
+    options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+    (told,) = options
+    absent = {"enum": [value for value in told["enum"] if value is not None]} if "enum" in told else {}
+    told = {key: value for key, value in (told | absent).items() if key != "default" or value not in ("", None)}
+    return {"name": name, "in": "query", "required": False, "schema": told}
+
+
+def _body(operation: Operation) -> JSON:
+    schema = {"$ref": REF.format(name=operation.query.__name__)}
+    content: JSON = {media_type: {"schema": schema} for media_type in (JSON_TYPE, *FORM_TYPES)}
+    content |= {media_type: {} for media_type in operation.uploads}
+    return {"required": False, "content": content}
+
+
+def _responses(operation: Operation) -> JSON:
+    schema: JSON = {"$ref": REF.format(name=operation.answer.__name__)}
+    if operation.answers_list:
+        schema = {"type": "array", "items": schema}
+    links = {call: {"operationId": call, "parameters": {"name": name}} for call, name in operation.links.items()}
+    told = {"200": _answer("Done.", schema) | ({"links": links} if links else {})}
+    if operation.later:
+        told["202"] = _answer("Accepted; it goes on by itself.", schema)
+    failure = {"$ref": REF.format(name=ErrorBody.__name__)}
+    return told | {str(status): _answer(FAILURES[status], failure) for status in operation.failures}
+
+
+def _answer(description: str, schema: JSON) -> JSON:
+    return {"description": description, "content": {JSON_TYPE: {"schema": schema}}}
