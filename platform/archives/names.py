@@ -70,7 +70,7 @@ def infer_model_name(url: str) -> str:
 
 def is_archive_url(url: str) -> bool:
     """Whether a URL ends like an archive; DJL Serving looks for workflows elsewhere only (DJL §3.3)."""
-    return _ARCHIVE_SUFFIX.search(url) is not None
+    return is_archive_name(_path_of(url) if _SCHEME.match(url) else url)
 
 
 def _path_of(url: str) -> str:

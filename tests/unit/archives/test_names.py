@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name, parse_load_item
+from flowyard.platform.archives.names import (
+    LoadItem,
+    check_name,
+    check_version,
+    infer_model_name,
+    is_archive_url,
+    parse_load_item,
+)
 from flowyard.schemas.errors import InvalidRequestError
 
 
@@ -109,3 +116,18 @@ def test_bad_load_items(text, message):
 @pytest.mark.parametrize("text", ["x", "m=x", "m:v1=x", "m:v1:Python=x", "m::Python:*=x", ":v1=x"])
 def test_a_load_item_is_told_as_it_is_written(text):
     assert str(parse_load_item(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "yes"),
+    [
+        ("a/flow.zip", True),
+        ("https://host/flow.tar.gz?topK=1", True),
+        ("file:/a/flow.MAR", True),
+        ("a/flow", False),
+        ("https://host/flow?as=a.zip", False),
+        ("a/workflow.json", False),
+    ],
+)
+def test_which_urls_are_of_archives(url, yes):
+    assert is_archive_url(url) is yes
