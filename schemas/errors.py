@@ -38,7 +38,7 @@ import msgspec
 from flowyard.schemas.messages import Message
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing wrong with a workflow file or an archive.
 
     Attributes:
@@ -47,7 +47,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         line: 1-based line, 0 when the whole file is meant.
         column: 1-based column, 0 when the whole line is meant.
         name: The name at fault.
-        fix: What to do about it, e.g. the nearest valid name.
+        nearest: The valid name that is nearest to it, empty when nothing is near.
+        fix: What to do about it.
         severity: `error` refuses a registration, `warning` does not.
     """
 
@@ -56,6 +57,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     line: int = 0
     column: int = 0
     name: str = ""
+    nearest: str = ""
     fix: str = ""
     severity: str = "error"
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 from typing import Protocol, TypeAlias
 
+import msgspec
+
+from flowyard.schemas.errors import TooLargeError
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.builtin import ANY
-from flowyard.workflows.definition import At, Definition
+from flowyard.workflows.definition import Definition
 from flowyard.workflows.lowering import Use, describe_arity
-from flowyard.workflows.problems import Problems
+from flowyard.workflows.problems import Place, Problems
 from flowyard.workflows.references import SCHEMES, split_callable
+from flowyard.workflows.source import At
 
+LIMIT_SOURCE_BYTES = 4 << 20
 _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -30,24 +36,63 @@ class ArchiveView(Protocol):
         """Paths of all files."""
 
 
-def check_files(definition: Definition, archive: ArchiveView, problems: Problems) -> None:
-    """Notes models whose files are not in the archive. URLs with a scheme and absolute paths are left to the server.
+class Files(msgspec.Struct, frozen=True):
+    """Where the files of a workflow are looked for.
+
+    Attributes:
+        archive: The files next to the workflow file.
+        store: The server's model store, where a `.mar` may be too; `None` without one.
+        is_store_known: Whether `store` is the one that the workflow will be served from: then a `.mar` that is in neither place
+            is an error, else a warning.
+    """
+
+    archive: ArchiveView
+    store: ArchiveView | None = None
+    is_store_known: bool = False
+
+
+def check_archive(definition: Definition, uses: Iterable[Use], files: Files, problems: Problems) -> None:
+    """Notes models and functions that are not there, and calls that the signature of a function does not take.
 
     Args:
         definition: The workflow.
-        archive: Its files.
+        uses: Its calls.
+        files: Its files.
         problems: Receives what is wrong.
     """
-    modules = _Modules(archive, problems)
+    modules = _Modules(files.archive, problems)
+    _check_models(definition, files, modules, problems)
+    _check_functions(definition, uses, modules, problems)
+
+
+def _check_models(definition: Definition, files: Files, modules: _Modules, problems: Problems) -> None:
+    """Notes models whose files are not there. URLs with a scheme and absolute paths are left to the server."""
     for name, spec in definition.models.items():
-        place = definition.model_places.get(name, At(0, 0))
-        for target in (spec.url, spec.options.get("class", "")):
+        place = definition.model_place(name, "url")
+        for target, at in ((spec.url, place), (spec.options.get("class", ""), definition.model_place(name, "options"))):
             if split_callable(target) is not None:
-                modules.find(target, f'model "{name}"', place)
-        # The relative URLs of a `.war` lead to the server's model store.
-        if definition.spelling == "native" and _is_local(spec) and not _exists(spec.url, archive):
-            fix = problems.nearest(_normal(spec.url), archive.names())
-            problems.error(f'model "{name}": no file "{spec.url}" in the archive', place, name=spec.url, fix=fix)
+                modules.find(target, f'model "{name}"', at)
+        if not _is_local(spec) or _exists(spec.url, files.archive):
+            continue
+        # All relative URLs of a `.war` lead to the model store.
+        if definition.spelling == "torchserve" or spec.url.endswith(".mar"):
+            _check_store(name, spec.url, place, files, problems)
+        else:
+            nearest = problems.nearest(_normal(spec.url), files.archive.names())
+            problems.error(f'model "{name}": no file "{spec.url}" in the archive', place, name=spec.url, nearest=nearest)
+
+
+def _check_store(name: str, url: str, place: Place, files: Files, problems: Problems) -> None:
+    if files.store is not None and _exists(url, files.store):
+        return
+    where = "neither in the archive nor in the model store" if files.store is not None else "not in the archive"
+    message = f'model "{name}": "{url}" is {where}'
+    if files.is_store_known:
+        known = [*files.archive.names(), *(files.store.names() if files.store is not None else ())]
+        problems.error(message, place, name=url, nearest=problems.nearest(_normal(url), known))
+    else:
+        fix = "" if files.store is not None else "--model-store says where else it may be"
+        problems.warning(message, place, name=url, fix=fix)
 
 
 def _is_local(spec: ModelSpec) -> bool:
@@ -71,16 +116,8 @@ def _normal(url: str) -> str:
     return "/".join(parts) or "."
 
 
-def check_functions(definition: Definition, uses: Iterable[Use], archive: ArchiveView, problems: Problems) -> None:
-    """Notes functions that are not in the archive, and calls that their signature does not take.
-
-    Args:
-        definition: The workflow.
-        uses: Its calls.
-        archive: Its files.
-        problems: Receives what is wrong.
-    """
-    modules = _Modules(archive, problems)
+def _check_functions(definition: Definition, uses: Iterable[Use], modules: _Modules, problems: Problems) -> None:
+    """Notes functions that are not in the archive, and calls that their signature does not take."""
     found = {
         name: modules.find(target, f'function "{name}"', definition.function_places[name])
         for name, target in definition.functions.items()
@@ -103,6 +140,10 @@ def _check_rows(use: Use, function: _Function, problems: Problems) -> None:
 
 
 def _check_arity(use: Use, function: _Function, problems: Problems) -> None:
+    given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    for name in [arg.arg for arg, default in given if default is None and arg.arg != "context"]:
+        message = f'function "{use.callee.name}" needs `{name}` by name, and is called with arguments in order'
+        problems.error(message, use, name=name)
     least, most = _arity(function)
     if not least <= use.arguments <= most:
         message = f'function "{use.callee.name}" takes {describe_arity(least, most)}, not {use.arguments}'
@@ -124,42 +165,53 @@ class _Modules:
     def __init__(self, archive: ArchiveView, problems: Problems) -> None:
         self._archive = archive
         self._problems = problems
+        #: What each file defines, `None` for one that cannot be read.
+        self._names: dict[str, dict[str, ast.AST] | None] = {}
 
-    def find(self, target: str, what: str, at: At) -> _Function | None:
+    def find(self, target: str, what: str, at: Place) -> _Function | None:
         """The function that `module:callable` names, if it is a plain one; a problem when there is nothing of that name."""
         split = split_callable(target)
         assert split is not None
         module, name = split
-        read = self._read(module, what, at)
-        found = self._names(*read, what, at) if read is not None else None
-        if found is None or read is None:
+        path = self._path(module, what, at)
+        found = self._names_in(path, at) if path else None
+        if found is None:
             return None
         if name.split(".")[0] not in found and "*" not in found:
-            fix = self._problems.nearest(name, found)
-            self._problems.error(f'{what}: no "{name}" in {read[0]}', at, name=name, fix=fix)
+            nearest = self._problems.nearest(name, found)
+            self._problems.error(f'{what}: no "{name}" in {path}', at, name=name, nearest=nearest)
         definition = found.get(name)
         return definition if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)) else None
 
-    def _read(self, module: str, what: str, at: At) -> tuple[str, bytes] | None:
+    def _path(self, module: str, what: str, at: Place) -> str:
+        """The file of a module; empty with a problem noted where there is none."""
         base = module.replace(".", "/")
         for path in (f"{base}.py", f"{base}/__init__.py"):
-            text = self._archive.read(path)
-            if text is not None:
-                return path, text
-        fix = self._problems.nearest(f"{base}.py", [name for name in self._archive.names() if name.endswith(".py")])
-        self._problems.error(f'{what}: no module "{module}" in the archive', at, name=module, fix=fix)
-        return None
+            if self._archive.exists(path):
+                return path
+        nearest = self._problems.nearest(f"{base}.py", [name for name in self._archive.names() if name.endswith(".py")])
+        self._problems.error(f'{what}: no module "{module}" in the archive', at, name=module, nearest=nearest)
+        return ""
 
-    def _names(self, path: str, text: bytes, what: str, at: At) -> dict[str, ast.AST] | None:
+    def _names_in(self, path: str, at: Place) -> dict[str, ast.AST] | None:
+        if path not in self._names:
+            self._names[path] = self._read(path, at)
+        return self._names[path]
+
+    def _read(self, path: str, at: Place) -> dict[str, ast.AST] | None:
         try:
+            text = self._archive.read(path)
+            if text is None or len(text) > LIMIT_SOURCE_BYTES:
+                raise ValueError(f"no Python source of at most {LIMIT_SOURCE_BYTES} bytes")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return dict(_top_level(ast.parse(text).body))
         except SyntaxError as error:
-            place = At(error.lineno or 0, error.offset or 0)
-            self._problems.error(f"{what}: {error.msg}", place, name=path, file=path)
-        except (ValueError, RecursionError, MemoryError) as error:
-            self._problems.error(f"{what}: {path} cannot be read: {error}", at, name=path)
+            # The file stands next to the workflow file, wherever that is.
+            shown = str(PurePosixPath(self._problems.file).parent / path)
+            self._problems.error(error.msg, At(error.lineno or 0, error.offset or 0), name=path, file=shown)
+        except (ValueError, RecursionError, MemoryError, TooLargeError) as error:
+            self._problems.error(f"{path} cannot be read: {str(error) or 'nested too deeply'}", at, name=path)
         return None
 
 

@@ -11,23 +11,16 @@ import msgspec
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows import fields
 from flowyard.workflows.expressions import Expression, Unreadable, parse, read_workflow_callee
-from flowyard.workflows.model_section import local_url, read_model, read_options
+from flowyard.workflows.model_section import local_url, read_model, read_options, setting_places
 from flowyard.workflows.plan import Adapter, CachePolicy, Spelling
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.references import split_callable
-from flowyard.workflows.source import Entry, Mapping, Node, Scalar, to_value
+from flowyard.workflows.source import At, Entry, Mapping, Node, Scalar, to_value
 
 LIMIT_NODES = 1_000
 LIMIT_RETRIES = 10
 _MaxEntries = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-
-class At(msgspec.Struct, frozen=True, gc=False):
-    """A place in the file, both 1-based."""
-
-    line: int
-    column: int
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -81,6 +74,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         spelling: `native` (DJL's included) or `torchserve`.
         on_error: `fail`, or `pass` to hand a failed model's output on to the next node, as DJL does.
         model_places: Where each model's or registered workflow's value stands in the file.
+        setting_places: Where each setting of each model stands, by model and by the setting's name in snake_case.
         function_places: Where each function's value stands in the file.
         adapter_places: Where each adapter's value stands in the file.
         workflow_place: Where `workflow:` stands; line 0 when it could not be read.
@@ -99,17 +93,23 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     model_places: dict[str, At] = {}
     function_places: dict[str, At] = {}
     adapter_places: dict[str, At] = {}
+    setting_places: dict[str, dict[str, At]] = {}
     workflow_place: At = At(0, 0)
+
+    def model_place(self, name: str, setting: str = "") -> At:
+        """Where a setting of a model stands, or the model where the setting is not said."""
+        return self.setting_places.get(name, {}).get(setting) or self.model_places.get(name, At(0, 0))
 
 
 _Reader: TypeAlias = Callable[[Entry, dict[str, Any], Problems], None]
 
 
-def read_definition(root: Node, problems: Problems) -> Definition | None:
+def read_definition(root: Node, name: str, problems: Problems) -> Definition | None:
     """Reads a whole file.
 
     Args:
         root: The root of its text.
+        name: Name of the workflow where the file gives none; without both, that is a problem.
         problems: Receives what is wrong.
 
     Returns:
@@ -118,7 +118,7 @@ def read_definition(root: Node, problems: Problems) -> Definition | None:
     if not isinstance(root, Mapping):
         problems.error("a workflow file is a mapping with `name` and `workflow`", root)
         return None
-    found: dict[str, Any] = {"name": ""}
+    found: dict[str, Any] = {"name": name}
     for key, entry in root.entries.items():
         reader = _READERS.get(key)
         if reader is not None:
@@ -126,7 +126,7 @@ def read_definition(root: Node, problems: Problems) -> Definition | None:
         else:
             _refuse_key(key, entry, problems)
     for key in ("name", "workflow"):
-        if key not in root.entries:
+        if key not in root.entries and not (key == "name" and name):
             problems.error(f"no `{key}`", root, name=key)
     return Definition(**found)
 
@@ -135,20 +135,21 @@ def _refuse_key(key: str, entry: Entry, problems: Problems) -> None:
     if key == "baseUri":
         problems.warning("`baseUri` has no effect here: functions are Python modules of the archive", entry.key, name=key)
     else:
-        problems.error(f"unknown key `{key}`", entry.key, name=key, fix=problems.nearest(key, _READERS))
+        problems.error(f"unknown key `{key}`", entry.key, name=key, nearest=problems.nearest(key, _READERS))
 
 
-def read_identity(root: Mapping, problems: Problems) -> dict[str, Any]:
+def read_identity(root: Mapping, name: str, problems: Problems) -> dict[str, Any]:
     """Reads `name` and `version`.
 
     Args:
         root: The whole file.
+        name: The name where the file gives none.
         problems: Receives what is wrong.
 
     Returns:
-        The two by key; the name is empty when it is missing or no name.
+        The two by key.
     """
-    found: dict[str, Any] = {"name": ""}
+    found: dict[str, Any] = {"name": name}
     for key in ("name", "version"):
         if key in root.entries:
             _READERS[key](root.entries[key], found, problems)
@@ -194,6 +195,21 @@ def _read_models(entry: Entry, found: dict[str, Any], problems: Problems) -> Non
     found["models"] = {name: read_model(name, node, problems) or ModelSpec() for name, node in models.items()}
     found["workflows"] = {name: read_workflow_callee(node, problems) or name for name, node in workflows.items()}
     found["model_places"] = _places(entries)
+    found["setting_places"] = {name: setting_places(node) for name, node in models.items()}
+    _check_names("model", entries, entry, problems)
+
+
+def _check_names(kind: str, entries: dict[str, Entry], section: Entry, problems: Problems) -> None:
+    if len(entries) > LIMIT_NODES:
+        problems.error(f"{len(entries)} {kind}s, the limit is {LIMIT_NODES}", section.key, name=f"{kind}s")
+    for name, entry in entries.items():
+        # A slash would make two segments of the path of a URL.
+        if not _is_name(name) or "/" in name:
+            problems.error(f"a {kind}'s name must be printable, without `/`, and have 1 to 128 characters", entry.key, name=name)
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= 128 and name.isprintable()
 
 
 def _is_workflow(node: Node) -> TypeGuard[Mapping]:
@@ -205,6 +221,7 @@ def _read_functions(entry: Entry, found: dict[str, Any], problems: Problems) -> 
     entries = section.entries if section is not None else {}
     found["functions"] = {name: _read_function(name, item.value, problems) for name, item in entries.items()}
     found["function_places"] = _places(entries)
+    _check_names("function", entries, entry, problems)
 
 
 def _read_function(name: str, node: Node, problems: Problems) -> str:
@@ -233,8 +250,8 @@ def _read_adapter(name: str, node: Node, problems: Problems) -> Adapter:
     entries = section.entries if section is not None else {}
     for key, item in entries.items():
         if key not in ("model", "src", "options"):
-            fix = problems.nearest(key, ("model", "src", "options"))
-            problems.error(f'adapter "{name}": unknown key `{key}`', item.key, name=key, fix=fix)
+            nearest = problems.nearest(key, ("model", "src", "options"))
+            problems.error(f'adapter "{name}": unknown key `{key}`', item.key, name=key, nearest=nearest)
     for key in ("model", "src") if section is not None else ():
         if key not in entries:
             problems.error(f'adapter "{name}" needs `{key}`', node, name=key)
@@ -261,7 +278,7 @@ def _read_node(name: str, entry: Entry, problems: Problems) -> NodeDefinition:
     """Reads one node; one that cannot be read stays known by name as a constant."""
     if name == "in":
         problems.error("a node cannot be called `in`: that is the request", entry.key, name=name)
-    if not name or len(name) > 128 or not name.isprintable():
+    if not _is_name(name):
         problems.error("a node's name must be printable and have 1 to 128 characters", entry.key, name=name)
     node, key = entry.value, entry.key
     if isinstance(node, Mapping) and set(node.entries) != {"value"}:
@@ -275,8 +292,8 @@ def _read_long_node(name: str, key: Scalar, node: Mapping, problems: Problems) -
         if setting in _NODE_READERS:
             found.update(_NODE_READERS[setting](entry.value, problems))
         else:
-            fix = problems.nearest(setting, _NODE_READERS)
-            problems.error(f'node "{name}": unknown key `{setting}`', entry.key, name=setting, fix=fix)
+            nearest = problems.nearest(setting, _NODE_READERS)
+            problems.error(f'node "{name}": unknown key `{setting}`', entry.key, name=setting, nearest=nearest)
     if "call" not in node.entries:
         problems.error(f'node "{name}" has no `call`', key, name=name)
     if "otherwise" in found and "when" not in node.entries:
@@ -317,8 +334,8 @@ def _read_cache_policy(node: Mapping, problems: Problems) -> CachePolicy:
         elif key == "max_entries":
             found["max_entries"] = fields.typed(to_value(entry.value), _MaxEntries, key, entry.value, problems)
         else:
-            fix = problems.nearest(key, ("ttl", "max_entries"))
-            problems.error(f"`cache`: unknown key `{key}`", entry.key, name=key, fix=fix)
+            nearest = problems.nearest(key, ("ttl", "max_entries"))
+            problems.error(f"`cache`: unknown key `{key}`", entry.key, name=key, nearest=nearest)
     return CachePolicy(**{key: value for key, value in found.items() if value is not None})
 
 

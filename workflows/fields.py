@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ def milliseconds(node: Node, what: str, problems: Problems) -> float | None:
 
 def _duration(node: Node, what: str, unit: str, problems: Problems) -> float | None:
     value = node.value if isinstance(node, Scalar) else None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
         return value
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:

@@ -46,8 +46,8 @@ class Graph:
         if "out" in self._drafts:
             self._check_use()
         elif self._definition.workflow_place.line:
-            fix = self._problems.nearest("out", self._drafts)
-            self._problems.error("no node `out`", self._definition.workflow_place, name="out", fix=fix)
+            nearest = self._problems.nearest("out", self._drafts)
+            self._problems.error("no node `out`", self._definition.workflow_place, name="out", nearest=nearest)
 
     def _check_shadows(self) -> None:
         functions = self._definition.functions
@@ -63,8 +63,9 @@ class Graph:
         models = self._definition.models
         for name, adapter in self._definition.adapters.items():
             if adapter.model and adapter.model not in models:
-                place, fix = self._definition.adapter_places[name], self._problems.nearest(adapter.model, models)
-                self._problems.error(f'adapter "{name}": unknown model "{adapter.model}"', place, name=adapter.model, fix=fix)
+                place, nearest = self._definition.adapter_places[name], self._problems.nearest(adapter.model, models)
+                message = f'adapter "{name}": unknown model "{adapter.model}"'
+                self._problems.error(message, place, name=adapter.model, nearest=nearest)
 
     def _check_cycles(self) -> None:
         for component in nx.strongly_connected_components(self._graph):
@@ -114,11 +115,15 @@ class Graph:
             spelling=definition.spelling,
             pass_errors=definition.on_error == "pass",
             file=self._problems.file,
-            references=self._references(),
+            references=self.references(),
         )
 
-    def _references(self) -> tuple[Registered, ...]:
-        """What the file wants from the server: first the section `models`, then the calls."""
+    def references(self) -> tuple[Registered, ...]:
+        """What the file wants from the server.
+
+        Returns:
+            Each once: first what the section `models` names, then what calls name.
+        """
         definition, places = self._definition, self._definition.model_places
         models = {name: spec.model for name, spec in definition.models.items() if spec.model}
         found = [Registered("model", target, *_place(places[name])) for name, target in models.items()]

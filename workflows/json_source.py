@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from math import isfinite
 
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.source import (
     LIMIT_DEPTH,
     LIMIT_NODES,
+    At,
     Entry,
     Mapping,
     Node,
@@ -23,11 +25,13 @@ from flowyard.workflows.source import (
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+class _Integer(str):
+    """A whole number as it is written: Python refuses to read very long ones."""
+
+    __slots__ = ()
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_decoder = json.JSONDecoder(parse_int=_Integer)
 
 
 def is_json(text: str) -> bool:
@@ -35,7 +39,7 @@ def is_json(text: str) -> bool:
     if not text.lstrip().startswith("{"):
         return False
     try:
-        json.loads(text)
+        _decoder.decode(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -55,7 +59,7 @@ def compose(text: str, problems: Problems) -> Node:
         SourceError: It is not JSON, or over the limits.
     """
     try:
-        json.loads(text)
+        _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise SourceError(f"not JSON: {error.msg}", error.lineno, error.colno) from None
     except ValueError as error:
@@ -106,17 +110,21 @@ class _Reader:
 
     def _scalar(self, line: int, column: int) -> Scalar:
         start = self._at
+        value, self._at = _decoder.raw_decode(self._text, start)
+        text = self._text[start : self._at]
         try:
-            value, self._at = _decoder.raw_decode(self._text, start)
-            if isinstance(value, str):
+            if isinstance(value, _Integer):
+                value = checked_integer(value)
+            elif isinstance(value, str):
                 value.encode()
-                return Scalar(value, value, line, column)
-            if isinstance(value, int) and not isinstance(value, bool):
-                checked_integer(value)
+                text = value
+            elif isinstance(value, float) and not isfinite(value):
+                raise ValueError("a number that is too large" if text[-1].isdigit() else f"{text} is not JSON")
         except ValueError as error:
             reason = "a lone surrogate in a string" if isinstance(error, UnicodeEncodeError) else str(error)
-            raise SourceError(reason, line, column) from None
-        return Scalar(value, self._text[start : self._at], line, column)
+            self._problems.error(reason, At(line, column), name=text[:100].encode("ascii", "backslashreplace").decode())
+            value = 0
+        return Scalar(value, text, line, column)
 
     def _items(self, depth: int) -> tuple[Node, ...]:
         items = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from flowyard.schemas.payload import Payload
@@ -40,6 +42,12 @@ class Use(msgspec.Struct, frozen=True):
     column: int
 
 
+#: Built-ins that take only some kinds of values, and what to call those.
+_TAKES: dict[str, tuple[tuple[type, ...], str]] = {
+    "merge": ((list, dict), "mappings or lists"),
+    "batch": ((list, int, float), "numbers and lists of numbers"),
+    "unbatch": ((list,), "a list"),
+}
 #: Nested calls count too: anchors make many of them out of a short text.
 LIMIT_CALLS = 10_000
 
@@ -122,10 +130,10 @@ class Lowering:
     def _unknown_reference(self, text: str, at: Place, otherwise: str) -> None:
         base = text.split(".", 1)[0]
         known = ["in", *self._definition.nodes]
-        fix = self._problems.nearest(base, known) or otherwise
-        if base in self._names():
-            fix = f"to call it, write [{base}, in]"
-        self._problems.error(f'unknown reference "{text}"', at, name=base, fix=fix)
+        callee = base in self._names()
+        nearest = "" if callee else self._problems.nearest(base, known)
+        fix = f"to call it, write [{base}, in]" if callee else otherwise
+        self._problems.error(f'unknown reference "{text}"', at, name=base, nearest=nearest, fix=fix)
 
     def _path(self, text: str, at: Place) -> paths.Path | None:
         try:
@@ -191,7 +199,7 @@ class Lowering:
         if name in builtin.ARITY:
             return Callee("builtin", name, builtin.FUNCTIONS.get(name))
         known = [*self._names(), *builtin.ARITY]
-        self._problems.error(f'unknown model or function "{name}"', at, name=name, fix=self._problems.nearest(name, known))
+        self._problems.error(f'unknown model or function "{name}"', at, name=name, nearest=self._problems.nearest(name, known))
         return None
 
     def _use(self, draft: Draft, callee: Callee | None, arguments: int, at: Place) -> None:
@@ -228,6 +236,8 @@ class Lowering:
         except builtin.BadOption as error:
             self._problems.error(f"`{call.callee}`: {error}", error.at or call, name=call.callee)
             return
+        if call.callee in _TAKES:
+            self._check_literals(call.callee, args, *_TAKES[call.callee])
         draft.callees = (Callee("builtin", call.callee, function),)
         draft.kind = HAND_ON if call.callee == "id" else BUILT_IN
         draft.args = self._arguments(args, draft)
@@ -247,6 +257,7 @@ class Lowering:
     def _map(self, draft: Draft, call: Call) -> None:
         draft.kind = MAP
         self._several(draft, (call.args[0],))
+        self._check_literals(call.callee, call.args[1:], (list,), "a list")
         draft.args = self._arguments(call.args[1:], draft, first=2)
 
     def _apply(self, draft: Draft, call: Call) -> None:
@@ -270,8 +281,8 @@ class Lowering:
             return
         adapter = self._definition.adapters.get(name)
         if adapter is None:
-            fix = self._problems.nearest(name, self._definition.adapters)
-            self._problems.error(f'no adapter "{name}" in `configs.adapters`', given, name=name, fix=fix)
+            nearest = self._problems.nearest(name, self._definition.adapters)
+            self._problems.error(f'no adapter "{name}" in `configs.adapters`', given, name=name, nearest=nearest)
             return
         draft.kind = CALL
         draft.callees = (Callee("model", adapter.model),)
@@ -279,6 +290,12 @@ class Lowering:
         marked.callees = (Callee("builtin", "adapter", builtin.adapted(name)),)
         marked.args = self._arguments((argument,), marked)
         draft.args = [(FROM_STEP, marked, None)]
+
+    def _check_literals(self, name: str, args: tuple[Expression, ...], kinds: tuple[type, ...], what: str) -> None:
+        """A literal that a built-in can never take; other arguments are known only when the workflow runs."""
+        for arg in args:
+            if isinstance(arg, Literal) and (not isinstance(arg.value, kinds) or isinstance(arg.value, bool)):
+                self._problems.error(f"`{name}` takes {what}, not {json.dumps(arg.value)[:60]}", arg, name=name)
 
     def _several(self, draft: Draft, names: tuple[Expression, ...]) -> None:
         """Notes the callees of `map` and `functionsApply`; each gets one argument."""

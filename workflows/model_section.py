@@ -11,7 +11,8 @@ from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import DTYPES, TensorSpec
 from flowyard.workflows import fields
 from flowyard.workflows.problems import Problems
-from flowyard.workflows.source import Entry, Mapping, Node, Scalar, Sequence, kind_of, to_value
+from flowyard.workflows.references import split_registered
+from flowyard.workflows.source import At, Entry, Mapping, Node, Scalar, Sequence, kind_of, to_value
 
 Reader: TypeAlias = Callable[[Node, str, Problems], Any]
 
@@ -55,6 +56,19 @@ def read_model(name: str, node: Node, problems: Problems) -> ModelSpec | None:
     return _build(name, node, settings, problems)
 
 
+def setting_places(node: Node) -> dict[str, At]:
+    """Where the settings of a model stand.
+
+    Args:
+        node: What stands in the file for the model.
+
+    Returns:
+        Places by name of the setting in snake_case.
+    """
+    entries = node.entries.items() if isinstance(node, Mapping) else ()
+    return {_CAMEL.get(key, key): At(entry.value.line, entry.value.column) for key, entry in entries}
+
+
 def local_url(url: str) -> str:
     """Takes `{model_dir}`, the folder of the workflow file, out of a URL: the rest is relative to that folder.
 
@@ -78,8 +92,8 @@ def _read_setting(name: str, key: str, entry: Entry, settings: dict[str, Any], p
         problems.error(f'model "{name}": `{key}` names a Java class, which cannot run here', entry.key, name=key)
     elif setting not in _TYPES:
         # Whoever writes in one spelling is shown the other only when that is the one they use.
-        fix = problems.nearest(key, [*_TYPES, *_CAMEL] if key != key.lower() else _TYPES)
-        problems.error(f'model "{name}": unknown key `{key}`', entry.key, name=key, fix=fix)
+        nearest = problems.nearest(key, [*_TYPES, *_CAMEL] if key != key.lower() else _TYPES)
+        problems.error(f'model "{name}": unknown key `{key}`', entry.key, name=key, nearest=nearest)
     elif setting in settings:
         problems.error(f'model "{name}": `{key}` says `{setting}` a second time', entry.key, name=key)
     else:
@@ -102,6 +116,13 @@ def _read_plain(node: Node, what: str, problems: Problems) -> Any:
 def _read_url(node: Node, what: str, problems: Problems) -> str | None:
     url = fields.text(node, what, problems)
     return None if url is None else local_url(url)
+
+
+def _read_registered(node: Node, what: str, problems: Problems) -> str | None:
+    reference = fields.text(node, what, problems)
+    if reference is not None and split_registered(reference) is None:
+        problems.error(f"`{what}` must be the name of a registered model: name[:version]", node, name=reference)
+    return reference
 
 
 def _read_device(node: Node, what: str, problems: Problems) -> str | None:
@@ -148,8 +169,8 @@ def _read_tensor(node: Node, what: str, problems: Problems) -> TensorSpec | None
         return None
     for key, entry in node.entries.items():
         if key not in ("name", "dtype", "shape"):
-            fix = problems.nearest(key, ("name", "dtype", "shape"))
-            problems.error(f"`{what}`: unknown key `{key}`", entry.key, name=key, fix=fix)
+            nearest = problems.nearest(key, ("name", "dtype", "shape"))
+            problems.error(f"`{what}`: unknown key `{key}`", entry.key, name=key, nearest=nearest)
     name = fields.text(node.entries["name"].value, "name", problems)
     dtype = _read_dtype(node.entries.get("dtype"), problems)
     shape = _read_shape(node.entries.get("shape"), problems)
@@ -162,7 +183,7 @@ def _read_dtype(entry: Entry | None, problems: Problems) -> str:
     dtype = fields.text(entry.value, "dtype", problems)
     if dtype is None or dtype in DTYPES:
         return dtype or ""
-    problems.error(f"unknown dtype `{dtype}`", entry.value, name=dtype, fix=problems.nearest(dtype, sorted(DTYPES)))
+    problems.error(f"unknown dtype `{dtype}`", entry.value, name=dtype, nearest=problems.nearest(dtype, sorted(DTYPES)))
     return ""
 
 
@@ -178,7 +199,7 @@ def _read_shape(entry: Entry | None, problems: Problems) -> tuple[int, ...] | No
 
 _READERS: dict[str, Reader] = {
     "url": _read_url,
-    "model": fields.text,
+    "model": _read_registered,
     "engine": fields.text,
     "device": _read_device,
     "max_batch_delay": fields.milliseconds,

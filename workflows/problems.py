@@ -48,37 +48,49 @@ class Problems:
             known: What could have been meant.
 
         Returns:
-            `did you mean "x"?`, or an empty string when nothing is close.
+            The name, or an empty string when nothing is close.
         """
         self._proposed += 1
         if self._proposed > LIMIT_FIXES or len(name) > 256:
             return ""
         by_lower = {candidate.lower(): candidate for candidate in islice(known, LIMIT_KNOWN)}
         found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-        return f'did you mean "{by_lower[found[0]]}"?' if found else ""
+        return by_lower[found[0]] if found else ""
 
-    def error(self, message: str, at: Place | None = None, *, name: str = "", fix: str = "", file: str = "") -> None:
+    def error(
+        self, message: str, at: Place | None = None, *, name: str = "", nearest: str = "", fix: str = "", file: str = ""
+    ) -> None:
         """Notes something that refuses the workflow.
 
         Args:
             message: What is wrong.
             at: Where; the whole file when absent.
             name: The name at fault.
-            fix: What to do about it.
+            nearest: The valid name that may have been meant.
+            fix: What to do about it, where there is no such name.
             file: The file, when it is not the workflow file itself.
         """
-        self._add("error", message, at, name=name, fix=fix, file=file)
+        self._add("error", message, at, name=name, nearest=nearest, fix=fix, file=file)
 
     def warning(self, message: str, at: Place | None = None, *, name: str = "", fix: str = "") -> None:
         """Notes something odd that does not refuse the workflow; arguments as for `error`."""
-        self._add("warning", message, at, name=name, fix=fix, file="")
+        self._add("warning", message, at, name=name, nearest="", fix=fix, file="")
 
-    def _add(self, severity: str, message: str, at: Place | None, *, name: str, fix: str, file: str) -> None:
+    def _add(self, severity: str, message: str, at: Place | None, *, name: str, nearest: str, fix: str, file: str) -> None:
         if len(self._found) >= LIMIT_PROBLEMS:
             return
         line, column = (at.line, at.column) if at is not None else (0, 0)
         self._found.append(
-            Problem(message=message, file=file or self.file, line=line, column=column, name=name, fix=fix, severity=severity)
+            Problem(
+                message=message,
+                file=file or self.file,
+                line=line,
+                column=column,
+                name=name,
+                nearest=nearest,
+                fix=f'did you mean "{nearest}"?' if nearest else fix,
+                severity=severity,
+            )
         )
 
     @property
@@ -88,5 +100,18 @@ class Problems:
 
     def all(self) -> tuple[Problem, ...]:
         """Every problem once, sorted by place within the workflow file, others after it."""
-        unique = dict.fromkeys(self._found)
-        return tuple(sorted(unique, key=lambda problem: (problem.file != self.file, problem.file, problem.line, problem.column)))
+        return in_order(self._found, self.file)
+
+
+def in_order(problems: Iterable[Problem], file: str) -> tuple[Problem, ...]:
+    """Sorts problems.
+
+    Args:
+        problems: The problems; of equal ones one is left.
+        file: The workflow file, whose problems come first.
+
+    Returns:
+        By file and place.
+    """
+    unique = dict.fromkeys(problems)
+    return tuple(sorted(unique, key=lambda problem: (problem.file != file, problem.file, problem.line, problem.column)))

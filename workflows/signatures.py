@@ -104,9 +104,9 @@ class _Edges:
     def _part(self, step: Step, outputs: tuple[TensorSpec, ...], name: str, taker: Step) -> _Given | None:
         found = tuple(output for output in outputs if output.name == name)
         if not found:
-            fix = self._problems.nearest(name, [output.name for output in outputs])
+            nearest = self._problems.nearest(name, [output.name for output in outputs])
             message = f'node "{taker.name}": node "{step.name}", {_model(step)}, has no output "{name}"'
-            self._problems.error(message, taker, name=name, fix=fix)
+            self._problems.error(message, taker, name=name, nearest=nearest)
             return None
         return _Given(step, found)
 

@@ -15,6 +15,14 @@ from flowyard.workflows.problems import Problems
 LIMIT_BYTES = 1 << 20
 LIMIT_NODES = 100_000
 LIMIT_DEPTH = 64
+LIMIT_DIGITS = 1_000
+
+
+class At(msgspec.Struct, frozen=True, gc=False):
+    """A place in the file, both 1-based."""
+
+    line: int
+    column: int
 
 
 class Scalar(msgspec.Struct, frozen=True, gc=False):
@@ -145,18 +153,20 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
-        return checked_integer(int(text, 0) if text[:2] in ("0o", "0x") else int(text))
+        return checked_integer(text)
     if _FLOAT.fullmatch(text):
         return float(re.sub(r"\.(?=[in])", "", text.lower()))
     return text
 
 
-def checked_integer(number: int) -> int:
-    """The same number, when it fits 64 bits.
+def checked_integer(text: str) -> int:
+    """A whole number, decimal or with `0o` or `0x` before it, when it fits 64 bits.
 
     Raises:
         ValueError: It does not.
     """
+    # No number of 64 bits is longer, but for leading zeros; Python refuses to read some of those that are.
+    number = int(text, 0 if text[:2] in ("0o", "0x") else 10) if len(text) < LIMIT_DIGITS else 1 << 64
     if not -(2**63) <= number < 2**64:
         raise ValueError("a whole number that does not fit 64 bits")
     return number

@@ -12,12 +12,12 @@ import msgspec
 
 from flowyard.schemas.models import BatchSize, DelayMs, ModelSpec, Workers
 from flowyard.workflows import fields
-from flowyard.workflows.definition import LIMIT_NODES, LIMIT_RETRIES, At, Definition, NodeDefinition, read_identity
+from flowyard.workflows.definition import LIMIT_NODES, LIMIT_RETRIES, Definition, NodeDefinition, read_identity
 from flowyard.workflows.expressions import Call, Expression, Record, Reference
-from flowyard.workflows.model_section import local_url
+from flowyard.workflows.model_section import local_url, setting_places
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.references import split_callable
-from flowyard.workflows.source import Entry, Mapping, Node, Scalar, Sequence, kind_of, to_value
+from flowyard.workflows.source import At, Entry, Mapping, Node, Scalar, Sequence, kind_of, to_value
 
 #: What TorchServe says of a bad graph; the messages here begin with it and go on with what is wrong where.
 SEVERAL_STARTS = "DAG should have only one start node"
@@ -50,24 +50,24 @@ def is_spec(root: Node, handler: str | None) -> bool:
     return "workflow" not in keys and ("dag" in keys or handler is not None)
 
 
-def read_spec(root: Node, handler: str | None, problems: Problems) -> Definition | None:
+def read_spec(root: Node, handler: str | None, name: str, problems: Problems) -> Definition | None:
     """Reads a whole file.
 
     Args:
         root: The root of its text.
         handler: Path of the handler file in the archive; functions are looked for there.
+        name: Name of the workflow, from the manifest of its archive.
         problems: Receives what is wrong.
 
     Returns:
-        What could be read; `None` when the file is no mapping. Its name is empty unless the file has one: the manifest of the
-        archive names the workflow.
+        What could be read; `None` when the file is no mapping.
     """
     if not isinstance(root, Mapping):
         problems.error("a workflow spec is a mapping with `models` and `dag`", root)
         return None
     for key, entry in root.entries.items():
         if key not in _KEYS:
-            problems.error(f"unknown key `{key}`", entry.key, name=key, fix=problems.nearest(key, _KEYS))
+            problems.error(f"unknown key `{key}`", entry.key, name=key, nearest=problems.nearest(key, _KEYS))
     for key in ("models", "dag"):
         if key not in root.entries:
             problems.error(f"no `{key}`", root, name=key)
@@ -77,12 +77,13 @@ def read_spec(root: Node, handler: str | None, problems: Problems) -> Definition
         name: _function(name, place, handler, problems) for name, place in dag.places.items() if name not in models.specs
     }
     return Definition(
-        **read_identity(root, problems),
+        **read_identity(root, name, problems),
         models=models.specs,
         functions=functions,
         nodes=_nodes(dag, models),
         spelling="torchserve",
         model_places=models.places,
+        setting_places=models.setting_places,
         function_places={name: dag.places[name] for name in functions},
     )
 
@@ -102,6 +103,7 @@ class _Models:
         self.of_model: dict[str, dict[str, int]] = {}
         self.specs = {name: self._read_model(name, item.value) for name, item in models.items()}
         self.places = {name: At(item.value.line, item.value.column) for name, item in models.items()}
+        self.setting_places = {name: setting_places(item.value) for name, item in models.items()}
 
     def _read_model(self, name: str, node: Node) -> ModelSpec:
         assert isinstance(node, Mapping)
@@ -129,8 +131,9 @@ class _Models:
 
     def _read_setting(self, key: str, entry: Entry, found: dict[str, int], where: str, known: tuple[str, ...]) -> None:
         if key not in _SETTINGS:
-            fix = self._problems.nearest(key, known) or f"a model is a mapping with `url`; a setting is one of {', '.join(known)}"
-            self._problems.error(f"{where}: unknown key `{key}`", entry.key, name=key, fix=fix)
+            fix = f"a model is a mapping with `url`; a setting is one of {', '.join(known)}"
+            nearest = self._problems.nearest(key, known)
+            self._problems.error(f"{where}: unknown key `{key}`", entry.key, name=key, nearest=nearest, fix=fix)
             return
         value = fields.typed(to_value(entry.value), _SETTINGS[key], key, entry.value, self._problems)
         if value is not None:

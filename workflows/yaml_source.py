@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ from flowyard.workflows.problems import Problems
 from flowyard.workflows.source import (
     LIMIT_DEPTH,
     LIMIT_NODES,
+    At,
     Entry,
     Mapping,
     Node,
@@ -20,6 +22,8 @@ from flowyard.workflows.source import (
     plain_scalar,
 )
 
+#: What the YAML specification leaves out of its printable characters.
+_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -39,13 +43,31 @@ def compose(text: str, problems: Problems) -> Node:
     composer = _Composer(problems)
     try:
         for event in yaml.parse(text, Loader=_Loader):
+            if composer.is_second(event):
+                break
             composer.take(event)
     except yaml.MarkedYAMLError as error:
         line, column = _place(error.problem_mark or error.context_mark)
-        raise SourceError(f"not YAML: {error.problem}", line, column) from None
+        raise SourceError(f"not YAML: {_reason(error, text, line, column)}", line, column) from None
     except yaml.YAMLError as error:
-        raise SourceError(f"not YAML: {str(error).splitlines()[0]}") from None
+        raise _unreadable(text, str(error).splitlines()[0]) from None
     return composer.root()
+
+
+def _reason(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> str:
+    written = "".join(text.split("\n")[line - 1 : line]) if line else ""
+    return f"{error.problem}{' (a tab; indent with spaces)' if chr(9) in written[:column] else ''}"
+
+
+def _unreadable(text: str, reason: str) -> SourceError:
+    """Places a character that YAML does not allow."""
+    found = _NOT_YAML.search(text)
+    if found is None:
+        return SourceError(f"not YAML: {reason}")
+    line = text.count("\n", 0, found.start()) + 1
+    return SourceError(
+        f"not YAML: the character {found[0]!r} is not allowed", line, found.start() - text.rfind("\n", 0, found.start())
+    )
 
 
 def _place(mark: Any) -> tuple[int, int]:
@@ -78,10 +100,15 @@ class _Composer:
             raise SourceError("the file is empty")
         return self._root
 
+    def is_second(self, event: Any) -> bool:
+        """Whether another document begins, which is noted as a problem."""
+        if not isinstance(event, yaml.DocumentStartEvent) or self._root is None:
+            return False
+        self._problems.error("a second document; a file holds one workflow", At(*_place(event.start_mark)))
+        return True
+
     def take(self, event: Any) -> None:
         """Takes the next event of the parser."""
-        if isinstance(event, yaml.DocumentStartEvent) and self._root is not None:
-            raise SourceError("a second document; a file holds one workflow", *_place(event.start_mark))
         if isinstance(event, yaml.AliasEvent):
             self._alias(event)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -91,9 +118,9 @@ class _Composer:
 
     def _node(self, event: Any) -> None:
         if event.tag is not None:
-            raise SourceError(f"the tag {event.tag} is not allowed", *_place(event.start_mark))
+            self._problems.error(f"the tag {event.tag} is not allowed", At(*_place(event.start_mark)), name=event.tag)
         if isinstance(event, yaml.ScalarEvent):
-            self._add(_scalar(event), 1, 1, event.anchor)
+            self._add(_scalar(event, self._problems), 1, 1, event.anchor)
             return
         self._stack.append(_Open(event))
         self._limit(len(self._stack), event)
@@ -151,11 +178,12 @@ class _Composer:
         return entries
 
 
-def _scalar(event: Any) -> Scalar:
+def _scalar(event: Any, problems: Problems) -> Scalar:
     line, column = _place(event.start_mark)
     if event.style:
         return Scalar(event.value, event.value, line, column)
     try:
         return Scalar(plain_scalar(event.value), event.value, line, column)
     except ValueError as error:
-        raise SourceError(str(error), line, column) from None
+        problems.error(str(error), At(line, column), name=event.value[:100])
+        return Scalar(0, event.value, line, column)

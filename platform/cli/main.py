@@ -110,23 +110,39 @@ def serve(
 
 
 @app.command
-def check(path: Path) -> int:
-    """Check a workflow: a file, a folder or an archive. Exit status 1 when it would be refused.
+def check(
+    path: Path,
+    *,
+    json_output: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    model_store: Path | None = None,
+    handler: str | None = None,
+) -> int:
+    """Check a workflow: a file, a folder or an archive. Exit status 1 when it would be refused; warnings alone are no failure.
 
     Parameters
     ----------
     path
         Workflow file, folder with a workflow file, or archive.
+    json_output
+        Print what was found as one JSON object.
+    model_store
+        Folder in which a .mar may be that is not in the archive.
+    handler
+        Python file with the functions of a TorchServe spec that is not in a .war; by default the only one next to it.
     """
-    from flowyard.platform.cli.offline import check_path
+    import msgspec
 
-    checked = check_path(path)
-    for problem in checked.problems:
-        print(problem)
-    errors = [problem for problem in checked.problems if problem.severity == "error"]
-    if not errors and checked.plan is not None:
-        print(f"{path}: workflow {checked.plan.name} is valid")
-    return 1 if errors else 0
+    from flowyard.platform.cli.offline import check_path, report
+
+    checked = check_path(path, model_store, handler)
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(report(path, checked)), indent=2).decode())
+    else:
+        for problem in checked.problems:
+            print(problem)
+        if checked.plan is not None:
+            print(f"{path}: workflow {checked.plan.name} is valid")
+    return 1 if checked.plan is None else 0
 
 
 @app.command

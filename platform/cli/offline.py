@@ -5,20 +5,58 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.store import ArchiveStore
-from flowyard.platform.archives.view import FolderView
-from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
-from flowyard.schemas.errors import InvalidRequestError
-from flowyard.workflows.check import Checked, check
+from flowyard.platform.registry.checking import check_place
+from flowyard.platform.registry.layout import WAR_MANIFEST, WORKFLOW_FILES, WorkflowPlace, find_workflow
+from flowyard.schemas.errors import InvalidRequestError, Problem
+from flowyard.workflows.check import Checked
+
+TEXTS = (".yaml", ".yml", ".json")
 
 
-def check_path(path: Path) -> Checked:
+class Report(msgspec.Struct, frozen=True):
+    """What `flowyard check --json` prints.
+
+    Attributes:
+        path: What was checked, as the caller gave it.
+        valid: Whether it has no errors; warnings do not count.
+        name: Name of the workflow, as far as it could be read.
+        version: Its version, likewise.
+        problems: Everything that is wrong, by place.
+    """
+
+    path: str
+    valid: bool
+    name: str
+    version: str
+    problems: tuple[Problem, ...]
+
+
+def report(path: Path, checked: Checked) -> Report:
+    """Sums up a check.
+
+    Args:
+        path: What was checked.
+        checked: What was found.
+
+    Returns:
+        The report.
+    """
+    definition = checked.definition
+    name, version = (definition.name, definition.version) if definition is not None else ("", "")
+    return Report(path=str(path), valid=checked.plan is not None, name=name, version=version, problems=checked.problems)
+
+
+def check_path(path: Path, model_store: Path | None = None, handler: str | None = None) -> Checked:
     """Checks a workflow file, a folder or an archive.
 
     Args:
-        path: What to check. A file called `workflow.yaml`, `.yml` or `.json`, or any other YAML or JSON file, is checked with the
-            folder around it as its archive.
+        path: What to check. A YAML or JSON file of any name is checked with the folder around it as its archive.
+        model_store: Folder in which a `.mar` may be.
+        handler: For a TorchServe spec without a manifest: the Python file with its functions, relative to the spec.
 
     Returns:
         What was found; places in files are relative to the archive or as `path` says.
@@ -29,17 +67,23 @@ def check_path(path: Path) -> Checked:
     """
     if not path.exists():
         raise InvalidRequestError(f"{path}: no such file or folder")
+    if model_store is not None and not model_store.is_dir():
+        raise InvalidRequestError(f"--model-store {model_store}: no such folder")
     if path.is_dir():
-        return _check_folder(path, str(path))
-    if path.suffix.lower() in (".yaml", ".yml", ".json"):
-        return check(path.read_bytes(), str(path), FolderView(path.resolve().parent))
+        return _check_folder(path, str(path), model_store, handler)
+    if path.suffix.lower() in TEXTS:
+        place = WorkflowPlace(path, handler)
+        return check_place(place, path.resolve().parent, str(path), store=model_store)
     with tempfile.TemporaryDirectory(prefix="flowyard-check-") as scratch:
         stored = ArchiveStore(Path(scratch)).add_file(path, path.name, Limits())
-        return _check_folder(stored.folder, str(path))
+        return _check_folder(stored.folder, str(path), model_store, handler)
 
 
-def _check_folder(folder: Path, shown: str) -> Checked:
-    file = workflow_file(folder)
-    if file is None:
-        raise InvalidRequestError(f"{shown}: no workflow in it: none of {', '.join(WORKFLOW_FILES)} at its root")
-    return check(file.read_bytes(), f"{shown.rstrip('/')}/{file.name}", FolderView(folder))
+def _check_folder(folder: Path, shown: str, model_store: Path | None, handler: str | None) -> Checked:
+    place = find_workflow(folder)
+    if place is None:
+        raise InvalidRequestError(f"{shown}: no workflow in it: none of {', '.join((*WORKFLOW_FILES, WAR_MANIFEST))}")
+    if handler is not None:
+        place = msgspec.structs.replace(place, handler=handler)
+    name = place.file.relative_to(folder).as_posix()
+    return check_place(place, folder, f"{shown.rstrip('/')}/{name}", store=model_store)

@@ -1,4 +1,7 @@
-"""Where in an archive its workflow file is, and where the folder is that the file calls `{model_dir}`."""
+"""Where in an archive its workflow is, and where the folder is that the file calls `{model_dir}`.
+
+It is a workflow file at the root, or the spec that the manifest of a `.war` names.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+import msgspec
+
 from flowyard.platform.archives.names import is_archive_url
+from flowyard.schemas.errors import InvalidArchiveError
 
 #: Names of a workflow file, in the order they are looked for (DJL §3.3 has JSON first; a folder has one of them).
 WORKFLOW_FILES = ("workflow.yaml", "workflow.yml", "workflow.json")
@@ -14,6 +20,50 @@ SUFFIXES = (".yaml", ".yml", ".json")
 _MODEL_DIR = rb"(?:file:(?://)?)?\{model_dir\}"
 _ANYWHERE = re.compile(_MODEL_DIR)
 _UPWARDS = re.compile(_MODEL_DIR + rb"(?=/\.\./)")
+WAR_MANIFEST = "WAR-INF/MANIFEST.json"
+
+
+class WorkflowPlace(msgspec.Struct, frozen=True):
+    """Where a workflow is.
+
+    Attributes:
+        file: Its file.
+        handler: Path of the Python file that the functions of a TorchServe spec are in, relative to the folder.
+        name: What the manifest calls the workflow.
+    """
+
+    file: Path
+    handler: str | None = None
+    name: str = ""
+
+
+class _Workflow(msgspec.Struct, frozen=True, rename="camel"):
+    workflow_name: str
+    spec_file: str
+    handler: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    workflow: _Workflow
+
+
+def find_workflow(folder: Path) -> WorkflowPlace | None:
+    """Finds the workflow of an archive.
+
+    Args:
+        folder: The unpacked archive.
+
+    Returns:
+        Its place, `None` when it has none.
+
+    Raises:
+        InvalidArchiveError: The manifest of a `.war` cannot be read or leads nowhere.
+    """
+    manifest = folder / WAR_MANIFEST
+    if manifest.is_file():
+        return _of_manifest(folder, manifest.read_bytes())
+    file = workflow_file(folder)
+    return WorkflowPlace(file) if file is not None else None
 
 
 def workflow_file(folder: Path) -> Path | None:
@@ -43,3 +93,19 @@ def locate_model_dir(text: bytes, url: str, *, alone: bool) -> bytes:
         folder = str(PurePosixPath(folder).parent)
     place = f"file:{folder.rstrip('/')}".encode()
     return (_ANYWHERE if alone else _UPWARDS).sub(lambda _: place, text)
+
+
+def _of_manifest(folder: Path, text: bytes) -> WorkflowPlace:
+    try:
+        found = msgspec.json.decode(text, type=_Manifest).workflow
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidArchiveError(f"{WAR_MANIFEST}: {error}") from None
+    for path in (found.spec_file, found.handler):
+        if not _is_inside(path) or not (folder / path).is_file():
+            raise InvalidArchiveError(f'{WAR_MANIFEST}: no file "{path}" in the archive')
+    return WorkflowPlace(folder / found.spec_file, found.handler, found.workflow_name)
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return bool(path) and "\0" not in path and not parts.is_absolute() and ".." not in parts.parts

@@ -25,8 +25,8 @@ from flowyard.platform.archives.fetch import Report
 from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
-from flowyard.platform.archives.view import FolderView
 from flowyard.platform.devices import discover, parse_device
+from flowyard.platform.registry.checking import check_place, with_stored_models
 from flowyard.platform.registry.deployment import (
     Deployment,
     Places,
@@ -37,7 +37,7 @@ from flowyard.platform.registry.deployment import (
     registered_pool,
 )
 from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
-from flowyard.platform.registry.layout import WORKFLOW_FILES, locate_model_dir, workflow_file
+from flowyard.platform.registry.layout import WORKFLOW_FILES, WorkflowPlace, find_workflow, locate_model_dir
 from flowyard.platform.registry.sources import Source, Sources
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.registry.templates import Templates
@@ -55,7 +55,7 @@ from flowyard.schemas.errors import (
     UserError,
 )
 from flowyard.schemas.models import ModelSpec
-from flowyard.workflows.check import compile_workflow
+from flowyard.workflows.check import Checked
 from flowyard.workflows.plan import Plan, Registered, single_model_plan
 
 log = structlog.stdlib.get_logger(__name__)
@@ -317,14 +317,13 @@ class Registry:
                     stored = await self._sources.add(source, request.sha256)
             yield request, stored
 
-    def _compile(self, request: Request, stored: StoredArchive) -> tuple[Plan, str]:
+    def _compile(self, request: Request, stored: StoredArchive, *, is_new: bool = True) -> tuple[Plan, str]:
         """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
-        file = workflow_file(stored.folder)
-        if file is not None:
-            text = locate_model_dir(file.read_bytes(), request.url, alone=bool(stored.filename))
-            plan = compile_workflow(text, file.name, FolderView(stored.folder))
+        place = find_workflow(stored.folder)
+        if place is not None:
+            plan = self._checked_plan(request, place, stored, is_new=is_new)
             if plan.spelling == "torchserve":
-                raise InvalidRequestError(f"{file.name}: a TorchServe workflow; this version cannot serve its handler file")
+                raise InvalidRequestError(f"{place.file.name}: a TorchServe workflow; this version cannot serve its handler file")
             return plan, "workflow"
         if request.kind == "workflow":
             wanted = ", ".join(WORKFLOW_FILES)
@@ -333,6 +332,21 @@ class Registry:
         arguments = url_arguments(request.url) | request.spec.arguments
         spec = msgspec.structs.replace(request.spec, url=stored.filename or ".", arguments=arguments)
         return single_model_plan(check_name(name), spec), "model"
+
+    def _checked_plan(self, request: Request, place: WorkflowPlace, stored: StoredArchive, *, is_new: bool) -> Plan:
+        """The plan of a workflow file; what a new one expects to find on the server must be there."""
+        folder = stored.folder
+        file = place.file.relative_to(folder).as_posix()
+        text = locate_model_dir(place.file.read_bytes(), request.url, alone=bool(stored.filename))
+        store = Path(self.settings.model_store) if self.settings.model_store else None
+        checked = check_place(place, folder, file, text=text, name=request.name, store=store, is_store_known=True)
+        if is_new:
+            checked = checked.with_problems(self._missing(checked, file))
+        if checked.plan is None:
+            raise InvalidWorkflowError(checked.problems)
+        for problem in checked.problems:
+            log.warning("workflow", name=checked.plan.name, problem=str(problem))
+        return checked.plan if store is None else with_stored_models(checked.plan, folder, store)
 
     def _model_name(self, request: Request) -> str:
         if request.upload is None:
@@ -343,7 +357,6 @@ class Registry:
 
     async def _register(self, request: Request, stored: StoredArchive, plan: Plan, kind: str) -> Entry:
         name, version = _identity(request, plan)
-        self._check_references(plan)
         self._check_parts(plan)
         entry = Entry(_record(request, name, version, kind, stored.digest), at_startup=request.operator)
         failed_before = self.endpoints.add(entry) is not None
@@ -402,15 +415,15 @@ class Registry:
         else:
             await deployment.close(0)
 
-    def _check_references(self, plan: Plan) -> None:
-        """What a workflow expects to find on the server must be there when it is registered."""
-        problems = [problem for reference in plan.references if (problem := self._missing(plan, reference)) is not None]
-        if plan.adapters:
-            problems.append(Problem(message="`configs.adapters` is not supported by this version", file=plan.file))
-        if problems:
-            raise InvalidWorkflowError(tuple(problems))
+    def _missing(self, checked: Checked, shown: str) -> list[Problem]:
+        """What a workflow expects of the server and would not find there."""
+        found = [self._missing_reference(reference, shown) for reference in checked.references]
+        problems = [problem for problem in found if problem is not None]
+        if checked.definition is not None and checked.definition.adapters:
+            problems.append(Problem(message="`configs.adapters` is not supported by this version", file=shown))
+        return problems
 
-    def _missing(self, plan: Plan, reference: Registered) -> Problem | None:
+    def _missing_reference(self, reference: Registered, shown: str) -> Problem | None:
         name, _, version = reference.name.partition(":")
         try:
             if reference.kind == "model":
@@ -419,14 +432,14 @@ class Registry:
                 self.endpoints.versions(name, version or None)
         except UserError as error:
             near = difflib.get_close_matches(name, self.endpoints.names(), n=1)
-            fix = f'did you mean "{near[0]}"?' if near else f"register the {reference.kind} first"
             return Problem(
                 message=error.message,
-                file=plan.file,
+                file=shown,
                 line=reference.line,
                 column=reference.column,
                 name=reference.name,
-                fix=fix,
+                nearest=near[0] if near else "",
+                fix=f'did you mean "{near[0]}"?' if near else f"register the {reference.kind} first",
             )
         return None
 
@@ -462,7 +475,6 @@ class Registry:
         request = _request(entry.record)
         async with self._stored(request, entry) as (_, stored):
             plan, kind = self._compile(request, stored)
-            self._check_references(plan)
             self._check_parts(plan)
             entry.record = msgspec.structs.replace(entry.record, digest=stored.digest, kind=_kind(kind))
             await self._store.put(entry.record)
@@ -538,7 +550,7 @@ class Registry:
             return
         try:
             stored = self._archives.open(record.digest)
-            plan, _ = self._compile(_request(record), stored)
+            plan, _ = self._compile(_request(record), stored, is_new=False)
         except (FlowyardError, OSError) as error:
             _failed(entry, error)
             return

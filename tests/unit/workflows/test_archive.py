@@ -15,6 +15,7 @@ def two(x, y=1): ...
 def many(*xs): ...
 async def aware(x, context): ...
 def keyword(x, *, context=None): ...
+def named(x, *, size): ...
 class Wrapped: ...
 pattern = "\d"
 made = lambda x: x
@@ -76,12 +77,12 @@ def test_a_call_that_the_signature_does_not_take_is_refused(name: str, call: str
 BAD = [
     ("functions: {f: steps:oen}", 'w:2:16: error: function "f": no "oen" in steps.py (did you mean "one"?)'),
     ("functions: {f: stpes:one}", 'w:2:16: error: function "f": no module "stpes" in the archive (did you mean "steps.py"?)'),
-    ("functions: {f: bad:f}", 'bad.py:1:7: error: function "f": invalid syntax'),
+    ("functions: {f: bad:f}", 'bad.py:1:7: error: invalid syntax'),
     ("models: {m: cn.pt}", 'w:2:13: error: model "m": no file "cn.pt" in the archive (did you mean "cnn.pt"?)'),
     ("models: {m: ../cnn.pt}", 'w:2:13: error: model "m": no file "../cnn.pt" in the archive (did you mean "cnn.pt"?)'),
     (
         "models: {m: {url: cnn.pt, options: {class: steps:Wraped}}}",
-        'w:2:13: error: model "m": no "Wraped" in steps.py (did you mean "Wrapped"?)',
+        'w:2:36: error: model "m": no "Wraped" in steps.py (did you mean "Wrapped"?)',
     ),
     ("models: {m: steps:Wraped}", 'w:2:13: error: model "m": no "Wraped" in steps.py (did you mean "Wrapped"?)'),
 ]
@@ -99,6 +100,41 @@ def test_what_is_not_in_the_archive_is_refused_with_the_nearest_name(head: str, 
 )  # fmt: skip
 def test_models_that_are_there_or_elsewhere_are_accepted(url: str) -> None:
     assert found(f"models: {{m: {url}}}") == []
+
+
+def test_a_function_that_needs_an_argument_by_name_is_refused() -> None:
+    message = 'function "f" needs `size` by name, and is called with arguments in order'
+    assert found("functions: {f: steps:named}", "[f, in]") == [f"w:3:18: error: {message}"]
+
+
+def test_a_source_that_cannot_be_read_is_one_problem_however_many_functions_it_has() -> None:
+    assert found("functions: {f: bad:f, g: bad:g}", "[f, [g, in]]") == ["bad.py:1:7: error: invalid syntax"]
+
+
+def test_a_source_that_is_too_deep_is_a_problem() -> None:
+    files = Files({"deep.py": b"-" * 100_000 + b"1"})
+    checked = check(b"name: w\nfunctions: {f: deep:f}\nworkflow: {out: [f, in]}\n", "w", files)
+    assert [str(problem) for problem in checked.problems] == ["w:2:16: error: deep.py cannot be read: nested too deeply"]
+
+
+MAR = b"name: w\nmodels: {m: x/a.mar, n: b.mar}\nworkflow: {out: [m, [n, in]]}\n"
+
+
+@pytest.mark.parametrize(
+    ("store", "known", "expected"),
+    [
+        (None, False, 'warning: model "m": "x/a.mar" is not in the archive (--model-store says where else it may be)'),
+        (None, True, 'error: model "m": "x/a.mar" is not in the archive (did you mean "b.mar"?)'),
+        (["a.mar"], False, 'warning: model "m": "x/a.mar" is neither in the archive nor in the model store'),
+        (["c.mar"], True, 'error: model "m": "x/a.mar" is neither in the archive nor in the model store (did you mean "b.mar"?)'),
+        (["x/a.mar"], True, None),
+    ],
+)
+def test_a_mar_may_be_in_the_model_store(store: list[str] | None, known: bool, expected: str | None) -> None:
+    stored = Files(dict.fromkeys(store, b"")) if store is not None else None
+    checked = check(MAR, "w", Files({"b.mar": b""}), store=stored, is_store_known=known)
+    assert [str(problem) for problem in checked.problems] == ([f"w:2:13: {expected}"] if expected else [])
+    assert (checked.plan is None) == (expected is not None and expected.startswith("error"))
 
 
 def test_the_same_file_missing_twice_is_two_problems() -> None:

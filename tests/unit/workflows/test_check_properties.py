@@ -82,7 +82,7 @@ class Files:
         return b"def f(x, context): ...\ndef g(x, context): ...\ndef h(*x): ..." if path == "steps.py" else None
 
     def names(self) -> list[str]:
-        return ["m.pt", "n.onnx", "steps.py"]
+        return ["m.pt", "n.onnx", "m.mar", "n.mar", "steps.py"]
 
 
 EDITS = st.lists(st.tuples(st.integers(0, len(TEXT)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=5)

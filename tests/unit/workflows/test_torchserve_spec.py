@@ -45,7 +45,7 @@ class Files:
         return HANDLER if path == "handler.py" else None
 
     def names(self) -> Iterable[str]:
-        return ["handler.py"]
+        return ["handler.py", "a", "a.mar", "nodes.mar"]
 
 
 def compiled(text: str) -> Plan:
