@@ -37,11 +37,15 @@ class BadOption(ValueError):  # noqa: N818
 
     Attributes:
         at: Where it stands.
+        name: The name at fault, where it is one of `known`.
+        known: The names that there are.
     """
 
-    def __init__(self, message: str, at: Place | None = None) -> None:
+    def __init__(self, message: str, at: Place | None = None, name: str = "", known: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.at = at
+        self.name = name
+        self.known = known
 
 
 def bind(name: str, args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Expression, ...]]:
@@ -109,11 +113,13 @@ def _bind_ensemble(args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Express
 
 def _ensemble_options(option: Literal, members: int) -> tuple[str, list[float] | None]:
     given: dict[str, Any] = {"method": option.value} if isinstance(option.value, str) else option.value
-    if not set(given) <= {"method", "weights"}:
-        raise BadOption("the options are `method` and `weights`", option)
+    for key in given:
+        if key not in ("method", "weights"):
+            message = f"unknown option `{key}`; the options are `method` and `weights`"
+            raise BadOption(message, option, key, ("method", "weights"))
     method, weights = given.get("method", "mean"), given.get("weights")
     if method not in ("mean", "vote"):
-        raise BadOption("`method` must be `mean` or `vote`", option)
+        raise BadOption("`method` must be `mean` or `vote`", option, str(method), ("mean", "vote"))
     if weights is None:
         return method, None
     if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights) or not sum(weights) > 0:

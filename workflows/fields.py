@@ -90,7 +90,7 @@ def typed(value: Any, kind: Any, what: str, at: Node, problems: Problems) -> Any
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        reason = str(error)
+        reason = str(error).replace(" | null", "")
         problems.error(f"`{what}`: {reason[:1].lower()}{reason[1:]}", at, name=what)
         return None
 

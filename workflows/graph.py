@@ -68,15 +68,22 @@ class Graph:
                 self._problems.error(message, place, name=adapter.model, nearest=nearest)
 
     def _check_cycles(self) -> None:
-        for component in nx.strongly_connected_components(self._graph):
+        # A node called `in` has been refused already, and what seems to be its cycle is the request.
+        loops = [name for name in nx.nodes_with_selfloops(self._graph) if name != "in"]
+        for name in loops:
+            self._note_cycle([name, name])
+        longer = self._graph.copy()
+        longer.remove_edges_from([(name, name) for name in loops])
+        for component in nx.strongly_connected_components(longer):
             first = min(component, key=self._position)
-            # A node called `in` has been refused already, and what seems to be its cycle is the request.
-            if "in" not in component and (len(component) > 1 or self._graph.has_edge(first, first)):
-                cycle = [first, *(target for _, target in nx.find_cycle(self._graph.subgraph(component), first))]
-                node = self._definition.nodes[first]
-                theirs = self._definition.spelling == "torchserve"
-                message = describe_cycle(cycle) if theirs else f"a cycle: {' -> '.join(cycle)}"
-                self._problems.error(message, node, name=first)
+            if "in" not in component and len(component) > 1:
+                found = nx.find_cycle(longer.subgraph(component), first)
+                self._note_cycle([first, *(target for _, target in found)])
+
+    def _note_cycle(self, cycle: list[str]) -> None:
+        theirs = self._definition.spelling == "torchserve"
+        message = describe_cycle(cycle) if theirs else f"a cycle: {' -> '.join(cycle)}"
+        self._problems.error(message, self._definition.nodes[cycle[0]], name=cycle[0])
 
     def _position(self, name: str) -> tuple[int, int]:
         node = self._definition.nodes.get(name)

@@ -199,7 +199,10 @@ class Lowering:
         if name in builtin.ARITY:
             return Callee("builtin", name, builtin.FUNCTIONS.get(name))
         known = [*self._names(), *builtin.ARITY]
-        self._problems.error(f'unknown model or function "{name}"', at, name=name, nearest=self._problems.nearest(name, known))
+        is_node = name == "in" or name in self._definition.nodes
+        fix = "that is a node, whose value is written without brackets" if is_node else ""
+        nearest = "" if is_node else self._problems.nearest(name, known)
+        self._problems.error(f'unknown model or function "{name}"', at, name=name, nearest=nearest, fix=fix)
         return None
 
     def _use(self, draft: Draft, callee: Callee | None, arguments: int, at: Place) -> None:
@@ -234,7 +237,8 @@ class Lowering:
         try:
             function, args = builtin.bind(call.callee, call.args)
         except builtin.BadOption as error:
-            self._problems.error(f"`{call.callee}`: {error}", error.at or call, name=call.callee)
+            nearest = self._problems.nearest(error.name, error.known) if error.known else ""
+            self._problems.error(f"`{call.callee}`: {error}", error.at or call, name=error.name or call.callee, nearest=nearest)
             return
         if call.callee in _TAKES:
             self._check_literals(call.callee, args, *_TAKES[call.callee])

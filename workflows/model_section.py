@@ -48,11 +48,18 @@ def read_model(name: str, node: Node, problems: Problems) -> ModelSpec | None:
     if isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
         return ModelSpec(url=local_url(node.value))
     if not isinstance(node, Mapping):
-        problems.error(f'model "{name}" must be a URL or a mapping, not {kind_of(node)}', node, name=name)
+        given = "an empty string" if isinstance(node, Scalar) and node.value == "" else kind_of(node)
+        problems.error(f'model "{name}" must be a URL or a mapping, not {given}', node, name=name)
         return None
     settings: dict[str, Any] = {}
+    # Whoever writes in one spelling is shown that one.
+    known = _CAMEL if node.entries.keys() & _CAMEL.keys() else _TYPES
     for key, entry in node.entries.items():
-        _read_setting(name, key, entry, settings, problems)
+        if key in _IGNORED or key in _JAVA or _CAMEL.get(key, key) in _TYPES:
+            _read_setting(name, key, entry, settings, problems)
+        else:
+            message = f'model "{name}": unknown key `{key}`'
+            problems.error(message, entry.key, name=key, nearest=problems.nearest(key, known))
     return _build(name, node, settings, problems)
 
 
@@ -90,10 +97,6 @@ def _read_setting(name: str, key: str, entry: Entry, settings: dict[str, Any], p
         problems.warning(f'model "{name}": `{key}` has no effect here', entry.key, name=key)
     elif key in _JAVA:
         problems.error(f'model "{name}": `{key}` names a Java class, which cannot run here', entry.key, name=key)
-    elif setting not in _TYPES:
-        # Whoever writes in one spelling is shown the other only when that is the one they use.
-        nearest = problems.nearest(key, [*_TYPES, *_CAMEL] if key != key.lower() else _TYPES)
-        problems.error(f'model "{name}": unknown key `{key}`', entry.key, name=key, nearest=nearest)
     elif setting in settings:
         problems.error(f'model "{name}": `{key}` says `{setting}` a second time', entry.key, name=key)
     else:

@@ -26,6 +26,9 @@ class Place(Protocol):
 LIMIT_FIXES = 100
 LIMIT_KNOWN = 2_000
 LIMIT_PROBLEMS = 1_000
+#: Characters of a message and of a name: what a file says is repeated in both.
+LIMIT_MESSAGE = 1_000
+LIMIT_NAME = 200
 
 
 class Problems:
@@ -82,11 +85,11 @@ class Problems:
         line, column = (at.line, at.column) if at is not None else (0, 0)
         self._found.append(
             Problem(
-                message=message,
+                message=_bounded(message, LIMIT_MESSAGE),
                 file=file or self.file,
                 line=line,
                 column=column,
-                name=name,
+                name=_bounded(name, LIMIT_NAME),
                 nearest=nearest,
                 fix=f'did you mean "{nearest}"?' if nearest else fix,
                 severity=severity,
@@ -101,6 +104,12 @@ class Problems:
     def all(self) -> tuple[Problem, ...]:
         """Every problem once, sorted by place within the workflow file, others after it."""
         return in_order(self._found, self.file)
+
+
+def _bounded(text: str, limit: int) -> str:
+    """A text of one line and bounded length; characters that cannot be printed are escaped."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut if cut.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
 
 
 def in_order(problems: Iterable[Problem], file: str) -> tuple[Problem, ...]:

@@ -106,7 +106,9 @@ def _decode(text: bytes) -> str:
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SourceError(f"the file is not UTF-8: byte {error.start} is {text[error.start]:#04x}") from None
+        line = text.count(b"\n", 0, error.start) + 1
+        before = text[text.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")
+        raise SourceError(f"the file is not UTF-8: byte {text[error.start]:#04x}", line, len(before) + 1) from None
     if not decoded.strip():
         raise SourceError("the file is empty")
     return decoded

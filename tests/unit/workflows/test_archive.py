@@ -77,7 +77,7 @@ def test_a_call_that_the_signature_does_not_take_is_refused(name: str, call: str
 BAD = [
     ("functions: {f: steps:oen}", 'w:2:16: error: function "f": no "oen" in steps.py (did you mean "one"?)'),
     ("functions: {f: stpes:one}", 'w:2:16: error: function "f": no module "stpes" in the archive (did you mean "steps.py"?)'),
-    ("functions: {f: bad:f}", 'bad.py:1:7: error: invalid syntax'),
+    ("functions: {f: bad:f}", "bad.py:1:7: error: invalid syntax"),
     ("models: {m: cn.pt}", 'w:2:13: error: model "m": no file "cn.pt" in the archive (did you mean "cnn.pt"?)'),
     ("models: {m: ../cnn.pt}", 'w:2:13: error: model "m": no file "../cnn.pt" in the archive (did you mean "cnn.pt"?)'),
     (
@@ -126,7 +126,7 @@ MAR = b"name: w\nmodels: {m: x/a.mar, n: b.mar}\nworkflow: {out: [m, [n, in]]}\n
         (None, False, 'warning: model "m": "x/a.mar" is not in the archive (--model-store says where else it may be)'),
         (None, True, 'error: model "m": "x/a.mar" is not in the archive (did you mean "b.mar"?)'),
         (["a.mar"], False, 'warning: model "m": "x/a.mar" is neither in the archive nor in the model store'),
-        (["c.mar"], True, 'error: model "m": "x/a.mar" is neither in the archive nor in the model store (did you mean "b.mar"?)'),
+        (["c.mar"], True, 'error: model "m": "x/a.mar" is neither in the archive nor in the model store (did you mean "c.mar"?)'),
         (["x/a.mar"], True, None),
     ],
 )

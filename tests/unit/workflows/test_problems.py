@@ -89,7 +89,10 @@ NODES = [
     ("out: [map, cn, in]", ['5:14: error: unknown model or function "cn" (did you mean "cnn"?)']),
     ("out: [map, switch, in]", ["5:14: error: `switch` cannot be applied to one value"]),
     ("out: [functionsApply, in, in]", ["5:25: error: `functionsApply` takes a list of names first"]),
-    ("out: [ensemble, in, in, {value: median}]", ["5:27: error: `ensemble`: `method` must be `mean` or `vote`"]),
+    (
+        "out: [ensemble, in, in, {value: median}]",
+        ['5:27: error: `ensemble`: `method` must be `mean` or `vote` (did you mean "mean"?)'],
+    ),
     ("out: [ensemble, in, in, {value: {weights: [1]}}]", ["5:27: error: `ensemble`: 1 weights for 2 members"]),
     ("out: [cnn, in]\n  out: [mlp, in]", ['6:3: error: duplicate key "out", first at line 5']),
 ]

@@ -40,7 +40,7 @@ REFUSED = [
     ("a: [1,\n b: 2", ["3:1: error: not YAML: did not find expected ',' or ']'"]),
     ("", ["error: the file is empty"]),
     ("# nothing", ["error: the file is empty"]),
-    (b"a: \xff", ["error: the file is not UTF-8: byte 3 is 0xff"]),
+    (b"a: \xff", ["1:4: error: the file is not UTF-8: byte 0xff"]),
     ("a: " + "[" * 70 + "]" * 70, ["1:67: error: nested deeper than 64 levels"]),
     ("[" * 500_000, ["1:65: error: nested deeper than 64 levels"]),
     ("a: 99999999999999999999999", ["1:4: error: a whole number that does not fit 64 bits"]),
