@@ -8,12 +8,12 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from flowyard.platform.cli.failures import INTERRUPTED, NO_READER, REFUSED, CommandError
-from flowyard.schemas.errors import FlowyardError, InvalidWorkflowError
+from flowyard.schemas.errors import FlowyardError, InvalidRequestError, InvalidWorkflowError
 
 #: Of the output: a full disk, a full quota, a device that fails.
 _OUTPUT_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -146,21 +146,56 @@ def check(
 
 
 @app.command
-def graph(path: Path) -> int:
-    """Print the graph of a workflow as Mermaid text.
+def graph(
+    path: Path, *, output_format: Annotated[Literal["mermaid", "dot", "svg"], Parameter(name="--format")] = "mermaid"
+) -> int:
+    """Print the graph of a workflow.
 
     Parameters
     ----------
     path
         Workflow file, folder with a workflow file, or archive.
+    output_format
+        Mermaid text, Graphviz text, or an SVG image, for which Graphviz must be installed.
     """
-    from flowyard.platform.cli.offline import check_path
-    from flowyard.workflows.mermaid import to_mermaid
+    from flowyard.platform.cli.offline import check_path, draw
 
     checked = check_path(path)
     if checked.plan is None:
         raise InvalidWorkflowError(checked.problems)
-    print(to_mermaid(checked.plan))
+    sys.stdout.write(draw(checked.plan, output_format))
+    return 0
+
+
+@app.command
+def pack(
+    folder: Path, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None, model_store: Path | None = None
+) -> int:
+    """Check a workflow and pack its folder into an archive. The same files give the same bytes.
+
+    Hidden files and __pycache__ are left out. Exit status 1 when the workflow has errors: then nothing is written.
+
+    Parameters
+    ----------
+    folder
+        Folder with a workflow file.
+    output
+        The archive; NAME.zip by default, after the name of the workflow, or NAME.war where the folder has a WAR-INF.
+    model_store
+        Folder in which a .mar may be that is not in the folder.
+    """
+    from flowyard.platform.archives.pack import pack as pack_archive
+    from flowyard.platform.cli.offline import archive_name, check_path
+
+    if not folder.is_dir():
+        raise InvalidRequestError(f"{folder}: no such folder")
+    checked = check_path(folder, model_store)
+    for problem in checked.problems:
+        print(problem)
+    if checked.plan is None:
+        return 1
+    packed = pack_archive(folder, output or Path(archive_name(folder, checked.plan)))
+    print(f"{packed.path}: {packed.files} files, {packed.size_bytes} bytes, sha256 {packed.sha256}")
     return 0
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -11,9 +14,12 @@ from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.store import ArchiveStore
 from flowyard.platform.registry.checking import check_place
 from flowyard.platform.registry.layout import WAR_MANIFEST, WORKFLOW_FILES, WorkflowPlace, find_workflow
-from flowyard.schemas.errors import InvalidRequestError, Problem
+from flowyard.schemas.errors import InvalidRequestError, Problem, UserError
 from flowyard.workflows.check import Checked
+from flowyard.workflows.drawing import to_dot, to_mermaid
+from flowyard.workflows.plan import Plan
 
+GraphFormat: TypeAlias = Literal["mermaid", "dot", "svg"]
 TEXTS = (".yaml", ".yml", ".json")
 
 
@@ -87,3 +93,45 @@ def _check_folder(folder: Path, shown: str, model_store: Path | None, handler: s
         place = msgspec.structs.replace(place, handler=handler)
     name = place.file.relative_to(folder).as_posix()
     return check_place(place, folder, f"{shown.rstrip('/')}/{name}", store=model_store)
+
+
+def archive_name(folder: Path, plan: Plan) -> str:
+    """What the archive of a folder is called unless the caller says otherwise.
+
+    Args:
+        folder: The folder.
+        plan: Its workflow.
+
+    Returns:
+        The name of the workflow with `.war` for one of TorchServe, else `.zip`.
+    """
+    return f"{plan.name}.war" if (folder / WAR_MANIFEST).is_file() else f"{plan.name}.zip"
+
+
+def draw(plan: Plan, output_format: GraphFormat) -> str:
+    """Draws a workflow.
+
+    Args:
+        plan: The workflow.
+        output_format: Of the drawing.
+
+    Returns:
+        Its text.
+
+    Raises:
+        UserError: An SVG image, and Graphviz is not installed or fails.
+    """
+    if output_format == "mermaid":
+        return to_mermaid(plan)
+    text = to_dot(plan)
+    return text if output_format == "dot" else _svg(text)
+
+
+def _svg(text: str) -> str:
+    dot = shutil.which("dot")
+    if dot is None:
+        raise UserError("--format svg needs Graphviz, whose command `dot` is not installed; --format dot prints what it takes")
+    done = subprocess.run([dot, "-Tsvg"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"Graphviz failed: {done.stderr.strip()[:500]}")
+    return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,10 @@ def test_warnings_alone_are_no_failure(tmp_path):
         (["check", "nothing-here"], 1, "nothing-here"),
         (["check", "."], 1, "workflow.yaml"),
         (["graph", "nothing-here"], 1, "nothing-here"),
+        (["check", ".", "--model-store", "nowhere"], 1, "nowhere"),
+        (["pack", "nothing-here"], 1, "nothing-here"),
+        (["pack", "."], 1, "workflow.yaml"),
+        (["graph", ".", "--format", "png"], 2, "png"),
         (["check"], 2, "path"),
         (["cheque", "x"], 2, "cheque"),
     ],
@@ -67,6 +72,41 @@ def test_mistakes_get_a_message_and_a_status(tmp_path, arguments, status, words)
     assert done.returncode == status
     assert words.lower() in (done.stdout + done.stderr).lower()
     assert "Traceback" not in done.stderr
+
+
+def test_pack_checks_and_writes_a_valid_archive(tmp_path):
+    done = flowyard("pack", DIGITS, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("digits.zip: ")
+    first = (tmp_path / "digits.zip").read_bytes()
+    assert flowyard("pack", DIGITS, "-o", tmp_path / "again.zip").returncode == 0
+    assert (tmp_path / "again.zip").read_bytes() == first
+    assert flowyard("check", tmp_path / "digits.zip").returncode == 0
+
+
+def test_pack_writes_nothing_when_the_workflow_is_wrong(tmp_path):
+    (tmp_path / "workflow.yaml").write_text(BAD)
+    done = flowyard("pack", tmp_path, "-o", tmp_path / "x.zip")
+    assert done.returncode == 1
+    assert "workflow.yaml:4:7: error:" in done.stdout
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_graph_in_dot_and_svg(tmp_path):
+    done = flowyard("graph", DIGITS, "--format", "dot")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('digraph "digits" {\n')
+    assert '[label="scores: ensemble"]' in done.stdout
+    dot = tmp_path / "dot"
+    dot.write_text("#!/bin/sh\necho '<svg>'; grep -c label\n")
+    dot.chmod(0o755)
+    command = [sys.executable, "-m", "flowyard.platform.cli.main", "graph", str(DIGITS), "--format", "svg"]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | path)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "<svg>")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": ""})
+    assert done.returncode == 1
+    assert "needs Graphviz" in done.stderr
 
 
 def test_graph_draws_the_workflow():

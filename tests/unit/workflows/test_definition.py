@@ -8,7 +8,7 @@ from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import TensorSpec
 from flowyard.workflows.check import check, compile_workflow
 from flowyard.workflows.definition import Definition
-from flowyard.workflows.mermaid import to_mermaid
+from flowyard.workflows.drawing import to_dot, to_mermaid
 
 DIGITS = """
 name: digits
@@ -103,7 +103,18 @@ def test_the_plan_has_only_what_out_needs() -> None:
 
 def test_a_drawing_shows_nodes_callees_and_conditional_arrows() -> None:
     text = "name: w\nmodels: {m: m.pt}\nworkflow: {a: [m, in], out: {call: [m, a], when: a.x, else: in}}"
-    assert to_mermaid(compile_workflow(text.encode(), "w", None)) == (
+    plan = compile_workflow(text.encode(), "w", None)
+    assert to_dot(plan).splitlines()[3:] == [
+        '  in [label="in", shape=oval];',
+        '  s0 [label="a: m"];',
+        '  s1 [label="out: m", shape=oval];',
+        "  in -> s0;",
+        "  s0 -> s1;",
+        "  s0 -> s1 [style=dashed];",
+        "  in -> s1 [style=dashed];",
+        "}",
+    ]
+    assert to_mermaid(plan) == (
         "flowchart LR\n  in([in])\n"
         '  s0["a: m"]\n  s1(["out: m"])\n'
         "  in --> s0\n  s0 --> s1\n  s0 -.-> s1\n  in -.-> s1\n"
