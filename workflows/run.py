@@ -156,6 +156,11 @@ class Run(Steps):
         self._wake_at(min([self._deadline, *self._timers.values()]))
         return self._taken()
 
+    def attempt(self, call_id: int) -> int:
+        """Which attempt an open call is, 0 for the first."""
+        call = self._calls.get(call_id)
+        return 0 if call is None else call[2]
+
     def cancel(self) -> list[Instruction]:
         """Nobody wants the answer any more: open calls are cancelled, and no answer is given."""
         if not self.finished:

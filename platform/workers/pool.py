@@ -30,6 +30,7 @@ from flowyard.platform.workers.instructions import (
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages
+from flowyard.platform.workers.notes import CallNote, CallNotes
 from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import Device
@@ -157,6 +158,7 @@ class ModelPool:
         self._incoming: list[Job] = []
         self._streams: dict[Job, Callable[[], None]] = {}
         self._todo: deque[Instruction] = deque()
+        self._notes = CallNotes()
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -211,6 +213,22 @@ class ModelPool:
         self._incoming.append(job)
         return job
 
+    def submit_noted(self, task: Task, note: CallNote) -> Job:
+        """Queues a job as `submit` does, and writes down what becomes of it."""
+        tell = task.on_done
+        job: Job | None = None
+
+        def on_done(outcome: Outcome) -> None:
+            if job is not None:
+                self._notes.drop(job)
+            tell(outcome)
+
+        task.on_done = on_done
+        job = self.submit(task)
+        if not job.answered:
+            self._notes.take(job, note, time.monotonic())
+        return job
+
     def _rows(self, task: Task) -> int:
         """Rows that a request brings, as far as that can be seen without decoding it: a tensor body is an array already."""
         shape = task.args[0].shape if self._axes and len(task.args) == 1 else None
@@ -223,6 +241,7 @@ class ModelPool:
     def cancel(self, job: Job) -> None:
         """Takes a job back. Nobody is told; one that is computing is left to end."""
         if not job.answered:
+            self._notes.drop(job)
             job.item.on_done = _nobody
             job.item.on_chunk = None
             if job in self._incoming:
@@ -316,6 +335,8 @@ class ModelPool:
         """A worker has computed a batch."""
         now = time.monotonic()
         self._measure(worker, batch, compute_s)
+        if self._notes:
+            self._notes.received(worker, batch, compute_s, now)
         self._act(self._scheduler.batch_done(worker, batch, outcomes, now))
 
     def _measure(self, worker: int, batch: int, compute_s: float) -> None:
@@ -411,6 +432,9 @@ class ModelPool:
             raise
         self.batches[(len(calls) - 1).bit_length()] += 1
         process.send(dispatch.batch, calls, parcel)
+        if self._notes:
+            device = next(worker.device for worker in self._scheduler.workers if worker.id == dispatch.worker)
+            self._notes.dispatched(dispatch.jobs, dispatch.batch, dispatch.worker, str(device), now)
 
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec

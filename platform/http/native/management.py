@@ -25,6 +25,7 @@ from flowyard.platform.registry.deployment import Scaling
 from flowyard.platform.registry.endpoints import shown
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.traffic import parse_weights
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.schemas.errors import InvalidRequestError, ModelNotFoundError
 
 P = TypeVar("P", bound=msgspec.Struct)
@@ -161,6 +162,13 @@ async def _shadow(registry: Registry, name: str, version: str | None, asked: Sca
     await registry.set_shadow(name, version, on=bool(asked.shadow))
     state = "is a shadow" if asked.shadow else "is no shadow"
     return answer(views.Status(f'Workflow "{shown(name, version)}" {state}'))
+
+
+@get("/traces/{trace_id:str}", summary="Timeline of a run", operation_id="describeTrace", tags=["Predictions"])
+async def trace(request: HttpRequest, traces: Traces, trace_id: str) -> Response[bytes]:
+    """Tells what a request with `X-Flowyard-Trace: 1` did when, where that is too long for a header."""
+    query(request, Nothing)
+    return Response(traces.get(trace_id), media_type="application/json")
 
 
 def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:

@@ -22,11 +22,14 @@ from flowyard.platform.http.native.errors import DEFAULT_CODES, StatusCodes, err
 from flowyard.platform.http.native.messages import Answer, Headers, message_answer
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.http.native.targets import target_of_path, target_of_request
+from flowyard.platform.http.native.tracing import arrival_of, encode_trace, place_of_trace, with_trace
 from flowyard.platform.http.negotiation import encode_tensors
 from flowyard.platform.http.request import RequestPayload, query_pairs
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.shadows import mirror
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
+from flowyard.platform.traced_execution import TracedExecution
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError, UnavailableError
@@ -39,6 +42,8 @@ Send = Callable[[Any], Awaitable[None]]
 
 #: A request that takes longer gets somebody who watches whether its client is still there.
 WATCH_AFTER_S = 0.02
+#: Nodes in `Server-Timing`: common clients and proxies refuse headers of more than 8 KiB.
+MAX_TIMED_NODES = 50
 MAX_TIMEOUT_S = 86_400.0
 _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 _NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
@@ -56,11 +61,15 @@ class Predictions:
     Args:
         registry: Where the endpoints are.
         traffic: Is told of every request.
+
+    Attributes:
+        traces: The timelines that are too long for a header.
     """
 
     def __init__(self, registry: Registry, traffic: Traffic) -> None:
         self._registry = registry
         self._traffic = traffic
+        self.traces = Traces()
         self._limit_bytes = registry.settings.max_request_size
         self._codes = StatusCodes.of(registry.settings)
         self._id_header = registry.settings.request_id_header_key.lower()
@@ -104,6 +113,7 @@ class Predictions:
         request_id: str,
     ) -> Answer | None:
         """The answer, `None` when it has been sent in pieces."""
+        arrived = arrival_of(headers)
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
         query = query_pairs(scope["query_string"])
@@ -131,7 +141,10 @@ class Predictions:
             payload = payload_of(headers.get("content-type", ""), body)
         asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
         reply = Reply()
-        execution = execute(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk)
+        if arrived is None:
+            execution = execute(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk)
+        else:
+            execution = TracedExecution(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk, arrived)
         execution.start()
         if shadows:
             mirror(asked, shadows, endpoints.route)
@@ -139,10 +152,16 @@ class Predictions:
         result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
         if isinstance(result, Stream):
             own = [(b"x-request-id", request_id.encode("latin-1"))]
+            trace_id, place = place_of_trace() if arrived is not None else ("", b"")
+            if arrived is not None:
+                own.append((b"x-flowyard-trace", place))
             sending = send_stream(result, headers.get("accept", ""), own, exchange.sending(send))
             await self._send_stream(result, execution, receive, sending)
+            if isinstance(execution, TracedExecution):
+                self.traces.keep(trace_id, encode_trace(execution.trace(200)))
             return None
-        return answer_of(result, headers, server_timing(execution), self._codes)
+        answer = answer_of(result, headers, server_timing(execution), self._codes)
+        return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
 
     async def _send_stream(
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
@@ -308,10 +327,10 @@ def error_answer(error: FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> An
 
 
 def server_timing(execution: Execution | SingleCall) -> Headers:
-    """The `Server-Timing` header: milliseconds per node that was called."""
+    """The `Server-Timing` header: milliseconds per node that was called, the first ones of a large workflow."""
     entries = [
         f"{_token(entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"
-        for entry in execution.timeline
+        for entry in execution.timeline[:MAX_TIMED_NODES]
         if entry.ended and entry.started
     ]
     return [(b"server-timing", ", ".join(entries).encode("latin-1", "replace"))] if entries else []
