@@ -19,7 +19,7 @@ from flowyard.workflows.source import At, Entry, Mapping, Node, Scalar, to_value
 
 LIMIT_NODES = 1_000
 LIMIT_RETRIES = 10
-_MaxEntries = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+MaxEntries = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -332,7 +332,7 @@ def _read_cache_policy(node: Mapping, problems: Problems) -> CachePolicy:
         if key == "ttl":
             found["ttl_s"] = fields.timeout(entry.value, "ttl", problems)
         elif key == "max_entries":
-            found["max_entries"] = fields.typed(to_value(entry.value), _MaxEntries, key, entry.value, problems)
+            found["max_entries"] = fields.typed(to_value(entry.value), MaxEntries, key, entry.value, problems)
         else:
             nearest = problems.nearest(key, ("ttl", "max_entries"))
             problems.error(f"`cache`: unknown key `{key}`", entry.key, name=key, nearest=nearest)

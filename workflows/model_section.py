@@ -17,7 +17,7 @@ from flowyard.workflows.source import At, Entry, Mapping, Node, Scalar, Sequence
 Reader: TypeAlias = Callable[[Node, str, Problems], Any]
 
 #: DJL's spelling of the same settings. There, a number that is not positive means: use the default.
-_CAMEL = {
+CAMEL = {
     "modelUrl": "url",
     "engineName": "engine",
     "loadOnDevices": "device",
@@ -29,7 +29,7 @@ _CAMEL = {
     "maxWorkers": "max_worker",
 }
 #: Keys of DJL that help its model zoo to find a model; here the URL says it all.
-_IGNORED = frozenset({"version", "filters", "application", "modelName", "dynamicAdapters"})
+IGNORED = frozenset({"version", "filters", "application", "modelName", "dynamicAdapters"})
 _JAVA = frozenset({"translator", "translatorFactory"})
 _TYPES = {field.encode_name: field.type for field in msgspec.structs.fields(ModelSpec)}
 
@@ -53,9 +53,9 @@ def read_model(name: str, node: Node, problems: Problems) -> ModelSpec | None:
         return None
     settings: dict[str, Any] = {}
     # Whoever writes in one spelling is shown that one.
-    known = _CAMEL if node.entries.keys() & _CAMEL.keys() else _TYPES
+    known = CAMEL if node.entries.keys() & CAMEL.keys() else _TYPES
     for key, entry in node.entries.items():
-        if key in _IGNORED or key in _JAVA or _CAMEL.get(key, key) in _TYPES:
+        if key in IGNORED or key in _JAVA or CAMEL.get(key, key) in _TYPES:
             _read_setting(name, key, entry, settings, problems)
         else:
             message = f'model "{name}": unknown key `{key}`'
@@ -73,7 +73,7 @@ def setting_places(node: Node) -> dict[str, At]:
         Places by name of the setting in snake_case.
     """
     entries = node.entries.items() if isinstance(node, Mapping) else ()
-    return {_CAMEL.get(key, key): At(entry.value.line, entry.value.column) for key, entry in entries}
+    return {CAMEL.get(key, key): At(entry.value.line, entry.value.column) for key, entry in entries}
 
 
 def local_url(url: str) -> str:
@@ -92,8 +92,8 @@ def local_url(url: str) -> str:
 
 
 def _read_setting(name: str, key: str, entry: Entry, settings: dict[str, Any], problems: Problems) -> None:
-    setting = _CAMEL.get(key, key)
-    if key in _IGNORED:
+    setting = CAMEL.get(key, key)
+    if key in IGNORED:
         problems.warning(f'model "{name}": `{key}` has no effect here', entry.key, name=key)
     elif key in _JAVA:
         problems.error(f'model "{name}": `{key}` names a Java class, which cannot run here', entry.key, name=key)

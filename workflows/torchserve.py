@@ -24,7 +24,7 @@ SEVERAL_STARTS = "DAG should have only one start node"
 SELF_LOOP = "Self loop exception"
 CYCLE = "Not a valid DAG"
 
-_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "min-workers": Workers,
     "max-workers": Workers,
     "batch-size": BatchSize,
@@ -99,7 +99,7 @@ class _Models:
         self.settings: dict[str, int] = dict(_DEFAULTS)
         for key, item in entries.items():
             if key not in models:
-                self._read_setting(key, item, self.settings, "models", tuple(_SETTINGS))
+                self._read_setting(key, item, self.settings, "models", tuple(SETTINGS))
         self.of_model: dict[str, dict[str, int]] = {}
         self.specs = {name: self._read_model(name, item.value) for name, item in models.items()}
         self.places = {name: At(item.value.line, item.value.column) for name, item in models.items()}
@@ -110,7 +110,7 @@ class _Models:
         own: dict[str, int] = {}
         for key, item in node.entries.items():
             if key != "url":
-                self._read_setting(key, item, own, f'model "{name}"', ("url", *_SETTINGS))
+                self._read_setting(key, item, own, f'model "{name}"', ("url", *SETTINGS))
         settings = self.of_model[name] = {**self.settings, **own}
         low, high = settings.get("min-workers"), settings.get("max-workers")
         if low is not None and high is not None and low > high:
@@ -130,12 +130,12 @@ class _Models:
         return local_url(fields.text(node.entries["url"].value, "url", self._problems) or "")
 
     def _read_setting(self, key: str, entry: Entry, found: dict[str, int], where: str, known: tuple[str, ...]) -> None:
-        if key not in _SETTINGS:
+        if key not in SETTINGS:
             fix = f"a model is a mapping with `url`; a setting is one of {', '.join(known)}"
             nearest = self._problems.nearest(key, known)
             self._problems.error(f"{where}: unknown key `{key}`", entry.key, name=key, nearest=nearest, fix=fix)
             return
-        value = fields.typed(to_value(entry.value), _SETTINGS[key], key, entry.value, self._problems)
+        value = fields.typed(to_value(entry.value), SETTINGS[key], key, entry.value, self._problems)
         if value is not None:
             found[key] = value
 

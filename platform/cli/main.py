@@ -199,6 +199,21 @@ def pack(
     return 0
 
 
+@app.command
+def schema(name: Literal["workflow", "torchserve-workflow", "settings", "api"]) -> int:
+    """Print a JSON Schema, for editors and other tools.
+
+    Parameters
+    ----------
+    name
+        Of workflow files, of the spec of a TorchServe .war, of the settings file, or of the bodies of the API.
+    """
+    from flowyard.platform.cli.schemas import schema_text
+
+    sys.stdout.write(schema_text(name))
+    return 0
+
+
 app.command("flowyard.platform.cli.management:models", name="models", help="Register, list, scale and remove models.")
 app.command("flowyard.platform.cli.management:workflows", name="workflows", help="Register, list, scale and remove workflows.")
 app.command("flowyard.platform.cli.predict:predict", name="predict", help="Run a model or workflow.")
