@@ -121,11 +121,12 @@ class TracedExecution(Execution):
 class _NotedPool:
     """A pool that writes down what becomes of one call."""
 
-    __slots__ = ("_note", "_real")
+    __slots__ = ("_note", "_real", "spec")
 
     def __init__(self, pool: ModelPool, note: CallNote) -> None:
         self._real = pool
         self._note = note
+        self.spec = pool.spec
 
     def submit(self, task: Task) -> Job:
         """As the pool's, noted."""
