@@ -20,7 +20,7 @@ from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
-from flowyard.platform.http.native.management import Models, Workflows, trace
+from flowyard.platform.http.native.management import Models, Workflows, describe_endpoint, trace
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
@@ -70,6 +70,7 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
             metrics,
             djl_metrics,
             set_log_level,
+            describe_endpoint,
             trace,
             describe_api,
             nothing_here,

@@ -6,7 +6,7 @@ may change their dtype where only precision is lost, and a value one dimension s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -14,7 +14,7 @@ import numpy as np
 
 from flowyard.schemas.errors import Problem
 from flowyard.schemas.tensors import DTYPES, Signature, TensorSpec
-from flowyard.workflows.plan import CALL, FROM_STEP, HAND_ON, Operand, Plan, Step
+from flowyard.workflows.plan import CALL, FROM_LITERAL, FROM_REQUEST, FROM_STEP, HAND_ON, Operand, Plan, Step
 from flowyard.workflows.problems import Problems
 
 Shape: TypeAlias = tuple[int, ...]
@@ -50,8 +50,33 @@ def note_misfits(plan: Plan, signatures: Mapping[str, Signature], problems: Prob
             _Edges(plan, signatures, problems).check(step)
 
 
+def signature_of(plan: Plan, signatures: Mapping[str, Signature]) -> Signature:
+    """What a whole workflow takes and gives, as far as its models say it.
+
+    Args:
+        plan: The workflow.
+        signatures: What is known of its models, by local name; for the others, what the file declares counts.
+
+    Returns:
+        Inputs that models take from the request itself, named as in the request where they are a part of it; the outputs of the
+        model that gives the answer, if one does. Either is empty where a function or a choice stands between.
+    """
+    edges = _Edges(plan, signatures, Problems(plan.file))
+    inputs: dict[str, TensorSpec] = {}
+    for step in plan.steps:
+        if _is_model(step):
+            for name, wanted in edges.asked_of_request(step):
+                inputs.setdefault(name, wanted)
+    out: Operand = (FROM_STEP, plan.out, None)
+    return Signature(inputs=tuple(inputs.values()), outputs=edges.outputs_of(out))
+
+
 def _is_model(step: Step) -> bool:
     return step.kind == CALL and step.callees[0].kind == "model"
+
+
+def _hands_on(step: Step) -> bool:
+    return step.kind == HAND_ON and step.guard is None and step.fallback is None
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -78,6 +103,38 @@ class _Edges:
                 if one is not None and len(one.outputs) == 1:
                     self._compare(step, one.step, one.outputs[0], wanted)
 
+    def asked_of_request(self, step: Step) -> Iterator[tuple[str, TensorSpec]]:
+        """The inputs of one call of a model that are the request, or a part of it with a name."""
+        inputs = self._signature(step).inputs
+        operands = [self._origin(operand) for operand in step.args]
+        if operands == [(FROM_REQUEST, 0, None)]:
+            yield from ((wanted.name, wanted) for wanted in inputs)
+        elif len(operands) == len(inputs):
+            for (kind, _, path), wanted in zip(operands, inputs, strict=True):
+                if kind == FROM_REQUEST and path is not None and path["type"] == "field":
+                    yield path["value"], msgspec.structs.replace(wanted, name=path["value"])
+
+    def outputs_of(self, operand: Operand) -> tuple[TensorSpec, ...]:
+        """What is known of a value: the outputs of the model that gives it, or one of them."""
+        kind, target, path = self._origin(operand)
+        step = self._plan.steps[target] if kind == FROM_STEP else None
+        if step is None or not _is_model(step) or step.guard is not None or step.fallback is not None:
+            return ()
+        outputs = self._signature(step).outputs
+        if path is None:
+            return outputs
+        return tuple(output for output in outputs if path["type"] == "field" and output.name == path["value"])
+
+    def _origin(self, operand: Operand) -> Operand:
+        """Where a value comes from, behind `id` and bare references; two paths one after the other lead nowhere."""
+        kind, target, path = operand
+        while kind == FROM_STEP and _hands_on(self._plan.steps[target]):
+            kind, target, inner = self._plan.steps[target].args[0]
+            if path is not None and inner is not None:
+                return FROM_LITERAL, None, None
+            path = path or inner
+        return kind, target, path
+
     def _signature(self, step: Step) -> Signature:
         name = step.callees[0].name
         if name in self._signatures:
@@ -87,12 +144,7 @@ class _Edges:
 
     def _given(self, operand: Operand, taker: Step) -> _Given | None:
         """What a model gives through an operand; `None` when that is not known before it runs."""
-        kind, target, path = operand
-        while kind == FROM_STEP and self._plan.steps[target].kind == HAND_ON:
-            kind, target, inner = self._plan.steps[target].args[0]
-            if path is not None and inner is not None:
-                return None
-            path = path or inner
+        kind, target, path = self._origin(operand)
         if kind != FROM_STEP or not _is_model(self._plan.steps[target]):
             return None
         step = self._plan.steps[target]

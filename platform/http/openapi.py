@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
 from litestar import MediaType, Request
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
 from flowyard.platform.http.native import documented as management
-from flowyard.platform.http.native.errors import to_json
+from flowyard.platform.http.native.errors import ErrorBody, to_json
 from flowyard.platform.telemetry.exposition import CONTENT_TYPES
 from flowyard.platform.telemetry.logs import LEVELS
+from flowyard.schemas.tensors import Signature, TensorSpec
 
 JSON = dict[str, Any]
+_KINDS = {"bool": "boolean", "string": "string"}
 
 
 class Document(OpenAPIRenderPlugin):
@@ -80,8 +84,61 @@ def _log_level() -> JSON:
     return {"parameters": [level], "responses": answers}
 
 
+def endpoint_document(name: str, version: str, signature: Signature) -> JSON:
+    """The OpenAPI 3.1 document of one model or workflow.
+
+    Args:
+        name: Its name.
+        version: Its version, empty for none.
+        signature: What it takes and gives, as far as that is known.
+
+    Returns:
+        The document, ready for JSON. Sizes are told in words: a value one dimension short of its tensor counts as one row.
+    """
+    _, components = msgspec.json.schema_components([ErrorBody], ref_template="#/components/schemas/{name}")
+    operation = _prediction("predict", versioned=False)
+    operation["parameters"] = operation["parameters"][1:]
+    if signature.inputs:
+        operation["requestBody"] = {"content": _contents(_anything(), signature.inputs), "required": True}
+    if signature.outputs:
+        operation["responses"]["200"]["content"] = _contents(_results(), signature.outputs)
+    operation["x-flowyard-signature"] = msgspec.to_builtins(signature)
+    path = "/".join(["/predictions", *(quote(part, safe="") for part in (name, version) if part)])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": name, "version": version or "unversioned"},
+        "paths": {path: {"post": operation}},
+        "components": {"schemas": components},
+    }
+
+
+def _contents(contents: JSON, tensors: tuple[TensorSpec, ...]) -> JSON:
+    by_name = {
+        "type": "object",
+        "properties": {tensor.name: _tensor(tensor) for tensor in tensors},
+        "required": [tensor.name for tensor in tensors],
+    }
+    schema = {"anyOf": [_tensor(tensors[0]), by_name]} if len(tensors) == 1 else by_name
+    return contents | {"application/json": {"schema": schema}}
+
+
+def _tensor(tensor: TensorSpec) -> JSON:
+    """Nested lists of numbers, or of one dimension less; just something where the dtype or shape is not known."""
+    words: JSON = {"description": str(tensor)}
+    if tensor.shape is None:
+        return words
+    kind = "integer" if tensor.dtype.startswith(("int", "uint")) else _KINDS.get(tensor.dtype, "number")
+    nested: list[JSON] = [{"type": kind} if tensor.dtype else {}]
+    for _ in tensor.shape:
+        nested.append({"type": "array", "items": nested[-1]})
+    return words | ({"anyOf": [nested[-1], nested[-2]]} if len(nested) > 1 else nested[0])
+
+
+def _anything() -> JSON:
+    return {"application/json": {"schema": {}}, "application/octet-stream": {}, "multipart/form-data": {}}
+
+
 def _prediction(operation: str, *, versioned: bool) -> JSON:
-    anything: JSON = {"application/json": {"schema": {}}, "application/octet-stream": {}, "multipart/form-data": {}}
     parameters = [_path_parameter("name")] + ([_path_parameter("version")] if versioned else [])
     timeout = {
         "name": "X-Request-Timeout",
@@ -89,6 +146,13 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
         "required": False,
         "description": "`300ms`, `2s`, `1m` or a number of seconds; then the answer is 504.",
         "schema": {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m)?$"},
+    }
+    trace = {
+        "name": "X-Flowyard-Trace",
+        "in": "header",
+        "required": False,
+        "description": "1 asks for the timeline of the run, as JSON in the header of that name of the answer.",
+        "schema": {"enum": ["0", "1"]},
     }
     failures = {
         "400": "The input does not fit, or the request cannot be read.",
@@ -104,8 +168,8 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
         "tags": ["Predictions"],
         "summary": "Run a model or workflow",
         "operationId": operation,
-        "parameters": [*parameters, timeout],
-        "requestBody": {"content": anything, "required": False},
+        "parameters": [*parameters, timeout, trace],
+        "requestBody": {"content": _anything(), "required": False},
         "responses": {"200": {"description": "The result.", "content": _results()}}
         | {status: _failure(text) for status, text in failures.items()},
     }

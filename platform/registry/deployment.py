@@ -27,9 +27,10 @@ from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
 from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan, Step
-from flowyard.workflows.signatures import check_signatures
+from flowyard.workflows.signatures import check_signatures, signature_of
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
@@ -157,10 +158,17 @@ class Deployment:
             raise
         self.start_s = time.monotonic() - began
 
+    @property
+    def signature(self) -> Signature:
+        """What the whole workflow takes and gives, as far as its models say it."""
+        return signature_of(self.plan, self._known_signatures())
+
+    def _known_signatures(self) -> dict[str, Signature]:
+        return {key: pool.signature for key, pool in self.pools.items() if pool.signature is not None}
+
     def _check_signatures(self) -> None:
         """Holds what the models turned out to take and give against the edges between them."""
-        known = {key: pool.signature for key, pool in self.pools.items() if pool.signature is not None}
-        problems = check_signatures(self.plan, known)
+        problems = check_signatures(self.plan, self._known_signatures())
         if problems:
             raise InvalidWorkflowError(problems)
 

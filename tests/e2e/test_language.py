@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jsonschema
 import pytest
 from support.archives import linear_onnx, zipped
 
@@ -110,3 +111,30 @@ def test_models_that_cannot_feed_each_other_are_refused(register):
     )
     assert (answer.status_code, answer.json()["type"]) == (400, "InvalidWorkflowException")
     assert "workflow.yaml:6" in answer.json()["message"]
+
+
+def test_description_and_openapi_tell_what_a_workflow_takes_and_gives(http, register):
+    head = 'version: "1.0"\nmodels: {m: m.onnx}\n'
+    assert register("told", "  out: [m, in]\n", head, m__onnx=linear_onnx([[1.0, 2.0], [3.0, 4.0]])).status_code == 200
+    (described,) = http.get("/workflows/told").json()
+    inputs, outputs = described["signature"]["inputs"], described["signature"]["outputs"]
+    assert (inputs[0]["dtype"], inputs[0]["shape"]) == ("float32", [-1, 2])
+    assert outputs[0]["shape"] == [-1, 2]
+    assert described["models"][0]["signature"] == described["signature"]
+    document = http.get("/openapi/told/1.0").json()
+    operation = document["paths"]["/predictions/told/1.0"]["post"]
+    assert operation["x-flowyard-signature"] == described["signature"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.validate([[1.0, 2.0]], schema)
+    jsonschema.validate([1.0, 2.0], schema)
+    jsonschema.validate({inputs[0]["name"]: [[1.0, 2.0]]}, schema)
+    for wrong in (["a"], [[[1.0]]], {}, 3):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    jsonschema.validate(http.post("/predictions/told", json=[[1.0, 2.0]]).json(), result_schema(operation))
+    assert http.get("/openapi/nothing").status_code == 404
+    assert http.get("/openapi/told", params={"x": 1}).status_code == 400
+
+
+def result_schema(operation):
+    return operation["responses"]["200"]["content"]["application/json"]["schema"]

@@ -9,7 +9,8 @@ import msgspec
 from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.http.native.errors import ErrorBody
 from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, Scale
-from flowyard.platform.http.native.views import ModelList, Status, WorkflowInfo, WorkflowList
+from flowyard.platform.http.native.views import EndpointDocument, ModelList, Status, WorkflowInfo, WorkflowList
+from flowyard.platform.telemetry.traces import Trace
 
 JSON = dict[str, Any]
 
@@ -88,6 +89,8 @@ OPERATIONS = {
     "unregister": Operation(),
     "setDefault": Operation(failures=(400, 404, 409, 413)),
     "clearDefault": Operation(),
+    "readTrace": Operation(answer=Trace),
+    "readDocument": Operation(answer=EndpointDocument, failures=(400, 404, 503)),
 }
 
 

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 from litestar.types.internal_types import PathParameterDefinition
 
+from flowyard.platform.http import openapi
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import to_json
 from flowyard.platform.http.native.parameters import MAX_LIMIT, Nothing, Page, Scale, read
@@ -49,6 +50,10 @@ def _operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | P
     kind = "Model" if path[0] == "models" else "Workflow"
     first, *others = handler.fn.__name__.split("_")
     return f"{first}{''.join(word.title() for word in others)}{kind}{'Version' if len(path) > 2 else ''}"
+
+
+def _openapi_operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
+    return f"readDocument{'Version' if len(path) > 2 else ''}"
 
 
 class Registered(Controller):
@@ -164,7 +169,15 @@ async def _shadow(registry: Registry, name: str, version: str | None, asked: Sca
     return answer(views.Status(f'Workflow "{shown(name, version)}" {state}'))
 
 
-@get("/traces/{trace_id:str}", summary="Timeline of a run", operation_id="describeTrace", tags=["Predictions"])
+@get(["/openapi/{name:str}", "/openapi/{name:str}/{version:str}"], summary="OpenAPI of one", operation_id=_openapi_operation)
+async def describe_endpoint(request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
+    """The OpenAPI document of one model or workflow: what it takes and gives, as far as its models say it."""
+    query(request, Nothing)
+    deployment = registry.endpoints.route(name, version)
+    return answer(openapi.endpoint_document(deployment.name, deployment.version, deployment.signature))
+
+
+@get("/traces/{trace_id:str}", summary="Timeline of a run", operation_id="readTrace", tags=["Predictions"])
 async def trace(request: HttpRequest, traces: Traces, trace_id: str) -> Response[bytes]:
     """Tells what a request with `X-Flowyard-Trace: 1` did when, where that is too long for a header."""
     query(request, Nothing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -134,6 +135,7 @@ class WorkflowInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     shadow: bool = False
     shadow_requests: ShadowInfo | None = None
     progress: ProgressInfo | None = None
+    signature: Signature | None = None
 
 
 class ModelItem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -165,6 +167,15 @@ class WorkflowList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
     next_page_token: str | None = None
     workflows: list[WorkflowItem]
+
+
+class EndpointDocument(msgspec.Struct, frozen=True):
+    """An OpenAPI document of one model or workflow."""
+
+    openapi: str
+    info: dict[str, str]
+    paths: dict[str, Any]
+    components: dict[str, Any]
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -199,6 +210,7 @@ def describe(endpoints: Endpoints, entry: Entry) -> WorkflowInfo:
         shadow=shadow,
         shadow_requests=_shadow_info(entry) if shadow else None,
         progress=_progress(entry) if entry.status == "PENDING" else None,
+        signature=_workflow_signature(entry),
     )
 
 
@@ -237,7 +249,7 @@ def _model_info(entry: Entry, key: str, pool: ModelPool) -> ModelInfo:
         loaded_at_startup=entry.at_startup,
         worker_groups=_groups(pool),
         engine=pool.spec.engine,
-        signature=pool.signature,
+        signature=_model_signature(pool),
         batches={str(1 << bits): count for bits, count in enumerate(pool.batches) if count},
         restarts=sum(group.lost for group in pool.groups),
     )
@@ -247,6 +259,21 @@ def _health(entry: Entry, pool: ModelPool) -> str:
     if entry.deployment is None:
         return entry.status
     return "Healthy" if pool.healthy else "Unhealthy"
+
+
+def _workflow_signature(entry: Entry) -> Signature | None:
+    """What is known of a whole workflow; of a single model, its own entry says it."""
+    if entry.deployment is None or entry.record.kind == "model":
+        return None
+    found = entry.deployment.signature
+    return found if found.inputs or found.outputs else None
+
+
+def _model_signature(pool: ModelPool) -> Signature | None:
+    """What a model says of itself, or else what the workflow file declares."""
+    spec = pool.spec.spec
+    declared = Signature(inputs=spec.inputs, outputs=spec.outputs) if spec.inputs or spec.outputs else None
+    return pool.signature or declared
 
 
 def _groups(pool: ModelPool) -> list[WorkerGroupInfo]:

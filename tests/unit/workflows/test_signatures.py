@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.tensors import DTYPES, Signature, TensorSpec
 from flowyard.workflows.check import check, compile_workflow
-from flowyard.workflows.signatures import check_signatures
+from flowyard.workflows.signatures import check_signatures, signature_of
 
 HEAD = "name: w\nmodels: {a: a.onnx, b: b.onnx}\nfunctions: {f: s:f}\nworkflow:\n"
 CHAIN = "  x: [a, in]\n  out: [b, x]\n"
@@ -177,3 +177,37 @@ def test_what_an_engine_accepts_is_never_a_problem(gives: TensorSpec, takes: Ten
     except InvalidInputError:
         return
     assert fits(gives, takes)
+
+
+WHOLE = """
+name: w
+models:
+  a: {url: a.pt, inputs: [{name: x, dtype: float32, shape: [null, 2]}], outputs: [{name: y, dtype: float32, shape: [null, 3]}]}
+  b: {url: b.pt, inputs: [{name: p}, {name: q, dtype: int64}], outputs: [{name: u}, {name: v, dtype: bool}]}
+functions: {f: steps:f}
+workflow:
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "inputs", "outputs"),
+    [
+        ("{out: [a, in]}", "x: float32[?, 2]", "y: float32[?, 3]"),
+        ("{body: in, z: [id, body], r: [a, z], out: r}", "x: float32[?, 2]", "y: float32[?, 3]"),
+        ("{out: [a, in.image]}", "image: float32[?, 2]", "y: float32[?, 3]"),
+        ("{out: [b, in.left, in.right]}", "left: any[?], right: int64[?]", "u: any[?], v: bool[?]"),
+        ("{r: [b, in], out: r.v}", "p: any[?], q: int64[?]", "v: bool[?]"),
+        ("{out: [f, [a, [f, in]]]}", "", ""),
+        ("{out: [merge, [a, in], [b, in]]}", "x: float32[?, 2], p: any[?], q: int64[?]", ""),
+        ("{out: {call: [a, in], when: in.z, else: in}}", "x: float32[?, 2]", ""),
+        ("{out: {call: [a, in], fallback: in}}", "x: float32[?, 2]", ""),
+        ("{r: {call: in, when: in.z}, out: [a, r]}", "", "y: float32[?, 3]"),
+        ("{out: [a, 'in.list[0]']}", "", "y: float32[?, 3]"),
+        ("{out: [a, in.headers.x]}", "", "y: float32[?, 3]"),
+    ],
+)
+def test_the_signature_of_a_whole_workflow(nodes: str, inputs: str, outputs: str) -> None:
+    plan = compile_workflow(WHOLE.replace("workflow:\n", f"workflow: {nodes}").encode(), "w", None)
+    found = signature_of(plan, {})
+    assert ", ".join(map(str, found.inputs)) == inputs
+    assert ", ".join(map(str, found.outputs)) == outputs
