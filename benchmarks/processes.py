@@ -46,9 +46,10 @@ class Process:
         argv: Its command line.
         folder: Where its log goes, and where it runs.
         env: Variables besides this process's own.
+        pinned: Whether it gets one core for itself and all its children.
     """
 
-    def __init__(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, *, pinned: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "log"
         self.started = time.perf_counter()
@@ -61,7 +62,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_pin,  # noqa: PLW1509 - this process has one thread when it starts servers
+                preexec_fn=_pin if pinned else None,  # noqa: PLW1509 - this process has one thread when it starts servers
             )
 
     def first_answer_s(self, target: Target, request: bytes) -> float:
