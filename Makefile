@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := schemas engines workflows platform
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test schemas bench bench-peers demo serve clean
+.PHONY: help install lint format test schemas problems bench bench-peers demo serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(STAMP) ## Run the whole test suite
 
 schemas: $(STAMP) ## Write the JSON Schemas in schemas/ anew, after a change of settings, API or workflow language
 	$(BIN)/python -m flowyard.platform.cli.schemas schemas
+
+problems: $(STAMP) ## Write docs/workflow-problems.md anew, after a change of what a check says
+	PYTHONPATH=tests $(BIN)/python -m contract.workflows.page
 
 bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-results/ and docs/performance.md
 	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32 --duration 1.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +102,18 @@ def test_a_wrong_example_gives_the_problems_shown(block: Block) -> None:
     assert [str(problem) for problem in problems] == block.under.splitlines()
 
 
+COMMANDS = re.findall(r"^\$ flowyard (.*)\n((?:(?!\$ |```).*\n)*)", PAGE.read_text(), re.M)
+
+
+@pytest.mark.parametrize(("command", "shown"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_a_command_prints_what_is_shown(command: str, shown: str) -> None:
+    argv = [sys.executable, "-m", "flowyard.platform.cli.main", *command.split()]
+    done = subprocess.run(argv, cwd=PAGE.parents[1], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (shown, "")
+
+
 def test_the_page_has_examples_of_both_kinds() -> None:
     assert len(GOOD) > 15
     assert len(WRONG) > 2
+    assert len(COMMANDS) == 4
     assert sum(len(list(cases(block.text))) for block in BLOCKS) > 20

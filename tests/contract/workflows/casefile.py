@@ -15,11 +15,13 @@ class Case(NamedTuple):
 
     Attributes:
         name: Name of its file.
+        about: What it is about, in a sentence.
         files: The files of the archive; those under `store/` are in the model store.
         problems: What a check prints, by place; empty for a workflow that is right.
     """
 
     name: str
+    about: str
     files: dict[str, str]
     problems: list[str]
 
@@ -30,10 +32,10 @@ class Case(NamedTuple):
 
 def read_case(path: Path) -> Case:
     """The text begins with what the case is about; then come sections, the last one `-- problems --`."""
-    _, *parts = _SECTION.split(path.read_text())
+    about, *parts = _SECTION.split(path.read_text())
     files = dict(zip(parts[::2], (part.removeprefix("\n") for part in parts[1::2]), strict=True))
     problems = files.pop("problems").splitlines()
-    return Case(path.stem, files, problems)
+    return Case(path.stem, about.strip().removesuffix("."), files, problems)
 
 
 def read_cases() -> list[Case]:
