@@ -102,7 +102,7 @@ def read(text: bytes, filename: str, problems: Problems) -> Node | None:
 
 def _decode(text: bytes) -> str:
     if len(text) > LIMIT_BYTES:
-        raise SourceError(f"the file has {len(text)} bytes, the limit is {LIMIT_BYTES}")
+        raise SourceError(f"the file is larger than {LIMIT_BYTES} bytes")
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:

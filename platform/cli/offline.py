@@ -75,6 +75,13 @@ def check_path(path: Path, model_store: Path | None = None, handler: str | None 
         raise InvalidRequestError(f"{path}: no such file or folder")
     if model_store is not None and not model_store.is_dir():
         raise InvalidRequestError(f"--model-store {model_store}: no such folder")
+    try:
+        return _check(path, model_store, handler)
+    except OSError as error:
+        raise InvalidRequestError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _check(path: Path, model_store: Path | None, handler: str | None) -> Checked:
     if path.is_dir():
         return _check_folder(path, str(path), model_store, handler)
     if path.suffix.lower() in TEXTS:

@@ -13,7 +13,7 @@ _NOWHERE = "/not-served-at-this-address"
 class Gate:
     """Lets through what belongs to one of the two APIs; everything else is a 404 like any other path that leads nowhere.
 
-    The inference API is predictions and `/ping`. `OPTIONS /` is answered by both.
+    The inference API is predictions and `/ping`. `OPTIONS /` is answered by both, and so are the traces of predictions.
 
     Args:
         app: The whole application.
@@ -31,7 +31,7 @@ class Gate:
         await self.app(scope, receive, send)
 
     def _is_served(self, path: str, method: str) -> bool:
-        if path == "/" and method == "OPTIONS":
+        if (path == "/" and method == "OPTIONS") or path.startswith("/traces/"):
             return True
         is_inference = is_prediction(path) or path == "/ping" or path.startswith("/ping/")
         return is_inference == (self._serves == "inference")

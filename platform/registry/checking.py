@@ -16,6 +16,7 @@ from flowyard.workflows.check import Checked, check
 from flowyard.workflows.definition import Definition
 from flowyard.workflows.plan import Plan
 from flowyard.workflows.problems import Problems
+from flowyard.workflows.source import LIMIT_BYTES
 
 
 def check_place(
@@ -44,7 +45,7 @@ def check_place(
     """
     view = FolderView(folder)
     if text is None:
-        text = place.file.read_bytes()
+        text = read_text(place)
     stored = FolderView(store) if store is not None and store.is_dir() else None
     known = place.name or name
     checked = check(text, shown, view, place.handler, name=known, store=stored, is_store_known=is_store_known)
@@ -54,6 +55,12 @@ def check_place(
         if handler is not None:
             checked = check(text, shown, view, handler, name=known, store=stored, is_store_known=is_store_known)
     return checked.with_problems(_of_models(checked.definition, shown)) if checked.definition is not None else checked
+
+
+def read_text(place: WorkflowPlace) -> bytes:
+    """Reads a workflow file, but for one that is too large to be checked only as much as tells that."""
+    with place.file.open("rb") as file:
+        return file.read(LIMIT_BYTES + 1)
 
 
 def with_stored_models(plan: Plan, folder: Path, store: Path) -> Plan:

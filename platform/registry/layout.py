@@ -21,6 +21,7 @@ _MODEL_DIR = rb"(?:file:(?://)?)?\{model_dir\}"
 _ANYWHERE = re.compile(_MODEL_DIR)
 _UPWARDS = re.compile(_MODEL_DIR + rb"(?=/\.\./)")
 WAR_MANIFEST = "WAR-INF/MANIFEST.json"
+MAX_MANIFEST_BYTES = 1 << 20
 
 
 class WorkflowPlace(msgspec.Struct, frozen=True):
@@ -61,6 +62,8 @@ def find_workflow(folder: Path) -> WorkflowPlace | None:
     """
     manifest = folder / WAR_MANIFEST
     if manifest.is_file():
+        if manifest.stat().st_size > MAX_MANIFEST_BYTES:
+            raise InvalidArchiveError(f"{WAR_MANIFEST} has more than {MAX_MANIFEST_BYTES} bytes")
         return _of_manifest(folder, manifest.read_bytes())
     file = workflow_file(folder)
     return WorkflowPlace(file) if file is not None else None

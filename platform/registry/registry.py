@@ -26,7 +26,7 @@ from flowyard.platform.archives.names import LoadItem, check_name, check_version
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.devices import discover, parse_device
-from flowyard.platform.registry.checking import check_place, with_stored_models
+from flowyard.platform.registry.checking import check_place, read_text, with_stored_models
 from flowyard.platform.registry.deployment import (
     Deployment,
     Places,
@@ -337,7 +337,7 @@ class Registry:
         """The plan of a workflow file; what a new one expects to find on the server must be there."""
         folder = stored.folder
         file = place.file.relative_to(folder).as_posix()
-        text = locate_model_dir(place.file.read_bytes(), request.url, alone=bool(stored.filename))
+        text = locate_model_dir(read_text(place), request.url, alone=bool(stored.filename))
         store = Path(self.settings.model_store) if self.settings.model_store else None
         checked = check_place(place, folder, file, text=text, name=request.name, store=store, is_store_known=True)
         if is_new:

@@ -25,6 +25,8 @@ from flowyard.platform.http.gate import Gate
         ("/v2/models/m/infer", "POST", False, True),
         ("/schema", "GET", False, True),
         ("/", "OPTIONS", True, True),
+        ("/traces/x", "GET", True, True),
+        ("/traces", "GET", False, True),
         ("/", "GET", False, True),
         ("//models", "GET", False, True),
     ],

@@ -129,7 +129,7 @@ LARGE = {
         'name: w\nworkflow: {out: ["a\\nb", in]}\n',
         ['2:18: error: unknown model or function "a\\nb"'],
     ),
-    "too many bytes": ("#" * (1 << 20) + "\n", [" error: the file has 1048577 bytes, the limit is 1048576"]),
+    "too many bytes": ("#" * (1 << 20) + "\n", [" error: the file is larger than 1048576 bytes"]),
     "5,000 problems": ("name: w\nworkflow: {out: [merge, in, " + ", ".join(["x"] * 5_000) + "]}\n", None),
 }
 

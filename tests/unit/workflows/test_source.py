@@ -44,7 +44,7 @@ REFUSED = [
     ("a: " + "[" * 70 + "]" * 70, ["1:67: error: nested deeper than 64 levels"]),
     ("[" * 500_000, ["1:65: error: nested deeper than 64 levels"]),
     ("a: 99999999999999999999999", ["1:4: error: a whole number that does not fit 64 bits"]),
-    ("a" * (2 << 20), ["error: the file has 2097152 bytes, the limit is 1048576"]),
+    ("a" * (2 << 20), ["error: the file is larger than 1048576 bytes"]),
     ("? [a]\n: 1", ["1:3: error: a key must be a string"]),
 ]
 
