@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib.util import decode_source
 from pathlib import PurePosixPath
 from typing import Protocol, TypeAlias
 
@@ -20,7 +21,10 @@ from flowyard.workflows.references import SCHEMES, split_callable
 from flowyard.workflows.source import At
 
 LIMIT_SOURCE_BYTES = 4 << 20
-_Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+_Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+#: Expressions whose value nobody can call.
+_DATA = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.JoinedStr, ast.ListComp, ast.DictComp, ast.SetComp)
 
 
 class ArchiveView(Protocol):
@@ -125,7 +129,7 @@ def _check_functions(definition: Definition, uses: Iterable[Use], modules: _Modu
     }
     for use in uses:
         function = found.get(use.callee.name) if use.callee.kind == "function" else None
-        if function is not None and not function.decorator_list:
+        if function is not None and not getattr(function, "decorator_list", ()):
             check = _check_arity if definition.spelling == "native" else _check_rows
             check(use, function, problems)
 
@@ -177,15 +181,17 @@ class _Modules:
         found = self._names_in(path, at) if path else None
         if found is None:
             return None
-        if name.split(".")[0] not in found and "*" not in found:
+        if name.split(".")[0] not in found and not {"*", "__getattr__"} & found.keys():
             nearest = self._problems.nearest(name, found)
             self._problems.error(f'{what}: no "{name}" in {path}', at, name=name, nearest=nearest)
         definition = found.get(name)
-        return definition if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)) else None
+        if isinstance(definition, _DATA):
+            self._problems.error(f'{what}: "{name}" in {path} is nothing that can be called', at, name=name)
+        return definition if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) else None
 
     def _path(self, module: str, what: str, at: Place) -> str:
         """The file of a module; empty with a problem noted where there is none."""
-        base = module.replace(".", "/")
+        base = module.removesuffix(".py").replace(".", "/")
         for path in (f"{base}.py", f"{base}/__init__.py"):
             if self._archive.exists(path):
                 return path
@@ -205,11 +211,11 @@ class _Modules:
                 raise ValueError(f"no Python source of at most {LIMIT_SOURCE_BYTES} bytes")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return dict(_top_level(ast.parse(text).body))
+                return dict(_top_level(ast.parse(decode_source(text)).body))
         except SyntaxError as error:
             # The file stands next to the workflow file, wherever that is.
             shown = str(PurePosixPath(self._problems.file).parent / path)
-            self._problems.error(error.msg, At(error.lineno or 0, error.offset or 0), name=path, file=shown)
+            self._problems.error(error.msg, At(max(0, error.lineno or 0), max(0, error.offset or 0)), name=path, file=shown)
         except (ValueError, RecursionError, MemoryError, TooLargeError) as error:
             self._problems.error(f"{path} cannot be read: {str(error) or 'nested too deeply'}", at, name=path)
         return None
@@ -222,12 +228,19 @@ def _top_level(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
             yield statement.name, statement
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             yield from ((alias.asname or alias.name.split(".")[0], statement) for alias in statement.names)
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names = (name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
-            yield from ((name.id, statement) for name in names)
-        else:
-            for part in ("body", "orelse", "finalbody"):
-                yield from _top_level(getattr(statement, part, []))
-            for handler in getattr(statement, "handlers", []):
-                yield from _top_level(handler.body)
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.For)):
+            yield from _assigned(statement)
+        for part in ("body", "orelse", "finalbody") if not isinstance(statement, _SCOPES) else ():
+            yield from _top_level(getattr(statement, part, []))
+        for inner in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            yield from _top_level(inner.body)
+
+
+def _assigned(statement: ast.Assign | ast.AnnAssign | ast.For) -> Iterator[tuple[str, ast.AST]]:
+    """The names that a statement gives to values, with the value where it is all that the name stands for."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    value = statement if isinstance(statement, ast.For) else statement.value
+    for target in targets:
+        whole = value is not None and isinstance(target, ast.Name)
+        names = (name.id for name in ast.walk(target) if isinstance(name, ast.Name))
+        yield from ((name, value if whole and value is not None else statement) for name in names)

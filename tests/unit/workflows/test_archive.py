@@ -111,6 +111,49 @@ def test_a_source_that_cannot_be_read_is_one_problem_however_many_functions_it_h
     assert found("functions: {f: bad:f, g: bad:g}", "[f, [g, in]]") == ["bad.py:1:7: error: invalid syntax"]
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"match 1:\n  case 1:\n    def f(x): ...\n",
+        b"for f in (print,): ...\n",
+        b"with open('x') as g:\n  f = g\n",
+        b"while True:\n  def f(x): ...\n",
+        b"def __getattr__(name): ...\n",
+        b"(f, g) = (print, 3)\n",
+        b"f: object = print\n",
+        b"f = lambda x: x\n",
+        b"# -*- coding: latin-1 -*-\n# \xe9\ndef f(x): ...\n",
+        b"\xef\xbb\xbfdef f(x): ...\r\n",
+    ],
+)
+def test_a_name_is_found_wherever_it_is_defined(source: bytes) -> None:
+    checked = check(b"name: w\nfunctions: {f: s:f}\nworkflow: {out: [f, in]}\n", "w", Files({"s.py": source}))
+    assert checked.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (b"def g():\n  def f(x): ...\n", 'w:2:16: error: function "f": no "f" in s.py'),
+        (b"class C:\n  def f(x): ...\n", 'w:2:16: error: function "f": no "f" in s.py'),
+        (b"f = [print]\n", 'w:2:16: error: function "f": "f" in s.py is nothing that can be called'),
+        (b"f = lambda: 1\n", 'w:3:18: error: function "f" takes 0 arguments, not 1'),
+        (b"# \xe9\ndef f(x): ...\n", "s.py: error: invalid or missing encoding declaration"),
+        (b"# -*- coding: nonsense -*-\n", "s.py: error: unknown encoding: nonsense"),
+        (b"def f(x): \0", "s.py: error: source code "),
+    ],
+)
+def test_what_a_source_does_not_define(source: bytes, expected: str) -> None:
+    (problem,) = check(b"name: w\nfunctions: {f: s:f}\nworkflow: {out: [f, in]}\n", "w", Files({"s.py": source})).problems
+    assert str(problem).startswith(expected)
+
+
+def test_a_model_may_be_a_callable_of_a_file() -> None:
+    assert found("models: {m: 'steps.py:one'}") == []
+    (problem,) = found("models: {m: 'steps.py:oen'}")
+    assert problem.endswith('no "oen" in steps.py (did you mean "one"?)')
+
+
 def test_a_source_that_is_too_deep_is_a_problem() -> None:
     files = Files({"deep.py": b"-" * 100_000 + b"1"})
     checked = check(b"name: w\nfunctions: {f: deep:f}\nworkflow: {out: [f, in]}\n", "w", files)
