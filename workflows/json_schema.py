@@ -100,6 +100,7 @@ def _models() -> Json:
         "inputs": {"type": "array", "items": _ref("tensor")},
         "outputs": {"type": "array", "items": _ref("tensor")},
         "options": _ref("texts"),
+        "arguments": _ref("texts"),
     }
     settings = {
         key: ({"description": of_field["description"]} if "description" in of_field else {}) | of_file.get(key, of_field)
