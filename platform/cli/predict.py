@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -20,14 +20,19 @@ from flowyard.platform.cli.output import printable, write_body
 from flowyard.platform.cli.server_timing import draw_server_timing
 from flowyard.platform.cli.session import HERE, JsonOutput, Server, connected
 from flowyard.platform.cli.sources import name_and_version
+from flowyard.platform.cli.timeline import draw_timeline, read_trace
 from flowyard.platform.client import Client, Event, Pieces, Prediction, PredictOptions
+from flowyard.platform.client.calls import Call
 from flowyard.platform.client.inputs import BYTES, JSON, file_type
 from flowyard.platform.client.pieces import EVENTS
 from flowyard.platform.client.timing import spans_of
+from flowyard.platform.telemetry.traces import Trace
 from flowyard.schemas.codecs.arrays import is_tensors
 from flowyard.schemas.codecs.content import is_json, media_type
+from flowyard.schemas.errors import FlowyardError
 
 TRACE_HEADER = "X-Flowyard-Trace"
+_TRACES = "/traces/"
 _STANDARD_INPUT = "-"
 #: Columns of a timeline that nobody looks at on a terminal.
 _WIDTH = 100
@@ -93,10 +98,10 @@ def predict(
     with connected(server, json_output=json_output) as client:
         run = _stream if stream else _whole
         began = time.perf_counter()
-        timing = run(client, model, sent, options, output)
+        answered = run(client, model, sent, options, output)
         total_ms = (time.perf_counter() - began) * 1000
-    if trace:
-        _show_trace(timing, total_ms)
+        if trace:
+            _show_trace(client, answered, total_ms)
     return 0
 
 
@@ -140,7 +145,7 @@ def _headers(words: list[str] | None) -> dict[str, str]:
     return headers
 
 
-def _whole(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> str:
+def _whole(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> Mapping[str, str]:
     prediction = client.predict(name, sent, **options)
     if output is not None:
         with _file(output) as target:
@@ -151,7 +156,7 @@ def _whole(client: Client, name: str, sent: bytes | Path, options: PredictOption
         write_body(prediction.body)
     else:
         sys.stdout.buffer.write(prediction.body)
-    return prediction.headers.get("server-timing", "")
+    return prediction.headers
 
 
 def _is_text(content_type: str) -> bool:
@@ -172,7 +177,7 @@ def _bytes_shown(content: bytes, content_type: str) -> str:
     return f"{len(content)} bytes of {content_type or 'no type'}; --output FILE keeps them"
 
 
-def _stream(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> str:
+def _stream(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> Mapping[str, str]:
     with client.stream(name, sent, **options) as pieces:
         if output is not None:
             with _file(output) as target:
@@ -183,7 +188,7 @@ def _stream(client: Client, name: str, sent: bytes | Path, options: PredictOptio
             for data in written:
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
-        return pieces.headers.get("server-timing", "")
+        return pieces.headers
 
 
 def _written(pieces: Pieces) -> Iterator[bytes]:
@@ -244,7 +249,23 @@ def _keep_mode(path: Path, partial: Path) -> None:
     partial.chmod(0o666 & ~mask)
 
 
-def _show_trace(header: str, total_ms: float) -> None:
+def _show_trace(client: Client, headers: Mapping[str, str], total_ms: float) -> None:
+    """Draws what the server says of a run: its whole timeline, or `Server-Timing` where it has no more to say."""
     width = shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stderr.isatty() else _WIDTH
-    for line in draw_server_timing(spans_of(header), total_ms, width):
-        print(line, file=sys.stderr)
+    trace = _trace(client, headers.get(TRACE_HEADER.lower(), "").encode("latin-1", "replace"))
+    if trace is not None:
+        lines = draw_timeline(trace, width).splitlines()
+    else:
+        lines = draw_server_timing(spans_of(headers.get("server-timing", "")), total_ms, width)
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+
+
+def _trace(client: Client, text: bytes) -> Trace | None:
+    """The timeline itself, which may be elsewhere when it is long; `None` where there is none."""
+    with contextlib.suppress(FlowyardError, msgspec.DecodeError):
+        place = msgspec.json.decode(text)
+        if isinstance(place, dict) and str(place.get("url", "")).startswith(_TRACES):
+            text = client.exchange(Call(method="GET", path=place["url"], read=lambda reply: reply.body)).body
+        return read_trace(text)
+    return None

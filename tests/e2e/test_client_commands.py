@@ -324,8 +324,15 @@ def test_a_timeline(flowyard):
     done = flowyard("predict", "linear", "--data", "[[1,1]]", "--trace")
     assert (done.returncode, done.stdout) == (0, b"[[3.0,30.0]]\n")
     lines = done.stderr.decode().splitlines()
-    assert [line.split()[0] for line in lines[:2]] == ["linear", "total"]
-    assert "█" in lines[1]
+    assert lines[0].startswith("linear  status 200  ")
+    assert lines[1].startswith("linear |")
+    assert "batch 1, worker" in lines[1]
+
+
+def test_the_timeline_of_a_stream_is_fetched(flowyard):
+    done = flowyard("predict", "count", "--data", "2", "--stream", "--trace")
+    assert (done.returncode, done.stdout) == (0, b'{"n":0}\n{"n":1}\n')
+    assert done.stderr.decode().splitlines()[1].startswith("out |")
 
 
 @pytest.mark.parametrize(
