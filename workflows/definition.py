@@ -283,6 +283,9 @@ def _read_node(name: str, entry: Entry, problems: Problems) -> NodeDefinition:
     node, key = entry.value, entry.key
     if isinstance(node, Mapping) and set(node.entries) != {"value"}:
         return _read_long_node(name, key, node, problems)
+    if name == "out" and isinstance(node, Scalar) and node.value == "in":
+        # DJL takes no reference for a node at all; one that computes nothing is a slip.
+        problems.error("`out` is the request itself; [id, in] says that this is meant", node, name=name)
     return NodeDefinition(name=name, call=parse(node, problems), line=key.line, column=key.column)
 
 

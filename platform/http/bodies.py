@@ -215,6 +215,8 @@ class Upload:
         """
         media_type, options = content_type(header)
         in_form = media_type == MULTIPART
+        if in_form and not options.get("boundary"):
+            raise InvalidRequestError("The Content-Type multipart/form-data needs a boundary.")
         # The parser's limit would be told as a broken form: ours, which counts what it has let through, is reached before.
         limit = self._limit_bytes + MAX_CHUNK_BYTES
         parser = multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=limit) if in_form else None

@@ -359,3 +359,9 @@ def test_the_openapi_document_states_parameters_ranges_and_answers(http):
         for operation in item.values():
             named = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+@pytest.mark.parametrize("path", ["/models", "/workflows"])
+def test_a_multipart_form_without_a_boundary_is_refused(http, path):
+    answer = http.post(path, content=b"x", headers={"content-type": "multipart/form-data"})
+    assert (answer.status_code, answer.json()["message"]) == (400, "The Content-Type multipart/form-data needs a boundary.")
