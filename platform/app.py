@@ -18,6 +18,7 @@ from flowyard.platform.error_rates import ErrorRates
 from flowyard.platform.http import openapi
 from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
+from flowyard.platform.http.native.adapters import AdapterControl
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
 from flowyard.platform.http.native.management import Models, Workflows, describe_endpoint, trace
@@ -64,6 +65,7 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
         [
             Models,
             Workflows,
+            AdapterControl,
             ping,
             ping_by_any_method,
             ping_below,

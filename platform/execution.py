@@ -16,8 +16,9 @@ import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
 from flowyard.platform.workers.jobs import Job
-from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
+from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import Outcome
+from flowyard.platform.workers.tasks import OnChunk, Task
 from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, NodeError
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.execution import named

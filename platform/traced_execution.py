@@ -11,7 +11,8 @@ from flowyard.platform.registry.deployment import Deployment, Lookup
 from flowyard.platform.telemetry.traces import MAX_CALLS, CallTrace, NodeTrace, Trace
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.notes import CallNote
-from flowyard.platform.workers.pool import ModelPool, OnChunk, Task
+from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.workers.tasks import OnChunk, Task
 from flowyard.workflows.instructions import StartCall, StepTime
 
 

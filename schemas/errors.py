@@ -9,8 +9,10 @@
     │   ├── InvalidModelError        a model that its engine cannot load
     │   ├── ForbiddenError           asked for something that the settings do not allow
     │   ├── NotFoundError            no such route
-    │   │   └── ModelNotFoundError   no such model, workflow or version, or a URL that leads to none
+    │   │   ├── ModelNotFoundError   no such model, workflow or version, or a URL that leads to none
+    │   │   └── AdapterNotFoundError no such adapter, or no such model to have one
     │   ├── ConflictError            the name is taken
+    │   │   └── AdapterConflictError the model has an adapter of that name, or cannot have one from there
     │   ├── MethodNotAllowedError
     │   ├── NotAcceptableError       the result cannot be told in a content type that the caller accepts
     │   └── TooLargeError            over a size limit
@@ -144,10 +146,22 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class AdapterNotFoundError(NotFoundError):
+    """No such adapter, or no such model to have one."""
+
+    code = "adapter_not_found"
+
+
 class ConflictError(UserError):
     """The name is taken."""
 
     code = "conflict"
+
+
+class AdapterConflictError(ConflictError):
+    """The model has an adapter of that name, or cannot have one from there."""
+
+    code = "adapter_conflict"
 
 
 class MethodNotAllowedError(UserError):

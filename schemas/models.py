@@ -30,6 +30,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         outputs: Declared output tensors.
         arguments: What the query of the URL, or DJL's `arguments`, says to the model (DJL §3.3).
         options: What the engine makes of it; `module:Class` of a state dict is `options["class"]`.
+        dynamic_adapters: Whether requests may name adapters that are not registered, which the handler then finds (DJL §1.11).
         trusted: Whether formats that can run code when they are read (pickle) may be loaded.
     """
 
@@ -49,4 +50,5 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...] = ()
     arguments: dict[str, str] = {}
     options: dict[str, str] = {}
+    dynamic_adapters: bool | None = None
     trusted: bool = False

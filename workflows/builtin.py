@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from flowyard.schemas.codecs.content import message_of
 from flowyard.schemas.errors import InvalidInputError
+from flowyard.schemas.messages import Message
+from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value
 from flowyard.workflows import ensemble, paths
 from flowyard.workflows.expressions import Expression, Literal
@@ -17,6 +20,8 @@ from flowyard.workflows.problems import Place
 
 ANY = 1_000_000
 LIMIT_ITEMS = 10_000
+#: The content of a message that says which adapter it is for.
+ADAPTER = "adapter"
 #: Fewest and most arguments of each.
 ARITY: dict[str, tuple[int, int]] = {
     "id": (1, 1),
@@ -80,16 +85,27 @@ def mapping_of(names: tuple[str, ...]) -> BuiltIn:
     return partial(_mapping, names)
 
 
-def adapted(name: str) -> BuiltIn:
-    """A function that tells a model which adapter to use: its input gets one more key (DJL §3.2).
+class Adapted:
+    """A function that tells a model which adapter to use: its input gets one more content (DJL §3.2).
+
+    Only handlers have adapters, and they take messages: what is none becomes one.
 
     Args:
         name: The adapter.
-
-    Returns:
-        The function; an input that is no mapping is put under `data`.
     """
-    return partial(_adapted, name)
+
+    def __init__(self, name: str) -> None:
+        self._content = (ADAPTER, name.encode())
+
+    def __call__(self, args: list[Value]) -> Value:
+        """Marks a value."""
+        return self.mark(Payload.of(args[0])).message()
+
+    def mark(self, payload: Payload) -> Payload:
+        """Marks a request, or what a node has given; an adapter that it named itself is forgotten."""
+        message = payload.for_handler() or message_of(payload.value())
+        contents = [content for content in message.contents if content[0] != ADAPTER]
+        return Payload.of(Message(message.code, message.reason, message.properties, (*contents, self._content)))
 
 
 def _bind_pick(args: tuple[Expression, ...]) -> tuple[BuiltIn, tuple[Expression, ...]]:
@@ -139,11 +155,6 @@ def _pick(path: paths.Path, args: list[Value]) -> Value:
 
 def _mapping(names: tuple[str, ...], args: list[Value]) -> Value:
     return dict(zip(names, args, strict=True))
-
-
-def _adapted(name: str, args: list[Value]) -> Value:
-    given = args[0] if isinstance(args[0], dict) else {"data": args[0]}
-    return {**given, "adapter": name}
 
 
 def _id(args: list[Value]) -> Value:

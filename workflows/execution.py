@@ -10,7 +10,7 @@ from flowyard.schemas.errors import FlowyardError, InvalidInputError, NodeError
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value
 from flowyard.workflows import paths
-from flowyard.workflows.builtin import LIMIT_ITEMS
+from flowyard.workflows.builtin import LIMIT_ITEMS, Adapted
 from flowyard.workflows.plan import (
     APPLY,
     FROM_HEADER,
@@ -109,10 +109,12 @@ def jobs_of(step: Step, arg: Payload) -> list[tuple[Callee, Payload]]:
     return [(step.callees[0], Payload.of(item)) for item in items]
 
 
-def call_built_in(function: BuiltIn, args: list[Value]) -> Payload:
+def call_built_in(function: BuiltIn, args: list[Payload]) -> Payload:
     """Calls a built-in; whatever numpy or Python do not like about the values is the caller's mistake."""
     try:
-        return Payload.of(function(args))
+        if isinstance(function, Adapted):
+            return function.mark(args[0])
+        return Payload.of(function([arg.value() for arg in args]))
     except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise InvalidInputError(str(error) or type(error).__name__) from None
 

@@ -291,7 +291,7 @@ class Lowering:
         draft.kind = CALL
         draft.callees = (Callee("model", adapter.model),)
         marked = Draft(f"{draft.name}[2]", BUILT_IN, draft, call)
-        marked.callees = (Callee("builtin", "adapter", builtin.adapted(name)),)
+        marked.callees = (Callee("builtin", "adapter", builtin.Adapted(name)),)
         marked.args = self._arguments((argument,), marked)
         draft.args = [(FROM_STEP, marked, None)]
 

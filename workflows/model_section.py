@@ -27,9 +27,10 @@ CAMEL = {
     "maxIdleSeconds": "max_idle_time",
     "minWorkers": "min_worker",
     "maxWorkers": "max_worker",
+    "dynamicAdapters": "dynamic_adapters",
 }
 #: Keys of DJL that help its model zoo to find a model; here the URL says it all.
-IGNORED = frozenset({"version", "filters", "application", "modelName", "dynamicAdapters"})
+IGNORED = frozenset({"version", "filters", "application", "modelName"})
 _JAVA = frozenset({"translator", "translatorFactory"})
 _TYPES = {field.encode_name: field.type for field in msgspec.structs.fields(ModelSpec)}
 

@@ -261,7 +261,7 @@ class Run(Steps):
         elif kind == BUILT_IN:
             function = spec.callees[0].function
             assert function is not None
-            self._finish(step, call_built_in(function, [self._inputs.payload(operand).value() for operand in spec.args]))
+            self._finish(step, call_built_in(function, [self._inputs.payload(operand) for operand in spec.args]))
         elif self._cache is None or spec.cache is None or not self._recall(step, spec, self._cache):
             self._set_timer(step, spec)
             if kind == CALL:
@@ -311,7 +311,7 @@ class Run(Steps):
             if callee.function is None:
                 outside.append(slot)
             else:
-                fan.results[slot] = call_built_in(callee.function, [arg.value()]).value()
+                fan.results[slot] = call_built_in(callee.function, [arg]).value()
         fan.left = len(outside)
         for slot in outside:
             callee, arg = jobs[slot]

@@ -141,13 +141,16 @@ class HandlerModel:
         return answers_of_batch(output, len(messages))
 
     def _predict_together(self, background: Background, batch: Sequence[Call]) -> list[Outcome]:
-        """Awaits the handlers of all calls at the same time."""
+        """Awaits the handlers of all calls at the same time; calls of another function come first, and take no batch."""
         name = self._handler
-        tasks = [
-            background.start(getattr(self._module, call.callee or name), batch_of([_message(call)], name, self._shown))
-            for call in batch
-        ]
-        return [answer_of_task(task, background) for task in tasks]
+        handler = getattr(self._module, name)
+        others = {place: self._predict_one(call) for place, call in enumerate(batch) if call.callee}
+        tasks = {
+            place: background.start(handler, batch_of([_message(call)], name, self._shown))
+            for place, call in enumerate(batch)
+            if not call.callee
+        }
+        return [others[place] if place in others else answer_of_task(tasks[place], background) for place in range(len(batch))]
 
     def _invoke(self, name: str, inputs: Any) -> Any:
         function = getattr(self._module, name, None)

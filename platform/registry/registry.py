@@ -26,6 +26,8 @@ from flowyard.platform.archives.names import LoadItem, check_name, check_version
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.devices import discover, parse_device
+from flowyard.platform.registry.adapters import Served, adapter_problems
+from flowyard.platform.registry.adapters import begin as begin_with_adapters
 from flowyard.platform.registry.checking import check_place, read_text, with_stored_models
 from flowyard.platform.registry.deployment import (
     Deployment,
@@ -419,9 +421,7 @@ class Registry:
         """What a workflow expects of the server and would not find there."""
         found = [self._missing_reference(reference, shown) for reference in checked.references]
         problems = [problem for problem in found if problem is not None]
-        if checked.definition is not None and checked.definition.adapters:
-            problems.append(Problem(message="`configs.adapters` is not supported by this version", file=shown))
-        return problems
+        return problems + (adapter_problems(checked.definition, shown) if checked.definition is not None else [])
 
     def _missing_reference(self, reference: Registered, shown: str) -> Problem | None:
         name, _, version = reference.name.partition(":")
@@ -539,6 +539,7 @@ class Registry:
         deployment = Deployment(record.name, record.version, plan, specs)
         entry.attempt = deployment
         deployment.restore(record.workers)
+        begin_with_adapters(deployment, record, stored.folder)
         await deployment.start()
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment
@@ -594,6 +595,37 @@ class Registry:
         if wait:
             await asyncio.gather(*(deployment.settled() for _, deployment in running))
         return count
+
+    # ---- adapters ----
+
+    async def change_adapters(self, served: Served, change: Coroutine[Any, Any, str]) -> str:
+        """Changes the adapters of a model. The change is recorded on disk when this returns.
+
+        Args:
+            served: The model.
+            change: What is to be done with its adapters.
+
+        Returns:
+            What the handler says about it.
+
+        Raises:
+            FlowyardError: The change was refused; nothing has changed.
+        """
+        return await self._unbroken(self._change_adapters(served, change))
+
+    async def _change_adapters(self, served: Served, change: Coroutine[Any, Any, str]) -> str:
+        before = served.adapters.known()
+        said = await change
+        entry = served.entry
+        adapters = entry.record.adapters | {served.key: tuple(served.adapters)}
+        entry.record = msgspec.structs.replace(entry.record, adapters=adapters)
+        if self.endpoints.holds(entry):
+            try:
+                await self._store.put(entry.record)
+            except BaseException:
+                served.adapters.restore(before)
+                raise
+        return said
 
     def device(self, name: str) -> Device:
         """A device by name.

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
+from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.errors import ConflictError
 from flowyard.schemas.models import ModelSpec
 
@@ -58,6 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         workers: What scaling has set since: minimum and maximum by model and device.
         sha256: What the digest of the archive has to be, empty for any.
         parts: Digests of models that have a place of their own in the store, by URL: remote ones, and archives in the archive.
+        adapters: By model, all adapters that it has since one was registered, changed or unregistered.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     workers: dict[str, dict[str, tuple[int, int]]] = {}
     sha256: str = ""
     parts: dict[str, str] = {}
+    adapters: dict[str, tuple[Adapter, ...]] = {}
 
     @property
     def digests(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections import deque
+from typing import Any, Literal, TypeAlias
 
 from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.schemas.devices import Device
 
-WorkerState: TypeAlias = Literal["starting", "idle", "busy"]
+WorkerState: TypeAlias = Literal["starting", "idle", "busy", "configuring"]
 
 
 class Worker:
@@ -18,11 +19,27 @@ class Worker:
         jobs: The batch it computes; `batch` is its number.
         ahead: The batch it has been sent ahead of time, and its number.
         due: When the batch it computes counts as hung.
+        loaded: Whether it has loaded the model; one that is `starting` then makes the calls that came before it.
+        orders: Calls that it has to make before it takes another request, in order.
         retiring: Whether it ends after what it has.
         killed: Whether it is being ended by force.
     """
 
-    __slots__ = ("ahead", "batch", "device", "due", "id", "jobs", "killed", "ready_at", "retiring", "since", "state")
+    __slots__ = (
+        "ahead",
+        "batch",
+        "device",
+        "due",
+        "id",
+        "jobs",
+        "killed",
+        "loaded",
+        "orders",
+        "ready_at",
+        "retiring",
+        "since",
+        "state",
+    )
 
     def __init__(self, worker_id: int, device: Device, now: float) -> None:
         self.id = worker_id
@@ -34,6 +51,8 @@ class Worker:
         self.jobs: tuple[Job, ...] = ()
         self.ahead: tuple[int, tuple[Job, ...]] | None = None
         self.due = FOREVER
+        self.loaded = False
+        self.orders: deque[Any] = deque()
         self.retiring = False
         self.killed = False
 

@@ -19,6 +19,14 @@ class Dispatch(msgspec.Struct, frozen=True, gc=False):
     jobs: tuple[Job, ...]
 
 
+class Configure(msgspec.Struct, frozen=True):
+    """Have this worker make a call that every worker has to make; `configured` or `configuring_failed` is expected to follow."""
+
+    worker: int
+    batch: int
+    order: Any
+
+
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """Give this job its one answer: a result (opaque) or a `FlowyardError`."""
 
@@ -60,4 +68,4 @@ class Closed(msgspec.Struct, frozen=True):
     """Everything is answered and every worker has been told to end."""
 
 
-Instruction: TypeAlias = Dispatch | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed
+Instruction: TypeAlias = Dispatch | Configure | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed

@@ -26,12 +26,25 @@ class Job:
         rows: Rows of the model's input that it brings; a batch holds `batch_size` of them.
         submitted: When it was submitted.
         dispatched: When its last batch was sent, 0 before.
+        worker: The worker that it was sent to last, 0 before.
         deaths: Workers that died computing it.
         answered: Whether it has had its answer.
         streamed: Whether pieces of its result have gone out: it cannot be tried again.
     """
 
-    __slots__ = ("answered", "deadline", "deaths", "dispatched", "item", "priority", "queued", "rows", "streamed", "submitted")
+    __slots__ = (
+        "answered",
+        "deadline",
+        "deaths",
+        "dispatched",
+        "item",
+        "priority",
+        "queued",
+        "rows",
+        "streamed",
+        "submitted",
+        "worker",
+    )
 
     def __init__(self, item: Any, deadline: float = FOREVER, priority: int = DEFAULT_PRIORITY, rows: int = 1) -> None:
         self.item = item
@@ -40,6 +53,7 @@ class Job:
         self.rows = rows
         self.submitted = 0.0
         self.dispatched = 0.0
+        self.worker = 0
         self.deaths = 0
         self.streamed = False
         self.queued = False

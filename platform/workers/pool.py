@@ -15,10 +15,12 @@ import msgspec
 import structlog
 
 from flowyard.platform.telemetry.measures import CANCELLED, DeviceMeasures, PoolMeasures
+from flowyard.platform.workers.adapters import Adapters, refusal
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Answer,
     Closed,
+    Configure,
     Dispatch,
     Instruction,
     Kill,
@@ -27,12 +29,13 @@ from flowyard.platform.workers.instructions import (
     Started,
     StartFailed,
 )
-from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, FOREVER, Job
+from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages
 from flowyard.platform.workers.notes import CallNote, CallNotes
 from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
 from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
 from flowyard.schemas.frames import Context, Load, WireCall
@@ -88,40 +91,6 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     properties: dict[str, str] = {}
 
 
-#: Takes a piece of a result, and what lets the worker send one more.
-OnChunk = Callable[[Payload, Callable[[], None]], None]
-
-
-class Task:
-    """What a job computes: the arguments, what is known of the request, and whom to tell.
-
-    Without `on_chunk`, a result that comes in pieces is collected in the worker and arrives as a list.
-    """
-
-    __slots__ = ("args", "callee", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
-
-    def __init__(
-        self,
-        args: tuple[Payload, ...],
-        on_done: Callable[[Outcome], None],
-        *,
-        callee: str = "",
-        request_id: str = "",
-        headers: dict[str, str] | None = None,
-        deadline: float | None = None,
-        priority: int = DEFAULT_PRIORITY,
-        on_chunk: OnChunk | None = None,
-    ) -> None:
-        self.args = args
-        self.on_done = on_done
-        self.callee = callee
-        self.request_id = request_id
-        self.headers = headers if headers is not None else {}
-        self.deadline = deadline
-        self.priority = priority
-        self.on_chunk = on_chunk
-
-
 class WorkerView(msgspec.Struct, frozen=True):
     """A worker as `describe` shows it."""
 
@@ -157,6 +126,9 @@ class ModelPool:
         self._changed = asyncio.Event()
         self._incoming: list[Job] = []
         self._streams: dict[Job, Callable[[], None]] = {}
+        #: By worker: a call that every worker has to make and that this one makes, and its batch.
+        self._configuring: dict[int, tuple[int, Task]] = {}
+        self.adapters = Adapters(spec.name, self, dynamic=bool(spec.spec.dynamic_adapters))
         self._todo: deque[Instruction] = deque()
         self._notes = CallNotes()
         self._acting = False
@@ -200,6 +172,8 @@ class ModelPool:
         try:
             if self.spec.messages:
                 task.args = as_messages(task.args)
+                if not task.callee:
+                    self.adapters.check(task.args[0])
             for payload in task.args:
                 payload.encoded()
         except FlowyardError as error:
@@ -249,6 +223,17 @@ class ModelPool:
                 self.measures.failed(CANCELLED)
             else:
                 self._act(self._scheduler.cancel(job, time.monotonic()))
+
+    def spread(self, key: str, order: Task, standing: Task | None, done_by: int = 0) -> None:
+        """Has every worker make a call before it takes another request.
+
+        Args:
+            key: What the call is about.
+            order: The call.
+            standing: The call that workers make which start later, `None` for none.
+            done_by: The worker that has made it already.
+        """
+        self._act(self._scheduler.spread(key, order, standing, time.monotonic(), done_by))
 
     def scale(self, min_workers: int, max_workers: int, device: Device | None = None) -> None:
         """Changes the number of workers; takes effect on its own."""
@@ -333,6 +318,9 @@ class ModelPool:
 
     def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
         """A worker has computed a batch."""
+        if worker in self._configuring and self._configuring[worker][0] == batch:
+            self._on_configured(worker, batch, self._configuring.pop(worker)[1], outcomes)
+            return
         now = time.monotonic()
         self._measure(worker, batch, compute_s)
         if self._notes:
@@ -347,6 +335,16 @@ class ModelPool:
             measured.compute.observe(compute_s)
             measured.rows.observe(sum([job.rows for job in jobs]))
             self.measures.waits.observe_all([job.dispatched - job.submitted for job in jobs])
+
+    def _on_configured(self, worker: int, batch: int, order: Task, outcomes: Sequence[Outcome]) -> None:
+        """A worker has made, or refused, a call that every worker has to make."""
+        now = time.monotonic()
+        failure = refusal(order, outcomes)
+        if failure is None:
+            self._act(self._scheduler.configured(worker, batch, now))
+        else:
+            log.error("worker could not be configured", model=self.spec.name, worker=worker, error=str(failure))
+            self._act(self._scheduler.configuring_failed(worker, batch, failure, now))
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of a result has come."""
@@ -367,6 +365,7 @@ class ModelPool:
         self._processes.pop(worker, None)
         self._measured.pop(worker, None)
         self._started_at.pop(worker, None)
+        self._configuring.pop(worker, None)
         log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
         self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
 
@@ -392,6 +391,9 @@ class ModelPool:
                 self._answer(job, outcome)
             case Dispatch():
                 self._dispatch(instruction)
+            case Configure(worker, batch, order):
+                self._configuring[worker] = (batch, order)
+                self._send(worker, batch, (order,))
             case Spawn(worker, device):
                 self._spawn(worker, device)
             case Retire(worker):
@@ -399,11 +401,9 @@ class ModelPool:
             case Kill(worker, reason):
                 self._kill(worker, reason)
             case Started():
-                if not self._started.done():
-                    self._started.set_result(None)
+                self._end_start(None)
             case StartFailed(error):
-                if not self._started.done():
-                    self._started.set_exception(error)
+                self._end_start(error)
                 self._closed.set()
             case Closed():
                 self._closed.set()
@@ -415,6 +415,14 @@ class ModelPool:
             self.measures.failed(CANCELLED if job.item.on_done is _nobody else outcome.code)
         job.item.on_done(outcome)
 
+    def _end_start(self, error: FlowyardError | None) -> None:
+        if self._started.done():
+            return
+        if error is None:
+            self._started.set_result(None)
+        else:
+            self._started.set_exception(error)
+
     def _end_stream(self, job: Job) -> None:
         """Tells a worker that may still be sending pieces that they are not wanted."""
         stop = self._streams.pop(job, None)
@@ -422,19 +430,22 @@ class ModelPool:
             stop()
 
     def _dispatch(self, dispatch: Dispatch) -> None:
-        process = self._processes[dispatch.worker]
+        self.batches[(len(dispatch.jobs) - 1).bit_length()] += 1
+        self._send(dispatch.worker, dispatch.batch, [job.item for job in dispatch.jobs])
+        if self._notes:
+            device = next(worker.device for worker in self._scheduler.workers if worker.id == dispatch.worker)
+            self._notes.dispatched(dispatch.jobs, dispatch.batch, dispatch.worker, str(device), time.monotonic())
+
+    def _send(self, worker: int, batch: int, tasks: Iterable[Task]) -> None:
+        process = self._processes[worker]
         parcel = process.parcel()
         now = time.monotonic()
         try:
-            calls = tuple([_wire_call(job.item, parcel, now, self._tells_context) for job in dispatch.jobs])
+            calls = tuple([_wire_call(task, parcel, now, self._tells_context) for task in tasks])
         except BaseException:
             parcel.discard()
             raise
-        self.batches[(len(calls) - 1).bit_length()] += 1
-        process.send(dispatch.batch, calls, parcel)
-        if self._notes:
-            device = next(worker.device for worker in self._scheduler.workers if worker.id == dispatch.worker)
-            self._notes.dispatched(dispatch.jobs, dispatch.batch, dispatch.worker, str(device), now)
+        process.send(batch, calls, parcel)
 
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec

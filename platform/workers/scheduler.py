@@ -9,7 +9,9 @@ What holds after every event:
 - a full batch may be sent to a busy worker ahead of time, so that its transfer overlaps the computation, but only while batches
   take a few milliseconds at most;
 - a job whose worker died is tried once more, alone, so that whoever killed the worker does not take its batch-mates along;
-- at most `job_queue_size` jobs wait.
+- at most `job_queue_size` jobs wait;
+- an order (a call that changes what a worker answers, made by `spread`) is carried out once by every worker that is there, before
+  it takes another request, and by every worker that starts later before it takes its first one, in the order they were made.
 
 A job's way: queued -> running -> answered; cancellation and the deadline answer it from either state.
 """
@@ -26,6 +28,7 @@ from flowyard.platform.workers.groups import Group, Worker
 from flowyard.platform.workers.instructions import (
     Answer,
     Closed,
+    Configure,
     Dispatch,
     Instruction,
     Kill,
@@ -112,6 +115,7 @@ class Scheduler:
         self._waiting_ahead = 0
         self._duration_s = FIRST_DURATION_S
         self._live: dict[Job, None] = {}
+        self._orders: dict[str, Any] = {}
         self._workers: dict[int, Worker] = {}
         self._idle: list[Worker] = []
         self._drain_until = FOREVER
@@ -153,11 +157,11 @@ class Scheduler:
     def worker_ready(self, worker_id: int, now: float) -> list[Instruction]:
         """A worker has loaded the model."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.state != "starting":
+        if worker is None or worker.state != "starting" or worker.loaded:
             return []
-        worker.ready_at = now
-        out = self._set_idle(worker, now)
-        return out + self._check_started() + self._advance(now)
+        worker.loaded = True
+        worker.orders.extend(self._orders.values())
+        return self._begin_serving(worker, now)
 
     def worker_failed(self, worker_id: int, error: FlowyardError, now: float) -> list[Instruction]:
         """A worker could not load the model and has ended."""
@@ -180,6 +184,50 @@ class Scheduler:
         if not worker.retiring:
             self._count_failure(worker, now)
         return out + self._advance(now)
+
+    def spread(self, key: str, order: Any, standing: Any, now: float, done_by: int = 0) -> list[Instruction]:
+        """Every worker is to make a call.
+
+        Args:
+            key: What the call is about; a later call about the same replaces it for workers to come.
+            order: The call for the workers that are there.
+            standing: The call for workers that start later, `None` for none.
+            now: The time.
+            done_by: The worker that has made the call already.
+        """
+        self._orders.pop(key, None)
+        if standing is not None:
+            self._orders[key] = standing
+        out: list[Instruction] = []
+        for worker in self._workers.values():
+            if worker.id == done_by or not worker.loaded or worker.retiring or worker.killed:
+                continue
+            worker.orders.append(order)
+            if worker.state == "idle":
+                self._idle.remove(worker)
+                out.append(self._configure(worker, now))
+        return out
+
+    def configured(self, worker_id: int, batch: int, now: float) -> list[Instruction]:
+        """A worker has made a call that every worker has to make."""
+        worker = self._configuring(worker_id, batch)
+        if worker is None:
+            return []
+        if worker.state == "starting":
+            return self._begin_serving(worker, now)
+        out = self._set_idle(worker, now)
+        return out + (self._advance(now) if worker.retiring else self._advance_queue(now))
+
+    def configuring_failed(self, worker_id: int, batch: int, error: FlowyardError, now: float) -> list[Instruction]:
+        """A worker could not make that call: it is ended, for it would answer otherwise than the others."""
+        worker = self._configuring(worker_id, batch)
+        if worker is None:
+            return []
+        kill = Kill(worker_id, f"it cannot be brought to what the others are: {error}")
+        if worker.state == "starting":
+            return [kill, *self.worker_failed(worker_id, error, now)]
+        worker.killed = True
+        return [kill]
 
     def batch_done(self, worker_id: int, batch: int, outcomes: Sequence[Any], now: float) -> list[Instruction]:
         """A worker has computed a batch; one outcome per job, in order."""
@@ -204,8 +252,7 @@ class Scheduler:
             return self._advance_queue(now) + out
         if worker.retiring:
             return self._set_idle(worker, now) + self._advance(now) + out
-        self._set_idle(worker, now)
-        return self._advance_queue(now) + out
+        return self._set_idle(worker, now) + self._advance_queue(now) + out
 
     def chunk(self, worker_id: int, batch: int, place: int, now: float) -> Job | None:
         """A piece of a job's result has come.
@@ -428,7 +475,7 @@ class Scheduler:
         for worker in self._workers.values():
             if self._queue.waiting < self.policy.batch_size:
                 return
-            if worker.state != "busy" or worker.ahead is not None or worker.retiring or worker.killed:
+            if worker.state != "busy" or worker.ahead is not None or worker.retiring or worker.killed or worker.orders:
                 continue
             if any(job.deaths for job in worker.jobs) or self._queue.retries:
                 continue
@@ -460,6 +507,7 @@ class Scheduler:
         self._wake(worker.due)
         for job in jobs:
             job.dispatched = now
+            job.worker = worker.id
 
     def _set_idle(self, worker: Worker, now: float) -> list[Instruction]:
         worker.state = "idle"
@@ -469,8 +517,35 @@ class Scheduler:
         if worker.retiring:
             self._forget(worker.id)
             return [Retire(worker.id)]
+        if worker.orders:
+            return [self._configure(worker, now)]
         self._idle.append(worker)
         return []
+
+    def _begin_serving(self, worker: Worker, now: float) -> list[Instruction]:
+        """Takes a worker into service once it has made the calls that came before it."""
+        if worker.orders:
+            return [self._configure(worker, now)]
+        worker.ready_at = now
+        out = self._set_idle(worker, now)
+        return out + self._check_started() + self._advance(now)
+
+    def _configure(self, worker: Worker, now: float) -> Configure:
+        """Has a worker make the next call that it has to make; one that starts is still starting meanwhile."""
+        if worker.state != "starting":
+            worker.state = "configuring"
+        worker.since = now
+        worker.batch = next(self._batch_ids)
+        worker.due = now + self.policy.timeout_s
+        self._wake(worker.due)
+        return Configure(worker.id, worker.batch, worker.orders.popleft())
+
+    def _configuring(self, worker_id: int, batch: int) -> Worker | None:
+        """The worker that makes such a call in this batch."""
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.batch != batch or worker.killed or worker.state not in ("starting", "configuring"):
+            return None
+        return worker
 
     def _keep_minimum(self, now: float) -> list[Instruction]:
         """Starts what is missing and ends what is too much in each group."""
@@ -497,7 +572,7 @@ class Scheduler:
 
     def _retire(self, group: Group, count: int) -> list[Instruction]:
         """Ends workers, the idle ones first; one that is busy finishes its batch, one that starts is killed."""
-        order = {"idle": 0, "starting": 1, "busy": 2}
+        order = {"idle": 0, "starting": 1, "busy": 2, "configuring": 2}
         staying = [worker for worker in group.workers.values() if not worker.retiring]
         out: list[Instruction] = []
         for worker in sorted(staying, key=lambda worker: order[worker.state])[:count]:

@@ -1,11 +1,16 @@
-"""What a body is as a value, going by its content type."""
+"""What a body is as a value, going by its content type, and a value as a body."""
 
 from __future__ import annotations
 
+import msgspec
+import numpy as np
+
+from flowyard.schemas.codecs import ndlist
+from flowyard.schemas.codecs.arrays import is_tensors
 from flowyard.schemas.codecs.registry import BY_TYPE, recognise
-from flowyard.schemas.errors import InvalidInputError
-from flowyard.schemas.messages import Message
-from flowyard.schemas.values import Value, decode_json
+from flowyard.schemas.errors import FlowyardError, InvalidInputError
+from flowyard.schemas.messages import DATA, Message
+from flowyard.schemas.values import Value, decode_json, to_jsonable
 
 
 def media_type(header: str) -> str:
@@ -55,3 +60,27 @@ def value_of_message(message: Message) -> Value:
         InvalidInputError: The body is not what its content type promises.
     """
     return value_of_body(message.get("content-type"), message.data)
+
+
+def message_of(value: Value) -> Message:
+    """Tells a value as a message: arrays as an NDList, text and bytes as they are, everything else as JSON.
+
+    Raises:
+        InvalidInputError: It holds something that JSON cannot.
+    """
+    kind, body = _told(value)
+    properties = (("content-type", kind),) if kind else ()
+    return Message(properties=properties, contents=((DATA, body),))
+
+
+def _told(value: Value) -> tuple[str, bytes]:
+    if isinstance(value, bytes):
+        return "", value
+    if isinstance(value, str):
+        return "text/plain; charset=utf-8", value.encode()
+    try:
+        if isinstance(value, np.ndarray) or (value and is_tensors(value)):
+            return ndlist.MEDIA_TYPE, ndlist.encode(value)
+        return "application/json", msgspec.json.encode(value, enc_hook=to_jsonable)
+    except (FlowyardError, TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise InvalidInputError(f"cannot be told to a model of DJL's kind: {error}") from error

@@ -18,8 +18,9 @@ from onnx import TensorProto, helper
 from support.archives import zipped
 from support.server import children, is_gone, running, wait_until
 
-from flowyard.platform.workers.pool import ModelPool, PoolSpec, Task
+from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
+from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.errors import WorkerDiedError
 from flowyard.schemas.frames import OWN_ARENA, SHARED_FROM_BYTES

@@ -18,6 +18,8 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.ForbiddenError: (403, "ForbiddenException"),
     errors.NotFoundError: (404, "ResourceNotFoundException"),
     errors.ModelNotFoundError: (404, "ModelNotFoundException"),
+    errors.AdapterNotFoundError: (404, "BadRequestException"),
+    errors.AdapterConflictError: (409, "IllegalArgumentException"),
     errors.ConflictError: (409, "BadRequestException"),
     errors.MethodNotAllowedError: (405, "MethodNotAllowedException"),
     errors.NotAcceptableError: (406, "BadRequestException"),

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from flowyard.platform.workers.groups import Group
-from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn, Started, StartFailed
+from flowyard.platform.workers.instructions import Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, Started, StartFailed
 from flowyard.platform.workers.jobs import PRIORITY_STEP_S, SWEEP_AT, Job
 from flowyard.platform.workers.scheduler import BACKOFF_S, CRASH_LOOP, QUICK_S, SCALE_UP_AFTER_S, SETTLED_S, Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
@@ -504,3 +504,91 @@ class TestWhatIsMeasured:
         retired = only(scheduler.scale(1, 1, 1), Retire)
         scheduler.worker_died(retired.worker, "exit status 0", 2)
         assert scheduler.groups[CPU].lost == 0
+
+
+class TestOrders:
+    """Calls that every worker has to make."""
+
+    def test_idle_workers_make_them_at_once_and_the_one_that_has_does_not(self):
+        scheduler = serving(3)
+        out = scheduler.spread("a", "register a", "register a", 1, done_by=2)
+        assert [(item.worker, item.order) for item in out] == [(1, "register a"), (3, "register a")]
+        job = Job("x")
+        assert only(scheduler.submit([job], 1), Dispatch).worker == 2
+
+    def test_a_busy_worker_makes_them_after_its_batch_and_before_the_next_one(self):
+        scheduler = serving(1)
+        first, second = Job("x"), Job("y")
+        sent = only(scheduler.submit([first], 0), Dispatch)
+        scheduler.submit([second], 0)
+        assert scheduler.spread("a", "order", "standing", 1) == []
+        out = scheduler.batch_done(1, sent.batch, ["done"], 2)
+        made = only(out, Configure)
+        assert kinds(out) == [Configure, Answer]
+        assert only(scheduler.configured(1, made.batch, 3), Dispatch).jobs == (second,)
+
+    def test_nothing_is_sent_ahead_to_a_worker_that_has_to_make_one(self):
+        scheduler = quick(1)
+        scheduler.submit([Job("x")], 0)
+        scheduler.spread("a", "order", "standing", 0)
+        assert scheduler.submit([Job("y")], 0) == []
+
+    def test_a_worker_that_starts_makes_the_standing_ones_in_order_before_it_counts_as_ready(self):
+        scheduler = make(1, 1)
+        scheduler.spread("a", "-", "a1", 0)
+        scheduler.spread("b", "-", "b1", 0)
+        scheduler.spread("a", "-", "a2", 0)
+        scheduler.spread("c", "-", "c1", 0)
+        scheduler.spread("c", "-", None, 0)
+        scheduler.start(0)
+        made = only(scheduler.worker_ready(1, 1), Configure)
+        assert made.order == "b1"
+        # One that comes meanwhile is made too.
+        assert scheduler.spread("d", "d now", "d1", 1) == []
+        made = only(scheduler.configured(1, made.batch, 2), Configure)
+        assert made.order == "a2"
+        made = only(scheduler.configured(1, made.batch, 3), Configure)
+        assert made.order == "d now"
+        assert scheduler.configured(1, made.batch, 4) == [Started()]
+
+    def test_a_worker_that_refuses_one_while_it_starts_cannot_start(self):
+        scheduler = make(1, 1)
+        scheduler.spread("a", "-", "a1", 0)
+        scheduler.start(0)
+        made = only(scheduler.worker_ready(1, 1), Configure)
+        error = InvalidModelError("no")
+        out = scheduler.configuring_failed(1, made.batch, error, 2)
+        assert kinds(out) == [Kill, StartFailed]
+        assert only(out, StartFailed).error is error
+
+    def test_a_worker_that_refuses_one_later_is_replaced(self):
+        scheduler = serving(2)
+        made = scheduler.spread("a", "order", "standing", 1, done_by=1)[0]
+        assert kinds(scheduler.configuring_failed(2, made.batch, InvalidModelError("no"), 2)) == [Kill]
+        assert only(scheduler.worker_died(2, "killed", 3), Spawn).device == CPU
+        assert only(scheduler.worker_ready(3, 4), Configure).order == "standing"
+
+    def test_a_worker_that_hangs_in_one_is_killed(self):
+        scheduler = serving(1, timeout_s=5)
+        scheduler.spread("a", "order", "standing", 0)
+        assert scheduler.wake_at <= 5
+        assert kinds(scheduler.tick(5)) == [Kill]
+
+    def test_one_that_is_scaled_away_meanwhile_goes_when_it_has_made_it(self):
+        scheduler = serving(1)
+        made = only(scheduler.spread("a", "order", "standing", 0), Configure)
+        assert scheduler.scale(0, 0, 1) == []
+        assert scheduler.configured(1, made.batch, 2) == [Retire(1)]
+
+    def test_answers_to_one_that_is_over_are_ignored(self):
+        scheduler = serving(1)
+        made = only(scheduler.spread("a", "order", "standing", 0), Configure)
+        scheduler.configured(1, made.batch, 1)
+        assert scheduler.configured(1, made.batch, 2) == []
+        assert scheduler.configuring_failed(1, made.batch, InvalidModelError("no"), 2) == []
+
+    def test_a_job_knows_the_worker_that_computed_it(self):
+        scheduler = serving(1)
+        job = Job("x")
+        scheduler.submit([job], 0)
+        assert job.worker == 1

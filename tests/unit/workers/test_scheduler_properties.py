@@ -8,14 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowyard.platform.workers.groups import Group
-from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn, StartFailed
+from flowyard.platform.workers.instructions import Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, StartFailed
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import InvalidModelError
 
 EVENTS = st.tuples(
-    st.sampled_from(["submit", "submit", "submit", "cancel", "ready", "fail", "die", "done", "done", "scale", "drain", "tick"]),
+    st.sampled_from(
+        [
+            *["submit", "submit", "submit", "cancel", "ready", "fail", "die", "done", "done", "scale", "drain", "tick"],
+            *["spread", "configured", "configured", "refuse"],
+        ]
+    ),
     st.integers(0, 7),
     st.sampled_from([0.0, 0.001, 0.05, 0.3, 2.0, 70.0]),
 )
@@ -34,6 +39,12 @@ class World:
         self.idle: set[int] = set()
         self.busy: dict[int, list[Dispatch]] = {}
         self.dying: list[int] = []
+        #: What every worker is being made to do, has been made to do, and what it should have been made to do.
+        self.configuring: dict[int, Configure] = {}
+        self.done_orders: dict[int, list[object]] = {}
+        self.due_orders: dict[int, list[object]] = {}
+        self.standing: dict[str, object] = {}
+        self.orders = itertools.count(1)
         self.jobs: list[Job] = []
         self.outcomes: dict[Job, list[object]] = {}
         self.closed = False
@@ -52,13 +63,20 @@ class World:
                     assert all(job.deadline > self.now for job in jobs)
                     assert len(jobs) == 1 or not any(job.deaths for job in jobs)
                     assert worker in self.idle or not (self.idle or jobs[0].deaths)
+                    assert self.done_orders[worker] == self.due_orders[worker]
                     self.idle.discard(worker)
                     self.busy.setdefault(worker, []).append(item)
+                case Configure(worker):
+                    assert worker not in self.busy
+                    assert worker not in self.configuring
+                    self.idle.discard(worker)
+                    self.configuring[worker] = item
                 case Answer(job, outcome):
                     self.outcomes[job].append(outcome)
                     assert len(self.outcomes[job]) == 1
                 case Retire(worker):
                     assert worker in self.idle or worker not in self.busy
+                    assert worker not in self.configuring
                     self.idle.discard(worker)
                 case Kill(worker):
                     self.kill(worker)
@@ -71,6 +89,8 @@ class World:
             self.starting.remove(worker)
         self.idle.discard(worker)
         self.busy.pop(worker, None)
+        self.configuring.pop(worker, None)
+        self.due_orders.pop(worker, None)
         self.dying.append(worker)
 
     def check(self) -> None:
@@ -108,6 +128,8 @@ class World:
     def ready(self, pick: int) -> None:
         if self.starting:
             worker = self.starting.pop(pick % len(self.starting))
+            self.due_orders[worker] = list(self.standing.values())
+            self.done_orders[worker] = []
             self.idle.add(worker)
             self.carry_out(self.scheduler.worker_ready(worker, self.now))
 
@@ -117,8 +139,36 @@ class World:
             self.carry_out(self.scheduler.worker_failed(worker, InvalidModelError("broken"), self.now))
             self.carry_out(self.scheduler.worker_died(worker, "exit status 3", self.now))
 
+    def spread(self, pick: int) -> None:
+        key, order = "abc"[pick % 3], next(self.orders)
+        standing = None if pick == 7 else -order
+        self.standing.pop(key, None)
+        if standing is not None:
+            self.standing[key] = standing
+        done_by = min(self.due_orders, default=0) if pick % 2 else 0
+        for worker, due in self.due_orders.items():
+            due.append(order)
+            if worker == done_by:
+                # It has done so in a batch; what it still has to do comes after that.
+                due.remove(order)
+        self.carry_out(self.scheduler.spread(key, order, standing, self.now, done_by))
+
+    def configured(self, pick: int) -> None:
+        if self.configuring:
+            worker = sorted(self.configuring)[pick % len(self.configuring)]
+            made = self.configuring.pop(worker)
+            self.done_orders[worker].append(made.order)
+            self.idle.add(worker)
+            self.carry_out(self.scheduler.configured(worker, made.batch, self.now))
+
+    def refuse(self, pick: int) -> None:
+        if self.configuring and pick < 3:
+            worker = min(self.configuring)
+            made = self.configuring[worker]
+            self.carry_out(self.scheduler.configuring_failed(worker, made.batch, InvalidModelError("no"), self.now))
+
     def die(self, pick: int) -> None:
-        alive = self.dying or sorted({*self.idle, *self.busy, *self.starting})
+        alive = self.dying or sorted({*self.idle, *self.busy, *self.starting, *self.configuring})
         if alive:
             worker = alive[pick % len(alive)]
             self.kill(worker)
@@ -151,7 +201,7 @@ class World:
                 return
             self.now = max(self.now, min(self.scheduler.wake_at, self.now + 1))
             self.tick(0)
-            for step in (self.die if self.dying else self.ready, self.ready, self.done):
+            for step in (self.die if self.dying else self.ready, self.ready, self.configured, self.done):
                 step(0)
         raise AssertionError("a request was never answered")
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
+from flowyard.workflows.builtin import Adapted
 from flowyard.workflows.check import check, compile_workflow
 from flowyard.workflows.instructions import StartCall
 from flowyard.workflows.plan import Adapter
@@ -29,11 +31,17 @@ def first_call(argument: str, body: Any) -> StartCall:
 def test_an_adapter_is_told_to_the_model_in_its_input() -> None:
     call = first_call('"in"', {"prompt": "x"})
     assert (call.kind, call.callee, call.step) == ("model", "llm", "out")
-    assert call.args[0].value() == {"prompt": "x", "adapter": "a1"}
+    assert call.args[0].message().contents == (("data", b'{"prompt":"x"}'), ("adapter", b"a1"))
 
 
-def test_an_input_that_is_no_mapping_is_put_under_data() -> None:
-    assert first_call('["id", "in.x"]', {"x": [1]}).args[0].value() == {"data": [1], "adapter": "a1"}
+def test_what_a_node_before_gives_is_made_a_message() -> None:
+    assert first_call('["id", "in.x"]', {"x": [1]}).args[0].message().contents == (("data", b"[1]"), ("adapter", b"a1"))
+
+
+def test_a_request_keeps_its_headers_and_loses_an_adapter_of_its_own() -> None:
+    given = Message(properties=(("h", "1"),), contents=(("adapter", b"zz"), ("data", b"x")))
+    marked = Adapted("a1").mark(Payload.of(given)).message()
+    assert (marked.properties, marked.contents) == ((("h", "1"),), (("data", b"x"), ("adapter", b"a1")))
 
 
 def test_a_plan_lists_the_adapters_that_have_to_be_loaded() -> None:
