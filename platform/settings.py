@@ -91,6 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         startup_timeout_s: Time a worker may take to load its model.
         silent_limit_s: Time without a sign of life after which a worker is killed, whatever it computes.
         drain_timeout_s: Time that running requests get when the server stops.
+        result_ttl_s: Time that the result of an asynchronous request is kept, from when it was last asked for.
+        max_results: Most results of asynchronous requests that are kept, those included that are still computed.
+        max_results_size_bytes: Most bytes of them.
         load_on_devices: Devices of a model that names none (DJL §1.9).
         chunked_read_timeout: Seconds that a model which answers in pieces may take for the next one.
         model_url_pattern: Regular expression of the URLs that a prediction may have loaded (DJL §2.4); `None` for none.
@@ -160,6 +163,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_s: TimeoutS = 240.0
     silent_limit_s: TimeoutS = 10.0
     drain_timeout_s: TimeoutS = 30.0
+    result_ttl_s: TimeoutS = 3600.0
+    max_results: Count = 10_000
+    max_results_size_bytes: Bytes = 268_435_456
     load_on_devices: str = "*"
     chunked_read_timeout: TimeoutS = 120.0
     model_url_pattern: str | None = None

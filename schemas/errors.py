@@ -20,6 +20,7 @@
     │   └── AnsweredError            a handler answered with an error of its own
     ├── UnavailableError             cannot be done now; another try may work
     │   ├── QueueFullError
+    │   ├── ResultsFullError         as many results wait to be fetched as may
     │   ├── WorkerDiedError
     │   ├── ShutDownError            the model has been scaled to zero or is going away
     │   └── NotReadyError            still starting, or failed to start
@@ -221,6 +222,12 @@ class QueueFullError(UnavailableError):
     """The model's queue holds `job_queue_size` requests."""
 
     code = "queue_full"
+
+
+class ResultsFullError(UnavailableError):
+    """As many results of asynchronous requests wait to be fetched as may."""
+
+    code = "results_full"
 
 
 class WorkerDiedError(UnavailableError):

@@ -18,6 +18,7 @@ import structlog
 
 from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
+from flowyard.platform.http.native.asynchronous import Later, wish_of
 from flowyard.platform.http.native.errors import DEFAULT_CODES, StatusCodes, error_body, to_json
 from flowyard.platform.http.native.messages import Answer, Headers, message_answer
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
@@ -74,6 +75,7 @@ class Predictions:
         self._codes = StatusCodes.of(registry.settings)
         self._id_header = registry.settings.request_id_header_key.lower()
         self._watch = Watch()
+        self._later = Later(registry.settings, functools.partial(error_answer, codes=self._codes))
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens, unless its client is gone."""
@@ -116,6 +118,10 @@ class Predictions:
         arrived = arrival_of(headers)
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
+        wish = wish_of(headers)
+        if wish is not None and wish.token:
+            cancels = scope["method"] == "DELETE"
+            return self._later.cancel(wish.token) if cancels else self._later.fetch(wish.token, wish.max_items)
         query = query_pairs(scope["query_string"])
         endpoints = self._registry.endpoints
         name, version = target_of_path(scope["raw_path"])
@@ -145,9 +151,12 @@ class Predictions:
             execution = execute(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk)
         else:
             execution = TracedExecution(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk, arrived)
+        token = self._later.reserve() if wish is not None else ""
         execution.start()
         if shadows:
             mirror(asked, shadows, endpoints.route)
+        if token:
+            return self._follow(token, execution, reply, headers)
         first = reply.first
         result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
         if isinstance(result, Stream):
@@ -162,6 +171,15 @@ class Predictions:
             return None
         answer = answer_of(result, headers, server_timing(execution), self._codes)
         return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
+
+    def _follow(self, token: str, execution: Execution | SingleCall, reply: Reply, headers: dict[str, str]) -> Answer:
+        """Lets a run go on that nobody waits for."""
+
+        def tell(outcome: Outcome) -> Answer:
+            answer = answer_of(outcome, headers, server_timing(execution), self._codes)
+            return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
+
+        return self._later.follow(token, execution, reply, headers.get("accept", ""), tell)
 
     async def _send_stream(
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from flowyard.platform.http.native.errors import error_body
 from flowyard.platform.http.native.messages import message_answer
 from flowyard.platform.workers.process import STREAMED, Outcome
-from flowyard.schemas.errors import FlowyardError, ShutDownError
+from flowyard.schemas.errors import DeadlineError, FlowyardError, ShutDownError
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value, to_jsonable
 
@@ -27,9 +27,13 @@ class Stream:
     """The pieces of one answer, between the worker that yields them and the connection that takes them.
 
     A worker may be only so many pieces ahead of the client: it gets the right to send another one when one has been taken.
+
+    Args:
+        limit_s: How long the next piece may take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
         self._pieces: deque[tuple[Payload, Grant]] = deque()
         self._outcome: Outcome | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -51,6 +55,7 @@ class Stream:
         """The next piece, `None` after the last one.
 
         Raises:
+            DeadlineError: It does not come in time.
             FlowyardError: The stream has failed.
         """
         while not self._pieces:
@@ -58,11 +63,20 @@ class Stream:
                 raise self._outcome
             if self._outcome is not None:
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._wait()
         piece, grant = self._pieces.popleft()
         grant()
         return piece
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._waiter
+        except TimeoutError:
+            raise DeadlineError(
+                f"the next piece did not come within {self._limit_s:g} s (setting chunked_read_timeout)"
+            ) from None
 
     def _leave(self, gone: asyncio.Future[None]) -> None:
         if not gone.cancelled() and gone.exception() is not None:
@@ -75,16 +89,21 @@ class Stream:
 
 
 class Reply:
-    """What a run gives its caller: one outcome, or first of all a stream."""
+    """What a run gives its caller: one outcome, or first of all a stream.
 
-    def __init__(self) -> None:
+    Args:
+        limit_s: How long each further piece of a stream may take.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
         self.first: asyncio.Future[Outcome | Stream] = asyncio.get_running_loop().create_future()
         self._stream: Stream | None = None
 
     def on_chunk(self, piece: Payload, grant: Grant) -> None:
         """A piece has come."""
         if self._stream is None:
-            self._stream = Stream()
+            self._stream = Stream(self._limit_s)
             if not self.first.done():
                 self.first.set_result(self._stream)
         self._stream.put(piece, grant)
@@ -132,6 +151,49 @@ def _event(piece: Value) -> bytes:
     return b"".join(b"data: " + line.encode() + b"\n" for line in text.splitlines() or [""]) + b"\n"
 
 
+class Opened(NamedTuple):
+    """A stream whose first piece has been taken.
+
+    Attributes:
+        status: Of the answer.
+        headers: Of the answer, its content type included.
+        content_type: Empty where there is none.
+        encode: Makes bytes of a piece.
+        piece: The first piece, `None` where there is none.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    content_type: bytes
+    encode: Callable[[Value], bytes]
+    piece: Payload | None
+
+
+async def open_stream(stream: Stream, accept: str, headers: list[tuple[bytes, bytes]]) -> Opened:
+    """Finds out how a stream is to be told.
+
+    Args:
+        stream: The pieces; at least one has come.
+        accept: The request's Accept header.
+        headers: Response headers besides the content type.
+
+    Raises:
+        FlowyardError: The stream failed before its first piece was taken.
+    """
+    piece = await stream.next()
+    head = piece.message() if piece is not None else None
+    if head is not None:
+        # A handler's stream begins with status and headers of its own.
+        piece = await stream.next()
+    content_type, encode = framing(accept, piece.value() if piece is not None else b"")
+    status = 200
+    if head is not None:
+        status, own_type, _, headers = message_answer(head, headers)
+        content_type = content_type if content_type == SSE else own_type
+    typed = [*headers, (b"content-type", content_type)] if content_type else headers
+    return Opened(status, typed, content_type, encode, piece)
+
+
 async def send_stream(stream: Stream, accept: str, headers: list[tuple[bytes, bytes]], send: Send) -> None:
     """Writes a stream to the connection, as fast as the client takes it.
 
@@ -147,26 +209,16 @@ async def send_stream(stream: Stream, accept: str, headers: list[tuple[bytes, by
     Raises:
         FlowyardError: The stream failed before its first piece was taken; nothing has been sent.
     """
-    piece = await stream.next()
-    head = piece.message() if piece is not None else None
-    if head is not None:
-        # A handler's stream begins with status and headers of its own.
-        piece = await stream.next()
-    content_type, encode = framing(accept, piece.value() if piece is not None else b"")
-    status = 200
-    if head is not None:
-        status, own_type, _, headers = message_answer(head, headers)
-        content_type = content_type if content_type == SSE else own_type
-    start = [(b"cache-control", b"no-cache"), *headers]
-    if content_type:
-        start.append((b"content-type", content_type))
-    await send({"type": "http.response.start", "status": status, "headers": start})
+    opened = await open_stream(stream, accept, headers)
+    start = [(b"cache-control", b"no-cache"), *opened.headers]
+    await send({"type": "http.response.start", "status": opened.status, "headers": start})
+    piece = opened.piece
     try:
         while piece is not None:
-            await send({"type": "http.response.body", "body": encode(piece.value()), "more_body": True})
+            await send({"type": "http.response.body", "body": opened.encode(piece.value()), "more_body": True})
             piece = await stream.next()
     except FlowyardError as error:
-        if content_type == SSE:
+        if opened.content_type == SSE:
             event = b"event: error\ndata: " + msgspec.json.encode(error_body(error)) + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": True})
         return
