@@ -9,7 +9,7 @@ import socket
 import httpx2
 import pytest
 from support.archives import zipped
-from support.server import wait_until
+from support.server import running, wait_until
 
 STEPS = """
 import asyncio
@@ -195,3 +195,30 @@ def settled(path, seen={}):  # noqa: B006 - remembers from call to call
     count = seen.get(path, ("", 0))
     seen[path] = (now, count[1] + 1 if now and now == count[0] else 0)
     return now if seen[path][1] >= 30 else None
+
+
+STALLING = """
+import pathlib
+import time
+
+def stalling(gate):
+    yield "a"
+    end = time.monotonic() + 1
+    while not pathlib.Path(gate).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    yield "b"
+"""
+
+
+def test_a_piece_that_does_not_come_in_time_ends_the_stream(tmp_path):
+    gate = tmp_path / "gate"
+    with running(tmp_path, env={"FLOWYARD_CHUNKED_READ_TIMEOUT": "0.2"}) as server:
+        flow = "name: stalling\nfunctions: {stalling: f:stalling}\nworkflow: {out: [stalling, in]}\n"
+        archive = zipped({"workflow.yaml": flow, "f.py": STALLING})
+        assert server.client.post("/workflows", content=archive).status_code == 200
+        with pytest.raises(httpx2.RemoteProtocolError):
+            server.client.post("/predictions/stalling", json=str(gate))
+        events = server.client.post("/predictions/stalling", json=str(gate), headers={"accept": "text/event-stream"})
+        assert "did not come within 0.2 s (setting chunked_read_timeout)" in events.text
+        gate.touch()
+        assert server.client.post("/predictions/stalling", json=str(gate)).text == "ab"

@@ -21,6 +21,7 @@ from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, 
 from flowyard.platform.http.native.asynchronous import Later, wish_of
 from flowyard.platform.http.native.errors import DEFAULT_CODES, StatusCodes, error_body, to_json
 from flowyard.platform.http.native.messages import Answer, Headers, message_answer
+from flowyard.platform.http.native.on_demand import OnDemand
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.http.native.targets import target_of_path, target_of_request
 from flowyard.platform.http.native.tracing import arrival_of, encode_trace, place_of_trace, with_trace
@@ -33,7 +34,13 @@ from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.traced_execution import TracedExecution
 from flowyard.platform.workers.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
-from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, InvalidRequestError, UnavailableError
+from flowyard.schemas.errors import (
+    AnsweredError,
+    FlowyardError,
+    InternalError,
+    InvalidRequestError,
+    UnavailableError,
+)
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value, to_jsonable
 
@@ -74,6 +81,8 @@ class Predictions:
         self._limit_bytes = registry.settings.max_request_size
         self._codes = StatusCodes.of(registry.settings)
         self._id_header = registry.settings.request_id_header_key.lower()
+        self._piece_limit_s = registry.settings.chunked_read_timeout
+        self._on_demand = OnDemand(registry)
         self._watch = Watch()
         self._later = Later(registry.settings, functools.partial(error_answer, codes=self._codes))
 
@@ -118,17 +127,17 @@ class Predictions:
         arrived = arrival_of(headers)
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
+        method = scope["method"]
         wish = wish_of(headers)
         if wish is not None and wish.token:
-            cancels = scope["method"] == "DELETE"
-            return self._later.cancel(wish.token) if cancels else self._later.fetch(wish.token, wish.max_items)
+            return self._later.cancel(wish.token) if method == "DELETE" else self._later.fetch(wish.token, wish.max_items)
         query = query_pairs(scope["query_string"])
         endpoints = self._registry.endpoints
         name, version = target_of_path(scope["raw_path"])
-        deployment = None if name is None else endpoints.route(name, version)
+        deployment = None if name is None else self._on_demand.find(name, version, may_load=method != "OPTIONS")
         if deployment is not None:
             exchange.routed(deployment)
-            if scope["method"] == "OPTIONS":
+            if method == "OPTIONS":
                 return 200, b"application/json", b"{}\n", []
         deadline = deadline_of(headers)
         priority = priority_of(headers)
@@ -138,7 +147,7 @@ class Predictions:
             name, version = target_of_request(query, headers, body, self._registry.default_name)
         if deployment is None or deployment.closing:
             # One that was unregistered while the body came in may have left another version behind.
-            deployment = endpoints.route(name, version)
+            deployment = await self._on_demand.load((name, version), headers, query, body)
             exchange.routed(deployment)
         shadows = endpoints.shadows.get(name, ()) if version is None else ()
         if deployment.takes_requests or shadows:
@@ -146,7 +155,7 @@ class Predictions:
         else:
             payload = payload_of(headers.get("content-type", ""), body)
         asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
-        reply = Reply()
+        reply = Reply(self._piece_limit_s)
         if arrived is None:
             execution = execute(deployment, asked, endpoints.route, reply.on_answer, reply.on_chunk)
         else:
