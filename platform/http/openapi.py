@@ -42,7 +42,7 @@ def document(derived: JSON) -> JSON:
     paths = {path: _documented(item) for path, item in derived["paths"].items()}
     schema = derived | {"paths": paths, "components": dict(derived.get("components", {}))}
     schema["components"]["schemas"] = schema["components"].get("schemas", {}) | management.components()
-    schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False)}
+    schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False), "delete": _cancellation()}
     schema["paths"]["/predictions/{name}/{version}"] = {"post": _prediction("predictVersion", versioned=True)}
     for path in ("/metrics", "/server/metrics"):
         schema["paths"][path] = {"get": schema["paths"][path]["get"] | _metrics()}
@@ -168,11 +168,45 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
         "tags": ["Predictions"],
         "summary": "Run a model or workflow",
         "operationId": operation,
-        "parameters": [*parameters, timeout, trace],
+        "parameters": [*parameters, timeout, trace, *_asynchronous()],
         "requestBody": {"content": _anything(), "required": False},
-        "responses": {"200": {"description": "The result.", "content": _results()}}
+        "responses": {
+            "200": {
+                "description": "The result; of an asynchronous request nothing, or what has come so far.",
+                "content": _results(),
+            },
+            "202": {"description": "Nothing has come of the asynchronous request yet."},
+        }
         | {status: _failure(text) for status, text in failures.items()},
     }
+
+
+def _cancellation() -> JSON:
+    token = _header("x-starting-token", "Token of the asynchronous request.", {"type": "string"}) | {"required": True}
+    status: JSON = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+    return {
+        "tags": ["Predictions"],
+        "summary": "Take an asynchronous request back, or forget its result",
+        "operationId": "cancelPrediction",
+        "parameters": [_path_parameter("name"), token],
+        "responses": {
+            "200": {"description": "It is gone.", "content": {"application/json": {"schema": status}}},
+            "400": _failure("There is no such request, or not any more."),
+        },
+    }
+
+
+def _asynchronous() -> list[JSON]:
+    """Headers of asynchronous requests."""
+    return [
+        _header("x-synchronous", "`false`: answer at once, with `x-next-token`.", {"type": "string", "enum": ["true", "false"]}),
+        _header("x-starting-token", "Fetches what has come of an asynchronous request.", {"type": "string"}),
+        _header("x-max-items", "Most items that are fetched.", {"type": "integer", "minimum": 1, "maximum": 1_000_000_000}),
+    ]
+
+
+def _header(name: str, description: str, schema: JSON) -> JSON:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
 def _path_parameter(name: str) -> JSON:

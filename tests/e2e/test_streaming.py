@@ -216,9 +216,12 @@ def test_a_piece_that_does_not_come_in_time_ends_the_stream(tmp_path):
         flow = "name: stalling\nfunctions: {stalling: f:stalling}\nworkflow: {out: [stalling, in]}\n"
         archive = zipped({"workflow.yaml": flow, "f.py": STALLING})
         assert server.client.post("/workflows", content=archive).status_code == 200
-        with pytest.raises(httpx2.RemoteProtocolError):
-            server.client.post("/predictions/stalling", json=str(gate))
-        events = server.client.post("/predictions/stalling", json=str(gate), headers={"accept": "text/event-stream"})
-        assert "did not come within 0.2 s (setting chunked_read_timeout)" in events.text
-        gate.touch()
-        assert server.client.post("/predictions/stalling", json=str(gate)).text == "ab"
+        received = b""
+        headers = {"accept": "text/event-stream"}
+        asked = server.client.stream("POST", "/predictions/stalling", json=str(gate), headers=headers)
+        with pytest.raises(httpx2.RemoteProtocolError), asked as answer:
+            for piece in answer.iter_raw():
+                received += piece
+        assert received.startswith(b"data: a\n\nevent: error\ndata: ")
+        told = json.loads(received.rpartition(b"data: ")[2])
+        assert (told["code"], told["message"]) == (504, "the next piece did not come within 0.2 s (setting chunked_read_timeout)")

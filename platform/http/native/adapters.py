@@ -50,9 +50,9 @@ class AdapterList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 def _operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
-    """Operation ids of handlers that are there with and without a model: `listModelAdapters`, `listAdapters`."""
+    """Operation ids of handlers that are there with and without a model: `listAdaptersOfModel`, `listAdapters`."""
     verb, _, noun = handler.fn.__name__.partition("_")
-    return f"{verb}{'Model' if path[0] == 'models' else ''}{noun.title()}"
+    return f"{verb}{noun.title()}{'OfModel' if path[0] == 'models' else ''}"
 
 
 class AdapterControl(Controller):

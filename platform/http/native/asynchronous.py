@@ -114,7 +114,7 @@ class Later:
         task = asyncio.get_running_loop().create_task(self._collect(token, execution, reply, accept, tell))
         self._collecting[token] = task
         task.add_done_callback(lambda _: self._collecting.pop(token, None))
-        return 200, b"", b"", _next(token)
+        return 200, b"text/plain; charset=utf-8", b"", _next(token)
 
     def fetch(self, text: str, max_items: int) -> Answer:
         """What has come of a run so far: 202 while nothing has, `x-next-token` while more may come (DJL §2.9).

@@ -16,7 +16,7 @@ MODEL_URL = "model_url"
 
 
 class OnDemand:
-    """Finds what a request means; with the setting `model_url_pattern`, registers it from a URL that matches and is allowed besides.
+    """Finds what a request means, or registers it from a URL that matches `model_url_pattern` and is allowed besides.
 
     Args:
         registry: Where models are registered.
