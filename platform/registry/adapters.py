@@ -66,7 +66,12 @@ def _models(endpoints: Endpoints, model: str) -> Iterator[tuple[Entry, ModelPool
 
 def takes_adapters(pool: ModelPool) -> bool:
     """Whether a model's file says `option.enable_lora=true`."""
-    return pool.spec.messages and pool.spec.properties.get("enable_lora", "").strip().lower() == "true"
+    return is_handler(pool) and pool.spec.properties.get("enable_lora", "").strip().lower() == "true"
+
+
+def is_handler(pool: ModelPool) -> bool:
+    """Whether a model is Python code written for DJL, which alone can have adapters."""
+    return pool.spec.messages and pool.spec.engine == "Python"
 
 
 def check_adapter(adapter: Adapter) -> None:
@@ -98,10 +103,10 @@ def begin(deployment: Deployment, record: Record, folder: Path) -> None:
         InvalidModelError: The workflow file names an adapter for a model that cannot have one.
     """
     for name, adapter in deployment.plan.adapters.items():
-        if not deployment.pools[adapter.model].spec.messages:
+        if not is_handler(deployment.pools[adapter.model]):
             raise InvalidModelError(f'adapter "{name}": Adapters are only currently supported for Python models')
     for key, pool in deployment.pools.items():
-        if pool.spec.messages:
+        if is_handler(pool):
             known = record.adapters.get(key)
             first = known if known is not None else _first(key, pool, deployment.plan, record, folder)
             pool.adapters.begin_with(first, folder)

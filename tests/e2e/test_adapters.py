@@ -193,7 +193,10 @@ def workflow(**changes):
         "configs": {"adapters": {"w1": {"model": "m", "src": "url1", "options": {"echooption": "weo"}}}},
         "workflow": {"out": ["adapter", "w1", "in"]},
     } | changes
-    return zipped({"workflow.json": json.dumps(described)} | {f"adaptecho/{name}": text for name, text in files().items()})
+    return zipped(
+        {"workflow.json": json.dumps(described), "plain.py": "def f(value):\n    return value\n"}
+        | {f"adaptecho/{name}": text for name, text in files().items()}
+    )
 
 
 def test_a_workflow_brings_adapters_along(http):
@@ -214,6 +217,9 @@ def test_adapters_of_a_workflow_that_cannot_be_are_refused(http):
     answer = http.post("/workflows", content=workflow(name="bad1", configs=cannot))
     assert answer.status_code == 400
     assert 'adapter "w1": URL adapters are not currently supported' in answer.json()["message"]
+    answer = http.post("/workflows", content=workflow(name="bad3", models={"m": "{model_dir}/plain.py:f"}))
+    assert (answer.status_code, answer.json()["type"]) == (400, "MalformedModelException")
+    assert answer.json()["message"] == 'adapter "w1": Adapters are only currently supported for Python models'
     failing = {"adapters": {"w1": {"model": "m", "src": "s", "options": {"error": "1"}}}}
     answer = http.post("/workflows", content=workflow(name="bad2", configs=failing))
     assert answer.status_code == 400
