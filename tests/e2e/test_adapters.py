@@ -217,8 +217,8 @@ def test_adapters_of_a_workflow_that_cannot_be_are_refused(http):
     answer = http.post("/workflows", content=workflow(name="bad1", configs=cannot))
     assert answer.status_code == 400
     assert 'adapter "w1": URL adapters are not currently supported' in answer.json()["message"]
-    answer = http.post("/workflows", content=workflow(name="bad3", models={"m": "{model_dir}/plain.py:f"}))
-    assert (answer.status_code, answer.json()["type"]) == (400, "MalformedModelException")
+    answer = http.post("/workflows", content=workflow(name="bad3", models={"m": "plain:f"}))
+    assert (answer.status_code, answer.json()["type"]) == (400, "MalformedModelException"), answer.text
     assert answer.json()["message"] == 'adapter "w1": Adapters are only currently supported for Python models'
     failing = {"adapters": {"w1": {"model": "m", "src": "s", "options": {"error": "1"}}}}
     answer = http.post("/workflows", content=workflow(name="bad2", configs=failing))

@@ -265,3 +265,14 @@ def test_results_are_forgotten_in_time(tmp_path):
         token = start(server.client)
         wait_until(lambda: "result of an asynchronous request forgotten" in server.log.read_text())
         assert fetch(server.client, token).status_code == 400
+
+
+def test_a_server_that_stops_does_not_wait_longer_for_them_than_for_others(tmp_path):
+    with running(tmp_path, env={"FLOWYARD_DRAIN_TIMEOUT_S": "0.5"}) as server:
+        assert server.client.post("/models", params={"model_name": "later"}, content=MODEL).status_code == 200
+        token = start(server.client, stream="pieces", gate=str(tmp_path / "never"))
+        wait_until(lambda: fetch(server.client, token).status_code == 200)
+        start(server.client, gate=str(tmp_path / "never"))
+        assert server.stop() == 0
+        server.start()
+        assert fetch(server.client, token).status_code == 400

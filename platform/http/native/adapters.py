@@ -66,8 +66,8 @@ class AdapterControl(Controller):
         page = query(request, Page)
         adapters = list(_served(request, registry).adapters)
         end = page.next_page_token + page.limit
-        views_ = [AdapterView.of(adapter) for adapter in adapters[page.next_page_token : end]]
-        return answer(AdapterList(adapters=views_, next_page_token=str(end) if end < len(adapters) else None))
+        shown = [AdapterView.of(adapter) for adapter in adapters[page.next_page_token : end]]
+        return answer(AdapterList(adapters=shown, next_page_token=str(end) if end < len(adapters) else None))
 
     @post(ALL, status_code=200, summary="Register an adapter", operation_id=_operation)
     async def register_adapter(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
