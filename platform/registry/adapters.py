@@ -78,13 +78,17 @@ def check_adapter(adapter: Adapter) -> None:
     """Sees to it that an adapter can be registered under this name and from there.
 
     Raises:
-        InvalidRequestError: The name is none that a path could have.
+        InvalidRequestError: The name is none that a path could have, or `preload` or `pin` is neither true nor false.
         AdapterConflictError: `src` is a URL (DJL answers 409).
     """
     if len(adapter.name) > MAX_NAME or not _NAME.fullmatch(adapter.name):
         raise InvalidRequestError(
             f"Parameter name: {adapter.name[:50]!r} is not allowed; allowed are 1 to {MAX_NAME} characters, without /."
         )
+    for option in ("preload", "pin"):
+        said = adapter.options.get(option, "true")
+        if said.strip().lower() not in ("true", "false"):
+            raise InvalidRequestError(f"Parameter {option}: {said[:50]!r} is not allowed; allowed is true or false.")
     if _SCHEME.match(adapter.src):
         raise AdapterConflictError(NO_URLS)
 

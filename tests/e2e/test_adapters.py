@@ -122,6 +122,8 @@ WRONG = [
     ("PUT", "", {}, 405, "MethodNotAllowedException", "Requested method is not allowed"),
     ("PUT", "/zz", {}, 405, "MethodNotAllowedException", "Requested method is not allowed"),
     ("POST", "", {"name": "a/b", "src": "s"}, 400, "BadRequestException", "Parameter name"),
+    ("POST", "", {"name": "a", "src": "s", "pin": "maybe"}, 400, "BadRequestException", "Parameter pin: 'maybe' is not allowed"),
+    ("POST", "/myBuiltinAdapter/update", {"preload": "1"}, 400, "BadRequestException", "Parameter preload: '1' is not allowed"),
     ("POST", "", {"name": "a" * 201, "src": "s"}, 400, "BadRequestException", "Parameter name"),
 ]
 
@@ -210,6 +212,15 @@ def test_a_workflow_brings_adapters_along(http):
     )
     # It is a model like any other, under its name in the file.
     assert names(http, "m") == ["myBuiltinAdapter", "w1"]
+
+
+def test_the_template_of_a_model_with_one_adapter(http, server):
+    shutil.copytree(ADAPTECHO, server.model_store / "adaptecho")
+    parameters = {"template": "adapter", "adapter": "a", "url": "dummy", "model": str(server.model_store / "adaptecho")}
+    answer = http.post("/workflows", params=parameters)
+    assert (answer.status_code, answer.json()) == (200, {"status": 'Workflow "a" registered.'})
+    assert http.post("/predictions/a", content="x").text == "ax"
+    assert names(http, "adapted") == ["myBuiltinAdapter", "a"]
 
 
 def test_adapters_of_a_workflow_that_cannot_be_are_refused(http):

@@ -13,8 +13,9 @@ from litestar.types.internal_types import PathParameterDefinition
 
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import ErrorBody
-from flowyard.platform.http.native.management import HttpRequest, answer, query
+from flowyard.platform.http.native.management import answer, query
 from flowyard.platform.http.native.parameters import Nothing, Page
+from flowyard.platform.http.native.registrations import HttpRequest
 from flowyard.platform.registry.adapters import Served, check_adapter, served
 from flowyard.platform.registry.registry import Registry
 from flowyard.schemas.adapters import Adapter
@@ -26,27 +27,6 @@ ALIAS = "x-amzn-sagemaker-adapter-alias"
 ALL = ["/models/{name:str}/adapters", "/adapters"]
 ONE = ["/models/{name:str}/adapters/{adapter:str}", "/adapters/{adapter:str}"]
 UPDATE = [f"{path}/update" for path in ONE]
-
-
-class AdapterView(msgspec.Struct, frozen=True):
-    """An adapter."""
-
-    name: str
-    src: str
-    preload: bool
-    pin: bool
-
-    @classmethod
-    def of(cls, adapter: Adapter) -> AdapterView:
-        """From an adapter."""
-        return cls(adapter.name, adapter.src, adapter.preload, adapter.pin)
-
-
-class AdapterList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """A page of adapters."""
-
-    next_page_token: str | None = None
-    adapters: list[AdapterView]
 
 
 def _operation(handler: HTTPRouteHandler, method: Method, path: Sequence[str | PathParameterDefinition]) -> str:
@@ -66,8 +46,8 @@ class AdapterControl(Controller):
         page = query(request, Page)
         adapters = list(_served(request, registry).adapters)
         end = page.next_page_token + page.limit
-        shown = [AdapterView.of(adapter) for adapter in adapters[page.next_page_token : end]]
-        return answer(AdapterList(adapters=shown, next_page_token=str(end) if end < len(adapters) else None))
+        shown = [views.AdapterView.of(adapter) for adapter in adapters[page.next_page_token : end]]
+        return answer(views.AdapterList(adapters=shown, next_page_token=str(end) if end < len(adapters) else None))
 
     @post(ALL, status_code=200, summary="Register an adapter", operation_id=_operation)
     async def register_adapter(self, request: HttpRequest, registry: Registry) -> Response[bytes]:
@@ -85,7 +65,7 @@ class AdapterControl(Controller):
     async def describe_adapter(self, request: HttpRequest, registry: Registry, adapter: str) -> Response[bytes]:
         """Tells what is known of an adapter."""
         query(request, Nothing)
-        return answer(AdapterView.of(_served(request, registry).adapters.find(adapter, _alias(request))))
+        return answer(views.AdapterView.of(_served(request, registry).adapters.find(adapter, _alias(request))))
 
     @post(UPDATE, status_code=200, summary="Change an adapter", operation_id=_operation)
     async def update_adapter(self, request: HttpRequest, registry: Registry, adapter: str) -> Response[bytes]:

@@ -8,8 +8,16 @@ import msgspec
 
 from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.http.native.errors import ErrorBody
-from flowyard.platform.http.native.parameters import Nothing, Page, RegisterModel, RegisterWorkflow, Scale
-from flowyard.platform.http.native.views import EndpointDocument, ModelList, Status, WorkflowInfo, WorkflowList
+from flowyard.platform.http.native.parameters import AdapterOptions, Nothing, Page, RegisterModel, RegisterWorkflow, Scale
+from flowyard.platform.http.native.views import (
+    AdapterList,
+    AdapterView,
+    EndpointDocument,
+    ModelList,
+    Status,
+    WorkflowInfo,
+    WorkflowList,
+)
 from flowyard.platform.telemetry.traces import Trace
 
 JSON = dict[str, Any]
@@ -30,6 +38,7 @@ FAILURES = {
     507: "Out of memory.",
 }
 LOADING_FAILURES = tuple(FAILURES)
+ADAPTER_FAILURES = (400, 404, 409, 424, 500, 503, 504, 507)
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +93,11 @@ OPERATIONS = {
         reads_body=True,
         uploads=("application/octet-stream", "application/yaml"),
     ),
+    "listAdapters": Operation(query=Page, answer=AdapterList),
+    "describeAdapter": Operation(answer=AdapterView),
+    "registerAdapter": Operation(query=AdapterOptions, failures=ADAPTER_FAILURES),
+    "updateAdapter": Operation(query=AdapterOptions, failures=ADAPTER_FAILURES),
+    "unregisterAdapter": Operation(failures=ADAPTER_FAILURES),
     "describe": Operation(answer=WorkflowInfo, answers_list=True),
     "scale": Operation(query=Scale, later=True, failures=(400, 404, 409, 413, 503), reads_body=True),
     "unregister": Operation(),
@@ -123,8 +137,9 @@ def components() -> JSON:
 
 
 def _path_parameter(name: str) -> JSON:
-    pattern = NAME_PATTERN if name == "name" else VERSION_PATTERN
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": f"^{pattern}$"}}
+    patterns = {"name": NAME_PATTERN, "version": VERSION_PATTERN}
+    pattern = {"pattern": f"^{patterns[name]}$"} if name in patterns else {}
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"} | pattern}
 
 
 def _query_parameters(kind: type[msgspec.Struct]) -> list[JSON]:

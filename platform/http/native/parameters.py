@@ -91,6 +91,15 @@ class Scale(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
             raise InvalidRequestError(f"Parameter {name} stands alone; {', '.join(others)} needs a call of its own.")
 
 
+class AdapterOptions(msgspec.Struct, kw_only=True, frozen=True):
+    """Parameters of a change of an adapter; others are handed to its handler (DJL §1.11)."""
+
+    name: Annotated[str, Meta(description="What requests call it; required to register it.")] = ""
+    src: Annotated[str, Meta(description="Where it is; required to register it.")] = ""
+    preload: bool = True
+    pin: bool = False
+
+
 class Page(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Parameters of a list."""
 

@@ -12,6 +12,7 @@ from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.workers.pool import ModelPool, WorkerView
 from flowyard.platform.workers.process import resident_bytes
+from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.devices import Device
 from flowyard.schemas.tensors import Signature
 
@@ -176,6 +177,27 @@ class EndpointDocument(msgspec.Struct, frozen=True):
     info: dict[str, str]
     paths: dict[str, Any]
     components: dict[str, Any]
+
+
+class AdapterView(msgspec.Struct, frozen=True):
+    """An adapter."""
+
+    name: str
+    src: str
+    preload: bool
+    pin: bool
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> AdapterView:
+        """From an adapter."""
+        return cls(adapter.name, adapter.src, adapter.preload, adapter.pin)
+
+
+class AdapterList(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """A page of adapters."""
+
+    next_page_token: str | None = None
+    adapters: list[AdapterView]
 
 
 class Health(msgspec.Struct, frozen=True):
