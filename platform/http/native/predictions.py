@@ -165,30 +165,39 @@ class Predictions:
         if shadows:
             mirror(asked, shadows, endpoints.route)
         if token:
-            return self._follow(token, execution, reply, headers)
+            tell = functools.partial(self._tell, execution, headers)
+            return self._later.follow(token, execution, reply, headers.get("accept", ""), tell)
+        return await self._wait(exchange, execution, reply, receive, send, headers, request_id)
+
+    async def _wait(
+        self,
+        exchange: Exchange,
+        execution: Execution | SingleCall,
+        reply: Reply,
+        receive: Receive,
+        send: Send,
+        headers: dict[str, str],
+        request_id: str,
+    ) -> Answer | None:
+        """Waits for the answer of a run that has been started; `None` when it has been sent in pieces."""
         first = reply.first
         result = first.result() if first.done() else await self._watch.wait(first, execution, receive)
-        if isinstance(result, Stream):
-            own = [(b"x-request-id", request_id.encode("latin-1"))]
-            trace_id, place = place_of_trace() if arrived is not None else ("", b"")
-            if arrived is not None:
-                own.append((b"x-flowyard-trace", place))
-            sending = send_stream(result, headers.get("accept", ""), own, exchange.sending(send))
-            await self._send_stream(result, execution, receive, sending)
-            if isinstance(execution, TracedExecution):
-                self.traces.keep(trace_id, encode_trace(execution.trace(200)))
-            return None
-        answer = answer_of(result, headers, server_timing(execution), self._codes)
+        if not isinstance(result, Stream):
+            return self._tell(execution, headers, result)
+        own = [(b"x-request-id", request_id.encode("latin-1"))]
+        trace_id, place = place_of_trace() if isinstance(execution, TracedExecution) else ("", b"")
+        if trace_id:
+            own.append((b"x-flowyard-trace", place))
+        sending = send_stream(result, headers.get("accept", ""), own, exchange.sending(send))
+        await self._send_stream(result, execution, receive, sending)
+        if isinstance(execution, TracedExecution):
+            self.traces.keep(trace_id, encode_trace(execution.trace(200)))
+        return None
+
+    def _tell(self, execution: Execution | SingleCall, headers: dict[str, str], outcome: Outcome) -> Answer:
+        """Tells the outcome of a run."""
+        answer = answer_of(outcome, headers, server_timing(execution), self._codes)
         return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
-
-    def _follow(self, token: str, execution: Execution | SingleCall, reply: Reply, headers: dict[str, str]) -> Answer:
-        """Lets a run go on that nobody waits for."""
-
-        def tell(outcome: Outcome) -> Answer:
-            answer = answer_of(outcome, headers, server_timing(execution), self._codes)
-            return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
-
-        return self._later.follow(token, execution, reply, headers.get("accept", ""), tell)
 
     async def _send_stream(
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
