@@ -22,6 +22,7 @@ from flowyard.platform.http.native.adapters import AdapterControl
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
 from flowyard.platform.http.native.management import Models, Workflows, describe_endpoint, trace
+from flowyard.platform.http.native.methods import Methods
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
@@ -143,6 +144,7 @@ class FrontDoor:
         self._traffic = traffic
         self._rates = rates
         self._id_header = request_id_header.lower()
+        self._methods = Methods(app)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers a request."""
@@ -162,8 +164,11 @@ class FrontDoor:
         header = (b"x-request-id", request_id.encode("latin-1"))
 
         async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start" and all(name != b"x-request-id" for name, _ in message["headers"]):
-                message["headers"] = [*message["headers"], header]
+            if message["type"] == "http.response.start":
+                own = dict(message["headers"])
+                if message["status"] == 405 or b"allow" in own:
+                    own[b"allow"] = self._methods.of(path).encode()
+                message["headers"] = list(({header[0]: header[1]} | own).items())
             await send(message)
 
         try:

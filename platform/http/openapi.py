@@ -9,6 +9,7 @@ import msgspec
 from litestar import MediaType, Request
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
+from flowyard.platform.http.kserve import documented as kserve
 from flowyard.platform.http.native import documented as management
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 from flowyard.platform.telemetry.exposition import CONTENT_TYPES
@@ -44,6 +45,10 @@ def document(derived: JSON) -> JSON:
     schema["components"]["schemas"] = schema["components"].get("schemas", {}) | management.components()
     schema["paths"]["/predictions/{name}"] = {"post": _prediction("predict", versioned=False), "delete": _cancellation()}
     schema["paths"]["/predictions/{name}/{version}"] = {"post": _prediction("predictVersion", versioned=True)}
+    schema["paths"]["/models/{name}/invoke"] = {"post": _prediction("invokeModel", versioned=False)}
+    for path, operation in (("/invocations", "invoke"), ("/v1/chat/completions", "completeChat")):
+        schema["paths"][path] = {"post": _nameless(operation)}
+    schema["paths"] |= kserve.paths()
     for path in ("/metrics", "/server/metrics"):
         schema["paths"][path] = {"get": schema["paths"][path]["get"] | _metrics()}
     path = "/server/logging"
@@ -145,7 +150,7 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
         "in": "header",
         "required": False,
         "description": "`300ms`, `2s`, `1m` or a number of seconds; then the answer is 504.",
-        "schema": {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m)?$"},
+        "schema": {"type": "string", "pattern": r"^(?!0+(\.0+)?(ms|s|m)?$)\d+(\.\d+)?(ms|s|m)?$"},
     }
     trace = {
         "name": "X-Flowyard-Trace",
@@ -181,6 +186,17 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
     }
 
 
+def _nameless(operation: str) -> JSON:
+    """A prediction whose path names no model: a parameter or header does, or the only one loaded at the start is meant."""
+    told = _prediction(operation, versioned=False)
+    names = {"model_name": "Model or workflow.", "model_version": "Its version."}
+    in_query = [
+        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in names.items()
+    ]
+    return told | {"parameters": [*in_query, *told["parameters"][1:]]}
+
+
 def _cancellation() -> JSON:
     token = _header("x-starting-token", "Token of the asynchronous request.", {"type": "string"}) | {"required": True}
     status: JSON = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
@@ -192,6 +208,7 @@ def _cancellation() -> JSON:
         "responses": {
             "200": {"description": "It is gone.", "content": {"application/json": {"schema": status}}},
             "400": _failure("There is no such request, or not any more."),
+            "404": _failure("No such model or workflow."),
         },
     }
 

@@ -149,13 +149,14 @@ class KServe:
         self, exchange: Exchange, scope: Mapping[str, Any], receive: Receive, headers: dict[str, str], request_id: str
     ) -> Reply:
         route = route_of(scope["raw_path"])
-        if scope["method"] not in (("POST",) if route.call == "infer" else ("GET", "HEAD")):
-            raise MethodNotAllowedError(NO_METHOD)
+        methods = ("POST",) if route.call == "infer" else ("GET", "HEAD")
+        if scope["method"] not in methods:
+            return _failure(MethodNotAllowedError(NO_METHOD), (b"allow", ", ".join(methods).encode()))
         match route.call:
             case "infer":
                 return await self._infer(exchange, route, receive, headers, request_id)
             case "live":
-                return Reply(200, b"\n")
+                return Reply(200, b"\n", [(b"content-type", b"text/plain")])
             case "server":
                 return _json({"name": "flowyard", "version": installed_version("flowyard"), "extensions": EXTENSIONS})
             case "ready":
@@ -170,7 +171,8 @@ class KServe:
             raise ModelNotFoundError(f"Model not found: {route.name}") from None
 
     def _ready(self, entries: Sequence[Entry]) -> Reply:
-        return Reply(200 if all(entry.status == "READY" for entry in entries) else NOT_READY, b"\n")
+        status = 200 if all(entry.status == "READY" for entry in entries) else NOT_READY
+        return Reply(status, b"\n", [(b"content-type", b"text/plain")])
 
     async def _infer(self, exchange: Exchange, route: Route, receive: Receive, headers: dict[str, str], request_id: str) -> Reply:
         exchange.prediction = True
@@ -291,11 +293,11 @@ def _json(body: object) -> Reply:
     return Reply(200, msgspec.json.encode(body), [(b"content-type", b"application/json")])
 
 
-def _failure(error: FlowyardError) -> Reply:
+def _failure(error: FlowyardError, *more: tuple[bytes, bytes]) -> Reply:
     if isinstance(error, AnsweredError) and error.answer is not None:
         return _told_failure(error.answer)
     body = error_body(error)
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"content-type", b"application/json"), *more]
     if body.code == 503:
         headers.append((b"retry-after", b"1"))
     return Reply(body.code, msgspec.json.encode({"error": body.message}), headers)

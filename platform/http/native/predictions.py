@@ -19,7 +19,7 @@ import structlog
 from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
 from flowyard.platform.http.native.asynchronous import Later, wish_of
-from flowyard.platform.http.native.errors import DEFAULT_CODES, StatusCodes, error_body, to_json
+from flowyard.platform.http.native.errors import DEFAULT_CODES, NO_METHOD, StatusCodes, error_body, to_json
 from flowyard.platform.http.native.messages import Answer, Headers, message_answer
 from flowyard.platform.http.native.on_demand import OnDemand
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
@@ -39,6 +39,7 @@ from flowyard.schemas.errors import (
     FlowyardError,
     InternalError,
     InvalidRequestError,
+    MethodNotAllowedError,
     UnavailableError,
 )
 from flowyard.schemas.payload import Payload
@@ -52,6 +53,8 @@ Send = Callable[[Any], Awaitable[None]]
 WATCH_AFTER_S = 0.02
 #: Nodes in `Server-Timing`: common clients and proxies refuse headers of more than 8 KiB.
 MAX_TIMED_NODES = 50
+#: What predictions take: all common ones (DJL §2.1) but TRACE, which is there to send a request back with its secrets.
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 MAX_TIMEOUT_S = 86_400.0
 _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 _NOT_A_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
@@ -125,6 +128,8 @@ class Predictions:
     ) -> Answer | None:
         """The answer, `None` when it has been sent in pieces."""
         arrived = arrival_of(headers)
+        if scope["method"] not in METHODS:
+            raise MethodNotAllowedError(NO_METHOD)
         if "handler" in headers:
             raise InvalidRequestError("The handler can't be overridden in a request")
         method = scope["method"]
@@ -359,6 +364,8 @@ def error_answer(error: FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> An
     """Status, content type, body and further headers that tell an error."""
     body = error_body(error, codes)
     extra = [(b"retry-after", b"1")] if isinstance(error, UnavailableError) else []
+    if isinstance(error, MethodNotAllowedError):
+        extra.append((b"allow", ", ".join(sorted(METHODS)).encode()))
     return body.code, b"application/json", to_json(body), extra
 
 
