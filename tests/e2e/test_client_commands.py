@@ -217,14 +217,14 @@ def test_problems_come_as_a_compiler_tells_them(flowyard, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["models", "describe", "nothing"], 1, "Model or workflow not found: nothing"),
+        (["models", "describe", "nothing"], 1, "Workflow not found: nothing"),
         (["models", "delete", "nothing"], 1, "not found: nothing"),
         (["models", "scale", "nothing", "--min-worker", "1"], 1, "not found: nothing"),
         (["models", "scale", "linear", "--min-worker", "9", "--max-worker", "2"], 1, "min_worker"),
         (["models", "register", "nothing.onnx"], 1, "no file or folder nothing.onnx here either"),
         (["models", "register", "https://127.0.0.1:1/m.zip"], 1, "allowed_urls"),
         (["models", "register", "x", "--parameter", "batch_sise=1"], 1, "Did you mean batch_size?"),
-        (["models", "list", "--limit", "0"], 1, "Parameter limit"),
+        (["models", "list", "--limit", "-1"], 1, "Parameter limit"),
         (["predict", "nothing", "--data", "1"], 1, "not found: nothing"),
         (["predict", "linear:v9", "--data", "1"], 1, "not found: linear"),
         (["predict", "linear", "--data", '"text"'], 1, "linear"),
@@ -264,9 +264,9 @@ def test_a_refusal_as_json(flowyard):
     assert json.loads(done.stdout) == {
         "code": 404,
         "type": "ModelNotFoundException",
-        "message": "Model or workflow not found: nothing",
+        "message": "Workflow not found: nothing",
     }
-    assert done.stderr == b"flowyard: Model or workflow not found: nothing\n"
+    assert done.stderr == b"flowyard: Workflow not found: nothing\n"
     assert json.loads(flowyard("predict", "nothing", "--data", "1", "--json").stdout)["code"] == 404
 
 

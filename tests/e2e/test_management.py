@@ -244,9 +244,9 @@ def test_progress_is_shown_while_workers_start(http, tmp_path):
     archive = zipped({"model.py": GATED.format(gate=str(tmp_path / "go"))})
     params = {"model_name": "growing", "synchronous": "false", "min_worker": 2}
     assert http.post("/models", params=params, content=archive).status_code == 202
-    entry = describe(http, "/models/growing")
-    assert entry["progress"] == {"workersReady": 0, "workersWanted": 2}
-    (model,) = entry["models"]
+    wanted = {"workersReady": 0, "workersWanted": 2}
+    wait_until(lambda: describe(http, "/models/growing").get("progress") == wanted)
+    (model,) = describe(http, "/models/growing")["models"]
     assert (model["modelName"], model["status"], model["queueSize"]) == ("growing", "PENDING", 1000)
     wait_until(lambda: [w["status"] for w in describe(http, "/models/growing")["models"][0]["workerGroups"][0]["workers"]])
     assert {w["status"] for w in describe(http, "/models/growing")["models"][0]["workerGroups"][0]["workers"]} == {"PENDING"}
