@@ -14,8 +14,10 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
+from flowyard.platform.access.keyring import Keyring
 from flowyard.platform.error_rates import ErrorRates
 from flowyard.platform.http import openapi
+from flowyard.platform.http.access import SWITCHED_OFF, Access, Refusal
 from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.native.adapters import AdapterControl
@@ -43,13 +45,14 @@ log = structlog.stdlib.get_logger(__name__)
 HttpRequest = Request[Any, Any, State]
 
 
-def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
+def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring) -> FrontDoor:
     """The application of the native API.
 
     Args:
         registry: What is registered. Its life is its owner's: the application neither opens nor closes it.
         traffic: Is told of every request.
         logs: The log of the process.
+        keyring: The tokens.
 
     Returns:
         The ASGI application.
@@ -93,7 +96,9 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs) -> FrontDoor:
         ),
         logging_config=None,
     )
-    return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, registry.settings.request_id_header_key)
+    access = Access(registry.settings, keyring)
+    id_header = registry.settings.request_id_header_key
+    return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
 def _error_rates(settings: Settings) -> ErrorRates:
@@ -118,7 +123,7 @@ class FrontDoor:
 
     The handler is a route of the application too; the way there, through its middleware and router, takes about 10 µs a request,
     a fifth of what the server spends on a small prediction. Answers of the application get their `x-request-id` here (DJL §1.1);
-    predictions do it themselves.
+    predictions do it themselves. Who may not do what a request asks for is told so before anything else happens.
 
     Args:
         app: The application.
@@ -126,6 +131,7 @@ class FrontDoor:
         kserve: The handler of everything under `/v2`.
         traffic: Is told of every request.
         rates: Gets the statuses of predictions where their failures are limited.
+        access: Decides whether a request may go on.
         request_id_header: Header that the id of a request is read from.
     """
 
@@ -136,6 +142,7 @@ class FrontDoor:
         kserve: KServe,
         traffic: Traffic,
         rates: ErrorRates,
+        access: Access,
         request_id_header: str,
     ) -> None:
         self.app = app
@@ -143,6 +150,8 @@ class FrontDoor:
         self.kserve = kserve
         self._traffic = traffic
         self._rates = rates
+        self._access = access
+        self._keyring = access.keyring
         self._id_header = request_id_header.lower()
         self._methods = Methods(app)
 
@@ -151,12 +160,18 @@ class FrontDoor:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self._keyring.is_required and (refusal := self._access.refusal(scope)) is not None:
+            await self._refuse(refusal, scope, send)
+            return
         path = scope["path"]
         if is_prediction(path):
             await self.predictions(scope, receive, self._counted(send) if self._rates else send)
             return
         if path.startswith("/v2/") or path == "/v2":
             await self.kserve(scope, receive, send)
+            return
+        if (refusal := self._access.change_refusal(scope)) is not None:
+            await self._refuse(refusal, scope, send)
             return
         exchange = Exchange()
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
@@ -175,6 +190,16 @@ class FrontDoor:
             await self.app(scope, exchange.receiving(receive), exchange.sending(send_with_id))
         finally:
             self._traffic.managed(exchange, scope, request_id)
+
+    async def _refuse(self, refusal: Refusal, scope: Any, send: Any) -> None:
+        """Answers a request that may not go on; it is counted and logged as any other."""
+        exchange, path = Exchange(), scope["path"]
+        exchange.prediction = is_prediction(path)
+        if isinstance(refusal.error, MethodNotAllowedError):
+            left = [method for method in self._methods.of(path).split(", ") if method not in SWITCHED_OFF]
+            refusal = Refusal(refusal.error, ((b"allow", ", ".join(left).encode()),))
+        request_id = await self._access.answer(refusal, scope, exchange.sending(send))
+        self._traffic.ended(exchange, scope, request_id)
 
     def _counted(self, send: Any) -> Any:
         async def counting(message: Any) -> None:

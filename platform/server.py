@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import signal
@@ -11,17 +12,18 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
 import uvloop
 
+from flowyard.platform.access.keyring import Keyring, TokenFile
 from flowyard.platform.app import FrontDoor, build_app
 from flowyard.platform.archives.names import LoadItem
-from flowyard.platform.http.connection import OneWriteProtocol
 from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
+from flowyard.platform.http.protocol import BoundedProtocol, Connections
 from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.startup import items_at_start
@@ -29,6 +31,7 @@ from flowyard.platform.settings import Settings, listening
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
+from flowyard.schemas.errors import InvalidRequestError
 
 #: Requests are freed by counting references. Looking for cycles after every few of them would be in vain, and costs.
 GC_THRESHOLD = 20_000
@@ -63,6 +66,8 @@ def run(settings: Settings, logs: Logs, ready_file: Path | None = None) -> None:
 async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> None:
     began = time.monotonic()
     items = items_at_start(settings)
+    keyring = Keyring(TokenFile(Path(settings.state_dir)))
+    _check_exposure(settings, keyring)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +82,8 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> Non
             if starting.done():
                 starting.result()
                 traffic.startup_s = time.monotonic() - began
-                await _accept(registry, build_app(registry, traffic, logs), listeners, tls, ready_file, stopping)
+                front = build_app(registry, traffic, logs, keyring)
+                await _accept(registry, front, keyring, listeners, tls, ready_file, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -108,6 +114,19 @@ def _listen(settings: Settings) -> Iterator[tuple[list[Listener], ssl.SSLContext
         yield [opened.enter_context(Listener(address)) for address in addresses], tls
 
 
+def _check_exposure(settings: Settings, keyring: Keyring) -> None:
+    """Refuses to serve other machines without asking them for tokens, unless the operator says that this is meant."""
+    where = listening(settings)
+    exposed = list(dict.fromkeys(str(address) for address in (where.inference, where.management) if not address.is_local))
+    if not exposed or settings.insecure or keyring.is_required:
+        return
+    raise InvalidRequestError(
+        f"{' and '.join(exposed)} can be reached from other machines, and there is no token: anybody there could run code here."
+        f" Create one (flowyard tokens create --scope management,inference --state-dir {settings.state_dir}),"
+        " or start with --insecure if something else keeps strangers out"
+    )
+
+
 def _apps(front: FrontDoor, settings: Settings, count: int) -> list[Any]:
     """The application of each address: one for all, or one for the inference and one for the management API."""
     apps: list[Any] = [front] if count == 1 else [Gate(front, "inference"), Gate(front, "management")]
@@ -121,6 +140,7 @@ def _apps(front: FrontDoor, settings: Settings, count: int) -> list[Any]:
 async def _accept(
     registry: Registry,
     front: FrontDoor,
+    keyring: Keyring,
     listeners: list[Listener],
     tls: ssl.SSLContext | None,
     ready_file: Path | None,
@@ -129,13 +149,15 @@ async def _accept(
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
     apps = _apps(front, registry.settings, len(listeners))
+    bounds = [Connections(registry.settings.max_connections) for _ in listeners]
     servers = [
-        Server(_config(app, tls if listener.address.scheme == "https" else None, drain_s))
-        for app, listener in zip(apps, listeners, strict=True)
+        Server(_config(app, tls if listener.address.scheme == "https" else None, bound, drain_s))
+        for app, listener, bound in zip(apps, listeners, bounds, strict=True)
     ]
     serving: list[asyncio.Task[Any]] = [
         asyncio.ensure_future(server.serve([listener.socket])) for server, listener in zip(servers, listeners, strict=True)
     ]
+    watching = [asyncio.ensure_future(watch) for watch in (keyring.follow(), *(bound.watch() for bound in bounds))]
     # What exists now stays: the collector need not walk through it again and again while requests come and go.
     gc.collect()
     gc.freeze()
@@ -152,12 +174,16 @@ async def _accept(
         server.should_exit = True
     await asyncio.gather(*serving)
     cutting.cancel()
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
 
 
-def _config(app: Any, tls: ssl.SSLContext | None, drain_s: int) -> uvicorn.Config:
+def _config(app: Any, tls: ssl.SSLContext | None, bounds: Connections, drain_s: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=OneWriteProtocol,
+        http=cast(Any, functools.partial(BoundedProtocol, bounds=bounds)),
+        ws="none",
         loop="none",
         lifespan="off",
         log_config=None,

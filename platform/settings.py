@@ -26,6 +26,10 @@ Bytes = Annotated[int, Meta(ge=1, le=2**50)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 ErrorCode = Annotated[int, Meta(ge=400, le=599)]
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
+OpenFiles = Annotated[int, Meta(ge=64, le=2**20)]
+AddressSpace = Annotated[int, Meta(ge=2**28, le=2**50)]
+CpuS = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 Attempts = Annotated[int, Meta(ge=1, le=10)]
 
@@ -77,6 +81,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         fetch_total_timeout_s: Longest time for fetching one URL, tries and redirects included.
         fetch_attempts: Most tries of a fetch that fails in a way that may pass.
         allow_trusted: Whether a model may ask for `trusted`, that is for formats that can run code when they are read.
+        install_requirements: Whether what the `requirements.txt` of an archive names is installed, for its workers only.
+        requirements_timeout_s: Time that this may take.
+        pip_args: Further arguments of pip, as `--no-index --find-links /wheels`; as text separated by commas or blanks.
+        enable_model_api: Whether models and workflows may be registered and removed. Scaling and reading stay.
+        insecure: Whether other machines may be served although there is no token.
+        max_connections: Most connections at a time, for each address.
+        worker_env: Names of environment variables that workers get besides the usual ones; as text separated by commas or blanks.
+        worker_user: `USER` or `USER:GROUP` that workers run as, where the server is root; `None` for the server's own.
+        worker_open_files: Most files that a worker may have open.
+        worker_address_space_bytes: Most memory that a worker may map; `None` for no limit. CUDA maps far more than it uses.
+        worker_cpu_s: Computing time after which a worker is ended; `None` for no limit.
         max_request_size: Largest request body in bytes.
         max_archive_size_bytes: Largest archive, packed.
         max_unpacked_size_bytes: Largest archive, unpacked.
@@ -149,6 +164,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_total_timeout_s: TimeoutS = 3600.0
     fetch_attempts: Attempts = 3
     allow_trusted: bool = False
+    install_requirements: bool = False
+    requirements_timeout_s: TimeoutS = 600.0
+    pip_args: tuple[str, ...] = ()
+    enable_model_api: bool = True
+    insecure: bool = False
+    max_connections: Connections = 4096
+    worker_env: tuple[str, ...] = ()
+    worker_user: str | None = None
+    worker_open_files: OpenFiles = 65_536
+    worker_address_space_bytes: AddressSpace | None = None
+    worker_cpu_s: CpuS | None = None
     max_request_size: Bytes = 67_108_864
     max_archive_size_bytes: Bytes = 2 * 2**30
     max_unpacked_size_bytes: Bytes = 8 * 2**30

@@ -7,7 +7,8 @@
     │   ├── InvalidArchiveError      an archive that is broken or refused
     │   ├── InvalidWorkflowError     a workflow file with problems (all of them are listed)
     │   ├── InvalidModelError        a model that its engine cannot load
-    │   ├── ForbiddenError           asked for something that the settings do not allow
+    │   ├── UnauthorizedError        no token, or one that is not valid
+    │   ├── ForbiddenError           asked for something that the settings or the token do not allow
     │   ├── NotFoundError            no such route
     │   │   ├── ModelNotFoundError   no such model, workflow or version, or a URL that leads to none
     │   │   └── AdapterNotFoundError no such adapter, or no such model to have one
@@ -129,8 +130,14 @@ class InvalidModelError(UserError):
     code = "invalid_model"
 
 
+class UnauthorizedError(UserError):
+    """A request without a token, or with one that is not valid."""
+
+    code = "unauthorized"
+
+
 class ForbiddenError(UserError):
-    """Something that the settings do not allow; the message names the setting."""
+    """Something that the settings do not allow, or the token; the message names the setting or the scope."""
 
     code = "forbidden"
 

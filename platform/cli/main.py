@@ -39,6 +39,8 @@ def serve(
     config: Annotated[Path | None, Parameter(name=["--config", "--config-file", "-f"])] = None,
     allowed_paths: str | None = None,
     allowed_urls: str | None = None,
+    insecure: Annotated[bool, Parameter(negative="")] = False,
+    disable_model_api: Annotated[bool, Parameter(negative="")] = False,
     log_level: str | None = None,
     log_format: str | None = None,
     ready_file: Path | None = None,
@@ -72,6 +74,10 @@ def serve(
         Further folders that URLs may lead into, separated by colons.
     allowed_urls
         Remote URLs that may be fetched, as https://models.example.org/team, separated by commas.
+    insecure
+        Serve other machines although there is no token: anybody who reaches the server may do anything.
+    disable_model_api
+        Refuse to register and to remove models and workflows; what is loaded at the start stays.
     log_level
         debug, info, warning or error.
     log_format
@@ -93,6 +99,8 @@ def serve(
         "state_dir": state_dir,
         "allowed_paths": allowed_paths,
         "allowed_urls": allowed_urls,
+        "insecure": insecure or None,
+        "enable_model_api": False if disable_model_api else None,
         "log_level": log_level,
         "log_format": log_format,
     }
@@ -217,6 +225,7 @@ def schema(name: Literal["workflow", "torchserve-workflow", "settings", "api"]) 
 app.command("flowyard.platform.cli.management:models", name="models", help="Register, list, scale and remove models.")
 app.command("flowyard.platform.cli.management:workflows", name="workflows", help="Register, list, scale and remove workflows.")
 app.command("flowyard.platform.cli.predict:predict", name="predict", help="Run a model or workflow.")
+app.command("flowyard.platform.cli.tokens:app", name="tokens")
 app.command("flowyard.platform.cli.bench:bench", name="bench", help="Put a server under load and show how it does.")
 
 

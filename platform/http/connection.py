@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Any
 
 #: Time that the client of a TLS connection gets to read what was written and to answer that the connection ends.
 GOODBYE_S = 3.0
@@ -44,6 +42,11 @@ class OneWriteTransport:
             return
         self._write(data)
 
+    def write_eof(self) -> None:
+        """Says that nothing more will be written."""
+        self._flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Closes the connection after what was written."""
         self._flush()
@@ -62,11 +65,3 @@ class OneWriteTransport:
         if self._head is not None:
             data, self._head = self._head, None
             self._write(data)
-
-
-class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol over such a transport."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
-        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop)))

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from flowyard.platform import state_dir as state
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.errors import ConflictError
@@ -89,7 +90,7 @@ class StateDirLock:
         Raises:
             ConflictError: Another server has it.
         """
-        state_dir.mkdir(parents=True, exist_ok=True)
+        state.prepare(state_dir)
         self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,6 +192,9 @@ class RegistryStore:
         return await self._call(select)
 
     def _open(self) -> None:
+        # What SQLite puts beside it takes the mode of the database.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._path.chmod(0o600)
         self._connection = sqlite3.connect(self._path)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")

@@ -179,5 +179,5 @@ def test_https_without_a_certificate_is_refused(tmp_path):
 
 def test_a_host_that_nobody_knows_is_said(tmp_path):
     assert "cannot listen on no-such-host.invalid:0" in refused(
-        tmp_path, FLOWYARD_INFERENCE_ADDRESS="http://no-such-host.invalid:0"
+        tmp_path, FLOWYARD_INFERENCE_ADDRESS="http://no-such-host.invalid:0", FLOWYARD_INSECURE="1"
     )

@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 
 def test_an_address_that_is_not_ours_is_said(tmp_path):
     with pytest.raises(AssertionError, match=r"cannot listen on 203\.0\.113\.7:0"):
-        ServerProcess(tmp_path, host="203.0.113.7").start()
+        ServerProcess(tmp_path, "--insecure", host="203.0.113.7").start()
 
 
 def test_folders_may_be_relative_to_where_the_server_is_started(tmp_path):

@@ -15,6 +15,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.InvalidArchiveError: (400, "InvalidArchiveException"),
     errors.InvalidWorkflowError: (400, "InvalidWorkflowException"),
     errors.InvalidModelError: (400, "MalformedModelException"),
+    errors.UnauthorizedError: (401, "UnauthorizedException"),
     errors.ForbiddenError: (403, "ForbiddenException"),
     errors.NotFoundError: (404, "ResourceNotFoundException"),
     errors.ModelNotFoundError: (404, "ModelNotFoundException"),

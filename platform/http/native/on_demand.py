@@ -18,6 +18,8 @@ MODEL_URL = "model_url"
 class OnDemand:
     """Finds what a request means, or registers it from a URL that matches `model_url_pattern` and is allowed besides.
 
+    Where registration is switched off (`enable_model_api`) nothing is.
+
     Args:
         registry: Where models are registered.
     """
@@ -25,7 +27,7 @@ class OnDemand:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         pattern = registry.settings.model_url_pattern
-        self._pattern = re.compile(pattern) if pattern else None
+        self._pattern = re.compile(pattern) if pattern and registry.settings.enable_model_api else None
 
     def find(self, name: str, version: str | None, *, may_load: bool = True) -> Deployment | None:
         """What is registered under a name; `None` where the request may bring along what is missing.

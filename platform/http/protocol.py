@@ -1,0 +1,271 @@
+"""HTTP/1.1 within limits: how large a head may be, how long it and a body may take, how many connections there may be.
+
+uvicorn's protocol has none of these, and answers what is no HTTP at once, even where earlier requests of the connection wait for
+their answers. What httptools (llhttp, strict) refuses by itself: both lengths, two lengths, bad chunk sizes, control characters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flowyard.platform.http.connection import OneWriteTransport
+from flowyard.platform.http.native.errors import ErrorBody, to_json
+
+#: A request line and headers that are longer are refused.
+MAX_HEAD_BYTES = 64 << 10
+#: Time that a head may take from its first byte, or from the connection's start.
+HEAD_S = 10.0
+#: Least speed of a body, once its first seconds are over.
+BODY_BYTES_PER_S = 1024
+BODY_GRACE_S = 10.0
+#: Most requests that a client may send ahead of the answers.
+MAX_PIPELINED = 1024
+#: How often the connections are looked at. Times are counted in these, so that no request has to ask for the time.
+TICK_S = 0.5
+_CREDIT_BYTES = BODY_BYTES_PER_S * (BODY_GRACE_S + 1)
+_REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
+
+#: Time for the client to read why its request is refused before the connection is closed for good.
+GOODBYE_S = 2.0
+#: A head or a body is being read; nothing is; the last answer has been sent.
+Phase = Literal["head", "body", "rest", "over"]
+
+
+class Connections:
+    """The connections of one address; looks after those whose clients are slow.
+
+    Args:
+        limit: Most at a time.
+
+    Attributes:
+        now: Ticks since the start.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.now = 0
+        self._open: set[BoundedProtocol] = set()
+
+    def add(self, protocol: BoundedProtocol) -> bool:
+        """Takes in a connection; false where there are too many."""
+        if len(self._open) >= self.limit:
+            return False
+        self._open.add(protocol)
+        return True
+
+    def discard(self, protocol: BoundedProtocol) -> None:
+        """Forgets a connection that has ended."""
+        self._open.discard(protocol)
+
+    async def watch(self) -> None:
+        """Closes connections whose clients take too long, until it is cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Looks at all connections; called every `TICK_S` seconds."""
+        self.now += 1
+        for protocol in tuple(self._open):
+            protocol.tick(self.now)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits, and answers that go out in one write.
+
+    Args:
+        bounds: The connections it is one of.
+        arguments: uvicorn's own.
+    """
+
+    def __init__(self, *arguments: Any, bounds: Connections, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._bounds = bounds
+        self._phase: Phase = "head"
+        #: When this phase began, in ticks.
+        self._since = bounds.now
+        #: Bytes of what was received last, of what a head began in, and of what has come whole for it since.
+        self._chunk_bytes = 0
+        self._first_bytes = 0
+        self._head_bytes = 0
+        #: Bytes of a body that may still be late.
+        self._credit: float = 0
+        self._late_bytes = 0
+        #: What is wrong with the request that is being read, where it is not just no HTTP.
+        self._fault: tuple[int, str] | None = None
+        #: Requests that were accepted and are not answered yet.
+        self._unanswered = 0
+        #: What the connection ends with, once the requests before are answered.
+        self._refusal: bytes | None = None
+
+    # ---- the connection ----
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop)))
+        if not self._bounds.add(self):
+            self._refusal = _answer(503, f"there are {self._bounds.limit} connections already (setting max_connections)")
+            self.transport.write(self._refusal)
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._bounds.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        if self._refusal is not None:
+            return
+        self._chunk_bytes = len(data)
+        super().data_received(data)
+        if self._phase == "body":
+            self._late_bytes += len(data)
+        elif self._phase == "head":
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and self._refusal is None:
+                self._refuse(431, _TOO_LONG)
+        elif self._phase == "rest" and not self._unanswered:
+            # Empty lines between requests: they have ended uvicorn's wait for the next one.
+            self._begin("head")
+
+    def tick(self, now: int) -> None:
+        """Time has passed: is the client fast enough?
+
+        Args:
+            now: Ticks since the start.
+        """
+        if self._phase == "rest":
+            return
+        if self._phase == "over":
+            if (now - self._since) * TICK_S > GOODBYE_S:
+                self.transport.close()
+            return
+        if self._phase == "head":
+            # Who waits for an answer, or is not read from, is not late.
+            if self.flow.read_paused or self._unanswered:
+                self._since = now
+            elif (now - self._since) * TICK_S > HEAD_S:
+                self.transport.close()
+            return
+        if self.flow.read_paused:
+            return
+        self._credit = min(self._credit + self._late_bytes, _CREDIT_BYTES) - BODY_BYTES_PER_S * TICK_S
+        self._late_bytes = 0
+        if self._credit < 0:
+            self.transport.close()
+
+    def _begin(self, phase: Phase) -> None:
+        self._phase = phase
+        self._since = self._bounds.now
+
+    # ---- what the parser finds ----
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._begin("head")
+        self._first_bytes = self._chunk_bytes
+        self._head_bytes = -self._chunk_bytes
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head is complete.
+
+        Raises:
+            ValueError: It is refused; the parser stops.
+        """
+        at_most = self._first_bytes + self._head_bytes + self._chunk_bytes
+        if at_most > MAX_HEAD_BYTES and self._length_of_head() > MAX_HEAD_BYTES:
+            self._fault = (431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
+            self._fault = (400, "the only transfer coding that is understood is chunked")
+            raise ValueError("transfer coding")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._fault = (503, f"more than {MAX_PIPELINED} requests ahead of their answers")
+            raise ValueError("pipelined")
+        self._begin("body")
+        self._credit, self._late_bytes = _CREDIT_BYTES, 0
+        self._unanswered += 1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is complete."""
+        self._begin("rest")
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered."""
+        self._unanswered -= 1
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+        elif self._refusal is not None and not self._unanswered and not self.transport.is_closing():
+            self._end_with(self._refusal)
+
+    def _length_of_head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
+
+    # ---- refusing ----
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what the parser cannot read."""
+        status, message = self._fault or (400, "this is not a request of HTTP/1.1 that could be understood")
+        self._refuse(status, message)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Ends the connection with an answer, after those of the requests before the one at fault."""
+        self._refusal = _answer(status, message)
+        if self._phase == "body" and not self._is_waiting():
+            self._abandon(self._refusal)
+            return
+        if self._phase == "body":
+            self.pipeline.popleft()
+            self._unanswered -= 1
+        if not self._unanswered:
+            self._end_with(self._refusal)
+            return
+        self._phase = "rest"
+        self.flow.pause_reading()
+
+    def _is_waiting(self) -> bool:
+        """Whether the request that is being read has to wait for its turn."""
+        return bool(self.pipeline) and self.pipeline[0][0] is self.cycle
+
+    def _abandon(self, refusal: bytes) -> None:
+        """Ends the connection while a request is answered whose body turned out to be broken."""
+        cycle = self.cycle
+        is_answered = cycle.response_started
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self._end_with(b"" if is_answered else refusal)
+
+    def _end_with(self, answer: bytes) -> None:
+        """Says goodbye. What still comes is read and dropped for a while: a reset could take the answer from the client."""
+        if not answer or not self.transport.can_write_eof():
+            self.transport.write(answer)
+            self.transport.close()
+            return
+        self._begin("over")
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+_TOO_LONG = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
+
+
+def _answer(status: int, message: str) -> bytes:
+    kind = "ServiceUnavailableException" if status == 503 else "BadRequestException"
+    body = to_json(ErrorBody(code=status, type=kind, message=message))
+    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
+        status,
+        _REASONS[status],
+        len(body),
+    )
+    return head + body

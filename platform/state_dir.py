@@ -1,0 +1,46 @@
+"""The state directory: the server's own, for nobody else to look into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from flowyard.schemas.errors import ConflictError
+
+#: What the server puts into it; a folder that holds nothing of it may belong to somebody else as well.
+_OURS = ("lock", "registry.sqlite", "tokens.json")
+MODE = 0o700
+
+
+def prepare(state_dir: Path) -> None:
+    """Makes the folder where it is absent, and closes it to others where it is ours: empty, or with what the server puts there.
+
+    Where it was opened to the group of the workers (`let_through`) it stays so. A folder like `/tmp` that was named by mistake
+    stays as it is; the files in it that matter have a mode of their own.
+    """
+    state_dir.mkdir(mode=MODE, parents=True, exist_ok=True)
+    found = state_dir.stat()
+    entries = [entry.name for entry in state_dir.iterdir()]
+    if found.st_uid == os.geteuid() and found.st_mode & 0o067 and (not entries or any(name in entries for name in _OURS)):
+        with contextlib.suppress(OSError):
+            state_dir.chmod(MODE)
+
+
+def let_through(folders: Iterable[Path], gid: int) -> None:
+    """Lets a group find what is in folders whose names it knows, where workers run as another user.
+
+    Args:
+        folders: The state directory and those on the way to the unpacked archives, which are readable themselves.
+        gid: The group.
+
+    Raises:
+        ConflictError: They are not ours.
+    """
+    for folder in folders:
+        try:
+            os.chown(folder, -1, gid)
+            folder.chmod(0o710)
+        except OSError as error:
+            raise ConflictError(f"{folder} cannot be opened to the workers' group {gid}: {error.strerror}") from None
