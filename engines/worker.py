@@ -1,6 +1,6 @@
 """The worker process: loads one model and computes the batches that the server sends.
 
-    python -m flowyard.engines.worker --fd N [--shared INBOX OUTBOX DESCRIPTORS]
+    python -m flowyard.engines.worker --fd N [--shared INBOX OUTBOX DESCRIPTORS] [limits]
 
 N is an inherited, connected Unix socket; the others belong to the memory shared with the server, if any. The first frame is a
 `Load`, the answer `Ready` or `LoadFailed`; then every `Predict` is answered by `Results`, and a `Heartbeat` says each second that
@@ -10,7 +10,6 @@ the process runs. The end of the socket is the end of the worker.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from flowyard.engines import discovery
+from flowyard.engines import confinement, discovery
 from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
@@ -36,9 +35,7 @@ from flowyard.schemas.values import Buffer, Encoded
 EXIT_DONE = 0
 EXIT_LOAD_FAILED = 3
 EXIT_BROKEN_FRAME = 4
-EXIT_ORPHAN = 5
 
-_PR_SET_PDEATHSIG = 1
 #: A longer message is cut: it may hold whatever user code put into an exception.
 _MESSAGE_LIMIT = 4000
 #: What a buffer takes of a frame's head at most: size, arena and offset.
@@ -54,8 +51,9 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m flowyard.engines.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the connected socket")
     parser.add_argument("--shared", type=int, nargs=3, help="file descriptors of inbox, outbox and the socket for descriptors")
+    confinement.add_arguments(parser)
     options = parser.parse_args()
-    _die_with_parent()
+    confinement.confine(options)
     _shield()
     connection = Connection(_socket(options.fd))
     memory = _memory(*options.shared) if options.shared else None
@@ -80,14 +78,6 @@ def _socket(fd: int) -> socket.socket:
     # A process that user code forks must not keep the socket open when this one has ended.
     os.register_at_fork(after_in_child=opened.close)
     return opened
-
-
-def _die_with_parent() -> None:
-    """Asks the kernel for an end when the server ends, and makes sure that it has not ended before."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        _exit(EXIT_ORPHAN)
 
 
 def _shield() -> None:

@@ -19,6 +19,7 @@ from flowyard.engines.djl.messages import NO_CONTENT, MessageStream, message_of
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.schemas.errors import NodeError, OutOfMemoryError
 from flowyard.schemas.messages import DATA, Message
+from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.values import Value
 
 #: Pieces of an answer that its generator may be ahead of whoever takes them.
@@ -108,7 +109,7 @@ def _failure(error: BaseException) -> Outcome:
     log(error)
     if is_out_of_memory(error):
         return OutOfMemoryError(describe(error))
-    return _failed(424, "invoke handler failure", str(error))
+    return _failed(424, "invoke handler failure", without_host_paths(str(error)))
 
 
 def _failed(code: int, message: str, error: str = "") -> Message:

@@ -18,6 +18,7 @@ from flowyard.engines.imports import load_module, while_loading
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import EngineOutOfMemoryError, FlowyardError, InvalidInputError, InvalidModelError, OutOfMemoryError
 from flowyard.schemas.messages import Message
+from flowyard.schemas.redaction import without_host_paths
 
 #: The status of an output that tells of too little memory.
 OUT_OF_MEMORY = 507
@@ -168,7 +169,7 @@ def failure_of(error: BaseException) -> Outcome:
     log(error)
     if _is_out_of_memory(error):
         return OutOfMemoryError(describe(error))
-    return answer_of(Output().error(str(error)))
+    return answer_of(Output().error(without_host_paths(str(error))))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

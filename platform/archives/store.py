@@ -65,6 +65,11 @@ class ArchiveStore:
         for left in self._tmp.iterdir():
             _remove(left)
 
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """The folders on the way to what is unpacked."""
+        return self._root, self._kept
+
     def add_file(self, path: Path, filename: str, limits: Limits, sha256: str = "") -> StoredArchive:
         """Adds an archive, a single model file or a workflow file.
 

@@ -22,6 +22,7 @@ from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.measures import RequestMeasures
+from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
@@ -324,6 +325,7 @@ class Planner:
         self._settings = settings
         self._available = available
         self._cores = cpu_count()
+        self.confinement = Confinement.of(settings)
 
     def pool_specs(
         self, name: str, plan: Plan, folder: Path, overrides: ModelSpec, parts: Mapping[str, Path]
@@ -344,7 +346,7 @@ class Planner:
             UserError: A model that is not there, an engine or device that does not exist, something not allowed.
         """
         specs = {
-            key: self._model_pool(name, key, fill(spec, overrides), Places(folder, parts))
+            key: self._model_pool(name, key, _overridden(spec, overrides), Places(folder, parts))
             for key, spec in plan.models.items()
             if not spec.model
         }
@@ -379,6 +381,7 @@ class Planner:
             silent_limit_s=self._settings.silent_limit_s,
             messages=located.messages,
             properties=located.djl.parameters if located.djl is not None else {},
+            confinement=self.confinement,
         )
 
     def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
@@ -425,6 +428,7 @@ class Planner:
             min_workers=1,
             max_workers=max(1, self._cores),
             functions=functions,
+            confinement=self.confinement,
             startup_timeout_s=self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
         )
@@ -472,6 +476,12 @@ def fill(spec: ModelSpec, defaults: ModelSpec) -> ModelSpec:
         if getattr(spec, field) is None and (value := getattr(defaults, field)) is not None
     }
     return msgspec.structs.replace(spec, **absent) if absent else spec
+
+
+def _overridden(spec: ModelSpec, overrides: ModelSpec) -> ModelSpec:
+    """A model of a registration that says something about all of its models; that they are trusted, it can only add."""
+    filled = fill(spec, overrides)
+    return msgspec.structs.replace(filled, trusted=True) if overrides.trusted else filled
 
 
 def is_callable_reference(url: str) -> bool:

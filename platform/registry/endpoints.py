@@ -11,6 +11,7 @@ from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.store import Record
 from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, Turns
 from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
+from flowyard.schemas.redaction import without_host_paths
 
 Status = Literal["PENDING", "READY", "FAILED"]
 
@@ -88,7 +89,7 @@ class Entry:
     def failed(self, reason: str) -> None:
         """The deployment could not be brought up."""
         self.status = "FAILED"
-        self.reason = reason
+        self.reason = without_host_paths(reason)
 
 
 class Endpoints:

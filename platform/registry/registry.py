@@ -40,10 +40,12 @@ from flowyard.platform.registry.deployment import (
 )
 from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
 from flowyard.platform.registry.layout import WORKFLOW_FILES, WorkflowPlace, find_workflow, locate_model_dir
+from flowyard.platform.registry.requirements import Requirements
 from flowyard.platform.registry.sources import Source, Sources
 from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
 from flowyard.platform.registry.templates import Templates
 from flowyard.platform.settings import Settings
+from flowyard.platform.state_dir import let_through
 from flowyard.platform.telemetry.measures import RegistrationMeasures
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
@@ -112,6 +114,10 @@ class Registry:
         self._sources = Sources(settings, self._archives)
         self._available = discover()
         self._planner = Planner(settings, self._available)
+        self._requirements = Requirements(settings, state_dir / "requirements", self._planner.confinement)
+        account = self._planner.confinement.account
+        if account is not None:
+            let_through((state_dir, *self._archives.folders), account.gid)
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
         self._registering = 0
         self._background: set[asyncio.Task[Any]] = set()
@@ -144,6 +150,7 @@ class Registry:
     async def close(self) -> None:
         """Drains and ends everything that runs. The record stays as it is."""
         drain_s = self.settings.drain_timeout_s
+        self._requirements.stop()
         unfinished = {*self._scheduled, *([self._restoring] if self._restoring is not None else [])}
         for task in unfinished:
             task.cancel()
@@ -536,11 +543,13 @@ class Registry:
         await self._unpack_parts(entry, plan, stored.folder)
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._parts(record))
+        specs = await self._requirements.satisfy(specs)
         deployment = Deployment(record.name, record.version, plan, specs)
         entry.attempt = deployment
         deployment.restore(record.workers)
         begin_with_adapters(deployment, record, stored.folder)
-        await deployment.start()
+        with self._requirements.hint(specs):
+            await deployment.start()
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment
 
@@ -695,7 +704,9 @@ class Registry:
     def _collect(self) -> None:
         """Removes the archives that nothing refers to, unless something is being registered just now."""
         if not self._registering:
-            self._archives.remove_unused([digest for entry in self.endpoints for digest in entry.record.digests])
+            digests = [digest for entry in self.endpoints for digest in entry.record.digests]
+            self._archives.remove_unused(digests)
+            self._requirements.remove_unused(digests)
 
     def _schedule(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that nobody waits for, until the server stops."""

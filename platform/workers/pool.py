@@ -16,6 +16,7 @@ import structlog
 
 from flowyard.platform.telemetry.measures import CANCELLED, DeviceMeasures, PoolMeasures
 from flowyard.platform.workers.adapters import Adapters, refusal
+from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Answer,
@@ -33,7 +34,7 @@ from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages
 from flowyard.platform.workers.notes import CallNote, CallNotes
-from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, worker_environment
+from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import Device
@@ -71,6 +72,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         arena_bytes: Virtual size of the memory shared with each worker, in each direction.
         silent_limit_s: A ready worker that gives no sign of life for so long is killed.
         messages: Whether the model is one of DJL's kind, that takes and gives messages; `properties` are its file's.
+        confinement: What the workers get and may.
+        packages: Folder of packages that were installed for the archive, empty for none.
     """
 
     name: str
@@ -89,6 +92,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     silent_limit_s: float = SILENT_LIMIT_S
     messages: bool = False
     properties: dict[str, str] = {}
+    confinement: Confinement = Confinement()
+    packages: str = ""
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -136,7 +141,10 @@ class ModelPool:
         self._timer_at = float("inf")
         # A message says itself what there is to know of the request.
         self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES and not spec.messages
-        self._environ = worker_environment(os.environ, spec.threads)
+        self._environ = spec.confinement.environment(os.environ, spec.threads)
+        if spec.packages:
+            further = self._environ.get("PYTHONPATH")
+            self._environ["PYTHONPATH"] = os.pathsep.join((spec.packages, *([further] if further else [])))
 
     # ---- for those who use the model ----
 
@@ -453,7 +461,13 @@ class ModelPool:
             spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads, spec.messages, spec.properties
         )
         process = WorkerProcess(
-            worker, load, self, self._environ, arena_bytes=spec.arena_bytes, silent_limit_s=spec.silent_limit_s
+            worker,
+            load,
+            self,
+            self._environ,
+            confinement=spec.confinement,
+            arena_bytes=spec.arena_bytes,
+            silent_limit_s=spec.silent_limit_s,
         )
         self._processes[worker] = process
         self._measured[worker] = self.measures.on(str(device))
@@ -469,7 +483,7 @@ class ModelPool:
         except OSError as error:
             self._processes.pop(worker, None)
             self._measured.pop(worker, None)
-            failure = UnavailableError(f"cannot start a worker process: {error}")
+            failure = UnavailableError(f"cannot start a worker process: {error.strerror or type(error).__name__}")
             self._act(self._scheduler.worker_failed(worker, failure, time.monotonic()))
             return
         timeout_s = self.spec.startup_timeout_s

@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Protocol
 
 from flowyard.platform.workers.channel import WorkerChannel
+from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel, SharedMemory
 from flowyard.schemas.errors import FlowyardError, from_code
 from flowyard.schemas.frames import (
     HEARTBEAT_S,
+    STREAM_WINDOW,
     BodyReader,
     Chunk,
     Credit,
     Drop,
+    FrameError,
     Heartbeat,
     Load,
     LoadFailed,
@@ -41,12 +44,9 @@ from flowyard.schemas.frames import (
     WireResult,
 )
 from flowyard.schemas.payload import Payload
+from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.tensors import Signature
 
-#: Environment variables that a worker gets. No other one, so that no secret of the server reaches user code.
-PASSED_ENV = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "ORT_", "TORCH_", "PYTORCH_", "HF_")
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Seconds between closing a worker's socket and killing it.
 RETIRE_GRACE_S = 5.0
 #: Seconds of silence after which a ready worker is taken for dead.
@@ -77,21 +77,6 @@ class WorkerEvents(Protocol):
         """The process has ended. Called exactly once, last."""
 
 
-def worker_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The environment of a worker, from the server's.
-
-    Args:
-        environ: The server's environment.
-        threads: Threads that the numerical libraries may use; they read it when they are loaded, before the engine can say it.
-
-    Returns:
-        What is on the list of variables a worker needs, and `PYTHONUNBUFFERED` so that prints are not lost with a killed worker.
-    """
-    passed = {key: value for key, value in environ.items() if key in PASSED_ENV or key.startswith(PASSED_ENV_PREFIXES)}
-    limits = dict.fromkeys(THREAD_LIMITS, str(threads))
-    return limits | passed | {"PYTHONUNBUFFERED": "1"}
-
-
 def resident_bytes(pid: int) -> int:
     """Memory that a process has in RAM, what it shares included; 0 when it is gone. One small read, whatever its size."""
     try:
@@ -108,6 +93,7 @@ class WorkerProcess:
         load: What it is to load.
         events: Who listens.
         environ: Its environment.
+        confinement: Whom it runs as, and its limits.
         arena_bytes: Virtual size of the memory shared with it, in each direction.
         silent_limit_s: Once ready, it is killed when nothing has come from it for so long; counted in whole seconds, 2 at least.
     """
@@ -119,6 +105,7 @@ class WorkerProcess:
         events: WorkerEvents,
         environ: Mapping[str, str],
         *,
+        confinement: Confinement,
         arena_bytes: int = ARENA_BYTES,
         silent_limit_s: float = SILENT_LIMIT_S,
     ) -> None:
@@ -126,6 +113,7 @@ class WorkerProcess:
         self._load = load
         self._events = events
         self._environ = environ
+        self._confinement = confinement
         self._loop = asyncio.get_running_loop()
         self._channel = WorkerChannel(self._on_frame, self._on_lost, self.kill)
         self._arena_bytes = arena_bytes
@@ -137,6 +125,8 @@ class WorkerProcess:
         self._silent_limit_s = silent_limit_s
         self._silent_s = 0.0
         self._heard = 0
+        #: Pieces that streams have sent ahead of their readers, by batch and place.
+        self._ahead: dict[tuple[int, int], int] = {}
         self._listening: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
 
@@ -173,8 +163,12 @@ class WorkerProcess:
 
     def _popen(self, connection: int, shared: Sequence[int]) -> subprocess.Popen[bytes]:
         # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
+        limits, account = self._confinement.arguments(), self._confinement.account
         return subprocess.Popen(
-            [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(connection), "--shared", *map(str, shared)],
+            [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(connection), *limits, "--shared", *map(str, shared)],
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
             pass_fds=[connection, *shared],
             stdin=subprocess.DEVNULL,
             env=dict(self._environ),
@@ -200,6 +194,8 @@ class WorkerProcess:
 
     def grant(self, batch: int, place: int, count: int) -> None:
         """Lets a stream send so many more pieces."""
+        if (batch, place) in self._ahead:
+            self._ahead[batch, place] -= count
         self._channel.send(Credit(batch, place, count))
 
     def stop_stream(self, batch: int, place: int) -> None:
@@ -235,6 +231,7 @@ class WorkerProcess:
             case Results():
                 self._on_results(message, body)
             case Chunk(batch, place, tree, sizes):
+                self._count_piece(batch, place)
                 self._events.on_chunk(self.worker, batch, place, Payload.from_encoded(body.take(tree, sizes)))
             case Heartbeat():
                 """The channel has noted that something came."""
@@ -243,9 +240,21 @@ class WorkerProcess:
                     self._listen()
                 self._events.on_ready(self.worker, message.signature)
             case LoadFailed():
-                self._events.on_load_failed(self.worker, from_code(message.code, message.message))
+                if self._listening is not None:
+                    raise FrameError("it could not load what it had loaded")
+                # It ends by itself; one that does not would be nobody's any more.
+                self.retire()
+                self._events.on_load_failed(self.worker, from_code(message.code, without_host_paths(message.message)))
+
+    def _count_piece(self, batch: int, place: int) -> None:
+        ahead = self._ahead.get((batch, place), 0) + 1
+        if ahead > STREAM_WINDOW:
+            raise FrameError(f"more than {STREAM_WINDOW} pieces of a result ahead of its reader")
+        self._ahead[batch, place] = ahead
 
     def _on_results(self, results: Results, body: BodyReader) -> None:
+        if self._ahead:
+            self._ahead = {key: count for key, count in self._ahead.items() if key[0] != results.batch_id}
         if self._memory is not None:
             outcomes = _outcomes(results, body, self._memory.view_of)
             self._memory.answered(results.batch_id)
@@ -304,7 +313,7 @@ def _outcome(outcome: WireResult | WireError | WireEnd, body: BodyReader, view_o
         case WireResult(tree, sizes, places):
             return Payload.from_encoded(body.take(tree, sizes, places, view_of))
         case WireError(code, message):
-            return from_code(code, message)
+            return from_code(code, without_host_paths(message))
         case WireEnd():
             return STREAMED
 

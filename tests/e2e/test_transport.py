@@ -22,7 +22,7 @@ from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import CPU
-from flowyard.schemas.errors import WorkerDiedError
+from flowyard.schemas.errors import UnavailableError, WorkerDiedError
 from flowyard.schemas.frames import OWN_ARENA, SHARED_FROM_BYTES
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.payload import Payload
@@ -297,3 +297,92 @@ def test_a_worker_that_lies_about_its_results_is_killed_at_once(tmp_path, monkey
     outcome = asyncio.run(run())
     assert isinstance(outcome, WorkerDiedError)
     assert "broken frame" in outcome.message
+
+
+#: A worker that gets a batch and then does as it likes; `send` writes bytes, `say` a frame.
+ROGUE = """#!{python}
+import os, signal, socket, struct, sys
+from flowyard.schemas import frames
+from flowyard.engines.connection import Connection
+
+raw = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+connection, send = Connection(raw), raw.sendall
+say = connection.send
+connection.receive()
+say(frames.Ready())
+predict, _ = connection.receive()
+batch = predict.batch_id
+null = frames.WireResult(b"\\xc0")
+try:
+    {does}
+except OSError:
+    pass
+connection.receive()
+signal.pause()
+"""
+ROGUES = {
+    "no frame": 'send(b"GET / HTTP/1.1" * 9)',
+    "a pickle": r'send(struct.pack("<IQ", 12, 0) + b"\x80\x04cos\nsystem\n")',
+    "a huge head": 'send(struct.pack("<IQ", 2**32 - 1, 0))',
+    "a huge body": 'send(struct.pack("<IQ", 1, 2**63))',
+    "no message": r'send(struct.pack("<IQ", 1, 0) + b"\xc1")',
+    "a message to a worker": "say(frames.Predict(1, ()))",
+    "nesting without end": r'send(struct.pack("<IQ", 1 << 20, 0) + b"\x91" * (1 << 20))',
+    "too many answers": "say(frames.Results(batch, (null,) * 3, 0.0))",
+    "no answers": "say(frames.Results(batch, (), 0.0))",
+    "a value past its frame": 'say(frames.Results(batch, (frames.WireResult(b"x", (1 << 40,)),), 0.0))',
+    "a value of negative length": 'say(frames.Results(batch, (frames.WireResult(b"x", (-5,)),), 0.0))',
+    "pieces without end": r'[say(frames.Chunk(batch, 0, b"\xc0")) for _ in range(10_000)]',
+    "pieces of nobody's": r'[say(frames.Chunk(77, 5, b"\xc0")) for _ in range(10_000)]',
+    "a failure to load, late": 'say(frames.LoadFailed("internal", "x" * 100_000))',
+    "nothing, and no end": "os.close(raw.fileno()); signal.pause()",
+}
+
+
+@pytest.mark.parametrize("does", ROGUES.values(), ids=ROGUES)
+def test_a_worker_that_breaks_the_rules_is_killed_and_its_request_answered(tmp_path, monkeypatch, does):
+    rogue = tmp_path / "rogue"
+    rogue.write_text(ROGUE.format(python=sys.executable, does=does))
+    rogue.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(rogue))
+
+    async def run():
+        pool = pool_of(tmp_path)
+        await pool.start()
+        pids = {view.pid for view in pool.workers()}
+        answer = asyncio.get_running_loop().create_future()
+        pool.submit(Task((Payload.of(1),), answer.set_result))
+        async with asyncio.timeout(60):
+            outcome = await answer
+            pids |= {view.pid for view in pool.workers()}
+            await pool.close(0)
+        return outcome, pids
+
+    outcome, pids = asyncio.run(run())
+    assert isinstance(outcome, WorkerDiedError | UnavailableError)
+    assert len(outcome.message) < 20_000
+    assert all(is_gone(pid) for pid in pids if pid)
+
+
+@pytest.mark.parametrize("code", ["internal", "nonsense", "node_error"])
+def test_what_a_worker_says_is_cut(tmp_path, monkeypatch, code):
+    rogue = tmp_path / "rogue"
+    text = f'"/x/archives/sha256/{"a" * 64}/" + "y" * 10**6'
+    answer = f'say(frames.Results(batch, (frames.WireError("{code}", {text}),), 0.0))'
+    does = f"{answer}; connection.receive(); sys.exit()"
+    rogue.write_text(ROGUE.format(python=sys.executable, does=does))
+    rogue.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(rogue))
+
+    async def run():
+        pool = pool_of(tmp_path)
+        await pool.start()
+        answer = asyncio.get_running_loop().create_future()
+        pool.submit(Task((Payload.of(1),), answer.set_result))
+        outcome = await answer
+        await pool.close(0)
+        return outcome
+
+    outcome = asyncio.run(run())
+    assert outcome.message.startswith("yyy")
+    assert len(outcome.message) < 20_000
