@@ -1,0 +1,256 @@
+"""Clients that send nothing, half of something or nonsense, and what they are told."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+
+import pytest
+from support.archives import linear_onnx, zipped
+from support.server import running
+
+#: What a head may take, and some more for a machine that is busy.
+HEAD_LIMIT_S = 10.0
+SLOW = 200
+FLOW = "name: flow\nfunctions: {one: steps:one}\nworkflow:\n  out: [one, in]\n"
+STEPS = "def one(x):\n    return x\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("hostile")) as started:
+        archive = zipped({"workflow.yaml": FLOW, "steps.py": STEPS})
+        assert started.client.post("/workflows", content=archive).status_code == 200
+        yield started
+
+
+@contextlib.contextmanager
+def connection(server):
+    host, port = server.urls[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as opened:
+        yield opened
+
+
+def rest(opened):
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := opened.recv(65_536):
+            received += piece
+    return received
+
+
+def statuses(answer):
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+ROUTES = [b"/predictions/flow", b"/models", b"/v2/models/flow/infer", b"/ping", b"/nowhere", b"/invocations"]
+HEADS = {
+    "length and chunked": (b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "two lengths": (b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 400),
+    "NUL": (b"x-a: b\x00c\r\n\r\n", 400),
+    "an unknown coding": (b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+    "a chunk size that is none": (b"transfer-encoding: chunked\r\n\r\nxyz\r\n", 400),
+    "a megabyte of headers": (b"x-a: y\r\n" * 131_072 + b"\r\n", 431),
+    "a header of a megabyte": (b"x-a: " + b"y" * 2**20 + b"\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(("sent", "status"), HEADS.values(), ids=HEADS)
+def test_every_route_refuses_what_is_broken(server, route, sent, status):
+    good = b"POST /predictions/flow HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-type: application/json\r\n\r\n7"
+    for before in (0, 2):
+        with connection(server) as opened:
+            opened.sendall(good * before)
+            with contextlib.suppress(ConnectionError):
+                opened.sendall(b"POST " + route + b" HTTP/1.1\r\nhost: x\r\n" + sent)
+            answer = rest(opened)
+            found = statuses(answer)
+            assert found[:before] == [200] * before
+            # A route that does not read the body may have answered before it broke.
+            assert (
+                found[before:] == [status]
+                or (status == 400 and "chunk size" in str(sent) and len(found) == before + 1)
+                or b"xyz" in sent
+            )
+            assert b"Traceback" not in answer
+
+
+def test_a_request_line_without_end(server):
+    with connection(server) as opened:
+        with contextlib.suppress(ConnectionError):
+            opened.sendall(b"GET /" + b"a" * 2**21)
+        assert statuses(rest(opened)) == [431]
+
+
+def test_two_hundred_slow_clients_do_not_keep_others_waiting(server):
+    started = time.monotonic()
+    with contextlib.ExitStack() as opened:
+        slow = [opened.enter_context(connection(server)) for _ in range(SLOW)]
+        for number, one in enumerate(slow):
+            one.sendall([b"", b"P", b"POST /predictions/flow HTTP/1.1\r\nhost: x\r\nx-a: "][number % 3])
+        for number in range(50):
+            asked = time.monotonic()
+            assert server.client.post("/predictions/flow", json=number).json() == number
+            assert time.monotonic() - asked < 5
+        for one in slow:
+            assert rest(one) == b""
+    took = time.monotonic() - started
+    assert HEAD_LIMIT_S - 1 < took < HEAD_LIMIT_S + 15
+
+
+def test_a_body_over_the_limit(tmp_path):
+    with running(tmp_path, env={"FLOWYARD_MAX_REQUEST_SIZE": "1000"}) as server:
+        archive = zipped({"workflow.yaml": FLOW, "steps.py": STEPS})
+        assert server.client.post("/workflows", content=archive).status_code == 200
+        for route in ("/predictions/flow", "/v2/models/flow/infer", "/invocations?model_name=flow"):
+            answer = server.client.post(route, content=b"x" * 1001)
+            assert answer.status_code == 413, route
+            assert "max_request_size" in answer.text
+
+
+def test_too_many_connections(tmp_path):
+    with running(tmp_path, env={"FLOWYARD_MAX_CONNECTIONS": "3"}) as server, contextlib.ExitStack() as opened:
+        for _ in range(3):
+            one = opened.enter_context(connection(server))
+            one.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert one.recv(65_536)
+        with connection(server) as further:
+            assert b"max_connections" in rest(further)
+
+
+# ---- what is told of the server ----
+
+HANDLER = """
+from djl_python import Output
+import os
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    open(os.path.join(os.path.dirname(__file__), "missing.txt"))
+"""
+FAILING = """
+import os, pathlib
+def one(x):
+    pathlib.Path(__file__).with_name("missing.txt").read_text()
+"""
+LINEAR = linear_onnx([[1.0]])
+
+
+def flow(name, steps=STEPS, more="", **files):
+    text = f"name: {name}\n{more}functions: {{one: steps:one}}\nworkflow:\n  out: [one, in]\n"
+    return zipped({"workflow.yaml": text, "steps.py": steps} | {key.replace("__", "."): value for key, value in files.items()})
+
+
+REGISTRATIONS = {
+    "no archive": b"nothing",
+    "a broken zip": flow("a")[:-30],
+    "a module that cannot be imported": flow("b", "import nothing_there\n"),
+    "code that fails where it is loaded": flow("c", "open(__file__ + 'x')\n" + STEPS),
+    "a syntax error": flow("d", "def one(x:\n"),
+    "a library that fails": flow("e", "import numpy\nnumpy.load(__file__)\n" + STEPS),
+    "an ONNX file that is none": flow("f", more="models: {m: model.onnx}\n", model__onnx=b"\x08\x07 no"),
+    "a cut ONNX file": flow("g", more="models: {m: model.onnx}\n", model__onnx=LINEAR[:50]),
+    "a .pt that is none": flow("h", more="models: {m: model.pt}\n", model__pt=b"\x80\x02 no"),
+    "a cut .pt": flow("i", more="models: {m: model.pt}\n", model__pt=b"PK\x03\x04" + bytes(100)),
+    "a broken safetensors": flow("j", more="models: {m: model.safetensors}\n", model__safetensors=bytes(100)),
+    "a model that is not there": flow("k", more="models: {m: model.onnx}\n"),
+    "a handler without its module": zipped({"serving.properties": "engine=Python\noption.entryPoint=nothing.py\n"}),
+    "a worker that dies": flow("l", "import os\nos._exit(7)\n" + STEPS),
+}
+URLS = ["nothing.onnx", "../x.onnx", "%2e%2e/x", "a/b/c.zip", ".", "", "folder", "broken.onnx", "broken.zip", "file:nothing"]
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("where-nobody-should-know")
+    with running(folder) as started:
+        (started.model_store / "folder").mkdir()
+        (started.model_store / "broken.onnx").write_bytes(b"\x08\x07 no")
+        (started.model_store / "broken.zip").write_bytes(flow("x")[:-30])
+        yield started
+
+
+def check(answer, *, error=True):
+    text = answer.text + str(answer.headers)
+    assert "where-nobody-should-know" not in text, text
+    assert not re.search(r"/(usr|opt|root|home|work|tmp)/", text), text
+    assert "Traceback" not in text
+    assert not error or answer.status_code >= 400
+
+
+@pytest.mark.parametrize("name", REGISTRATIONS)
+@pytest.mark.parametrize("path", ["/models", "/workflows"])
+def test_registrations_that_fail_tell_nothing_of_the_server(telling, name, path):
+    answer = telling.client.post(path, params={"model_name": "x"} if path == "/models" else {}, content=REGISTRATIONS[name])
+    assert 400 <= answer.status_code < 600
+    check(answer)
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("path", ["/models", "/workflows"])
+def test_urls_that_lead_nowhere_tell_nothing_of_the_server(telling, url, path):
+    answer = telling.client.post(path, params={"url": url})
+    assert 400 <= answer.status_code < 500, answer.text
+    check(answer)
+
+
+def test_what_fails_later_tells_nothing_of_the_server(telling):
+    http = telling.client
+    broken = flow("later", "open(__file__ + 'x')\n" + STEPS)
+    assert http.post("/workflows", params={"synchronous": "false"}, content=broken).status_code == 202
+    while (described := http.get("/workflows/later")).json()[0]["status"] == "PENDING":
+        pass
+    assert "steps.py" in described.text
+    check(described, error=False)
+    check(http.post("/predictions/later", json=1))
+    check(http.get("/ping"), error=False)
+
+
+def test_predictions_that_fail_tell_nothing_of_the_server(telling):
+    http = telling.client
+    assert http.post("/workflows", content=flow("failing", FAILING)).status_code == 200
+    answer = http.post("/predictions/failing", json=1)
+    assert (answer.status_code, "missing.txt" in answer.text) == (424, True)
+    check(answer)
+    handler = zipped({"serving.properties": "engine=Python\n", "model.py": HANDLER})
+    assert http.post("/models", params={"model_name": "handler"}, content=handler).status_code == 200
+    check(http.post("/predictions/handler", json=1))
+    assert http.post("/models", params={"model_name": "linear"}, content=LINEAR).status_code == 200
+    for body in (b"[", b'{"a": "b"}', b"[[1, 2, 3]]", b'["x"]', b"\x93NUMPY\x01\x00", bytes(100)):
+        for kind in (
+            "application/json",
+            "application/x-npy",
+            "tensor/npz",
+            "tensor/safetensors",
+            "multipart/form-data; boundary=x",
+        ):
+            check(http.post("/predictions/linear", content=body, headers={"content-type": kind}), error=False)
+        check(http.post("/v2/models/linear/infer", content=body))
+    check(http.get("/models/linear"), error=False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/predictions/{}",
+        "/models/{}",
+        "/workflows/{}",
+        "/models/x/{}",
+        "/v2/models/{}",
+        "/v2/models/x/versions/{}/infer",
+        "/models?url={}",
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["..", "%2e%2e", "..%2f..%2fetc%2fpasswd", "%00", "..%5c", "%2fetc%2fpasswd", "a%0d%0ax: y", "%ff%fe"]
+)
+def test_dots_in_every_parameter(telling, path, value):
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        answer = telling.client.request(method, path.format(value))
+        assert answer.status_code < 500
+        assert "root:" not in answer.text
+        assert "x" not in answer.headers
+        check(answer, error=False)

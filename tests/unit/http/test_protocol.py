@@ -1,0 +1,407 @@
+"""HTTP within limits, over real connections and with a clock that the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from flowyard.platform.http.protocol import (
+    BODY_GRACE_S,
+    HEAD_S,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED,
+    TICK_S,
+    BoundedProtocol,
+    Connections,
+)
+
+GOOD = b"GET /good HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD_TICKS, BODY_TICKS = int(HEAD_S / TICK_S), int(BODY_GRACE_S / TICK_S)
+
+
+class App:
+    """Answers with the body it got; `/wait` when it is let go, `/unread` without reading."""
+
+    def __init__(self):
+        self.go = asyncio.Event()
+        self.paths = []
+        self.disconnected = asyncio.Event()
+
+    async def __call__(self, scope, receive, send):
+        path = scope["path"]
+        self.paths.append(path)
+        body = b""
+        if path != "/unread":
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.disconnected.set()
+                    return
+                body += message["body"]
+                if not message["more_body"]:
+                    break
+        if path == "/wait":
+            await self.go.wait()
+        body = body or path.encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Served:
+    def __init__(self, limit):
+        self.app = App()
+        self.bounds = Connections(limit)
+        self.writers = []
+        self.tasks = ServerState()
+
+    async def __aenter__(self):
+        config = uvicorn.Config(self.app, lifespan="off", log_config=None, access_log=False, date_header=False, ws="none")
+        config.load()
+        state = self.tasks
+        self.server = await asyncio.get_running_loop().create_server(
+            lambda: BoundedProtocol(config, state, {}, bounds=self.bounds), "127.0.0.1", 0
+        )
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        for writer in self.writers:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        self.server.close()
+        await self.server.wait_closed()
+        await asyncio.gather(*self.tasks.tasks, return_exceptions=True)
+
+    async def connect(self):
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def settle(self, condition):
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - what is waited for is in the server
+                await asyncio.sleep(0)
+
+    def ticks(self, count):
+        for _ in range(count):
+            self.bounds.tick()
+
+
+def on_server(test, limit=100):
+    async def main():
+        async with Served(limit) as served:
+            await test(served)
+
+    asyncio.run(main())
+
+
+async def read_all(reader):
+    async with asyncio.timeout(20):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+async def read_until(reader, end):
+    async with asyncio.timeout(20):
+        return await reader.readuntil(end)
+
+
+def head(*lines, start=b"POST /bad HTTP/1.1"):
+    return b"\r\n".join([start, b"host: x", *lines]) + b"\r\n\r\n"
+
+
+BROKEN = {
+    "length and chunked": (head(b"content-length: 3", b"transfer-encoding: chunked") + b"0\r\n\r\n", (400,)),
+    "chunked and length": (head(b"transfer-encoding: chunked", b"content-length: 3") + b"0\r\n\r\n", (400,)),
+    "two lengths": (head(b"content-length: 3", b"content-length: 4") + b"abcd", (400,)),
+    "one length twice": (head(b"content-length: 3", b"content-length: 3") + b"abc", (400,)),
+    "a list of lengths": (head(b"content-length: 3, 3") + b"abc", (400,)),
+    "a negative length": (head(b"content-length: -1"), (400,)),
+    "a length with a sign": (head(b"content-length: +3") + b"abc", (400,)),
+    "a hexadecimal length": (head(b"content-length: 0x3") + b"abc", (400,)),
+    "a huge length": (head(b"content-length: 99999999999999999999999"), (400,)),
+    "NUL in a value": (head(b"x-a: b\x00c"), (400,)),
+    "NUL in a name": (head(b"x\x00a: b"), (400,)),
+    "a bare CR in a value": (head(b"x-a: b\rc: d"), (400,)),
+    "a folded header": (head(b"x-a: b", b" c"), (400,)),
+    "a blank before the colon": (head(b"content-length : 3") + b"abc", (400,)),
+    "an unknown coding": (head(b"transfer-encoding: gzip"), (400,)),
+    "an unknown coding before chunked": (head(b"transfer-encoding: gzip, chunked") + b"0\r\n\r\n", (400,)),
+    "two codings": (head(b"transfer-encoding: gzip", b"transfer-encoding: chunked") + b"0\r\n\r\n", (400,)),
+    "chunked twice": (head(b"transfer-encoding: chunked, chunked") + b"0\r\n\r\n", (400,)),
+    "a coding in quotes": (head(b'transfer-encoding: "chunked"') + b"0\r\n\r\n", (400,)),
+    "a vertical tab": (head(b"transfer-encoding: \x0bchunked") + b"0\r\n\r\n", (400,)),
+    "a chunk size that is none": (head(b"transfer-encoding: chunked") + b"zz\r\nabc\r\n0\r\n\r\n", (400,)),
+    "a negative chunk size": (head(b"transfer-encoding: chunked") + b"-3\r\nabc\r\n0\r\n\r\n", (400,)),
+    "a huge chunk size": (head(b"transfer-encoding: chunked") + b"fffffffffffffffff\r\nabc\r\n0\r\n\r\n", (400,)),
+    "a chunk longer than its size": (head(b"transfer-encoding: chunked") + b"3\r\nabcdef\r\n0\r\n\r\n", (400,)),
+    "a chunk size with 0x": (head(b"transfer-encoding: chunked") + b"0x3\r\nabc\r\n0\r\n\r\n", (400,)),
+    "a megabyte of headers": (head(*(b"x-%d: %s" % (n, b"a" * 1000) for n in range(1000))), (431,)),
+    "one header of a megabyte": (head(b"x: " + b"a" * 2**20), (431,)),
+    "a request line of a megabyte": (head(start=b"GET /" + b"a" * 2**20 + b" HTTP/1.1"), (431,)),
+    "a header that never ends": (b"GET / HTTP/1.1\r\nx: " + b"a" * 2**20, (431,)),
+    "a request line that never ends": (b"GET /" + b"a" * 2**20, (431,)),
+    "a bit too much": (head(*(b"x-%d: %s" % (n, b"a" * 990) for n in range(66))), (431,)),
+    "a NUL in the target": (head(start=b"GET /a\x00b HTTP/1.1"), (400,)),
+    "bytes in the target": (head(start=b"GET /\xff\xfe HTTP/1.1"), (400,)),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,)),
+    "a version that is none": (head(start=b"GET / HTTP/9.9"), (400,)),
+    "no method": (b"NOTHING\r\n\r\n", (400,)),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), (400,)),
+    "an empty header name": (head(b": x"), (400,)),
+    "a line that is no header": (head(b"nothing"), (400,)),
+}
+
+
+def statuses(answer):
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+@pytest.mark.parametrize(("sent", "allowed"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_what_is_no_request_is_refused_after_what_came_before(sent, allowed, before):
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(GOOD * before + sent)
+        answer = await read_all(reader)
+        assert statuses(answer)[:before] == [200] * before
+        assert statuses(answer)[before:] == list(allowed)
+        assert answer.count(b"connection: close") == 1
+        assert "/after" not in served.app.paths
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_pieces_change_nothing(size):
+    async def test(served):
+        for sent, allowed in BROKEN.values():
+            if len(sent) > 100_000 and size < 4096:
+                continue
+            reader, writer = await served.connect()
+            for start in range(0, len(sent), size):
+                writer.write(sent[start : start + size])
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+                await asyncio.sleep(0)
+            assert statuses(await read_all(reader)) in ([allowed[0]], []), sent[:200]
+
+    on_server(test)
+
+
+def test_a_request_of_the_largest_head_passes():
+    async def test(served):
+        reader, writer = await served.connect()
+        line = b"x: " + b"a" * (MAX_HEAD_BYTES - 200)
+        writer.write(head(line, b"connection: close", start=b"GET /a HTTP/1.1"))
+        assert statuses(await read_all(reader)) == [200]
+
+    on_server(test)
+
+
+def test_a_large_body_after_a_head_in_two_pieces_is_no_large_head():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(b"POST /a HTTP/1.1\r\nhost: x\r\nconnec")
+        await served.settle(lambda: len(served.bounds._open) == 1)
+        await asyncio.sleep(0)
+        body = b"b" * 300_000
+        writer.write(b"tion: close\r\ncontent-length: 300000\r\n\r\n" + body)
+        assert (await read_all(reader)).endswith(b"\r\n\r\n" + body)
+
+    on_server(test)
+
+
+def test_what_is_broken_waits_for_the_answers_before_it():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(
+            b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + GOOD + b"nonsense\r\n\r\n" + b"GET /after HTTP/1.1\r\nhost: x\r\n\r\n"
+        )
+        await served.settle(lambda: served.app.paths)
+        served.ticks(10 * HEAD_TICKS)
+        served.app.go.set()
+        assert statuses(await read_all(reader)) == [200, 200, 400]
+        assert served.app.paths == ["/wait", "/good"]
+
+    on_server(test)
+
+
+def test_a_body_that_breaks_while_it_is_awaited():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(head(b"transfer-encoding: chunked", start=b"POST /a HTTP/1.1") + b"3\r\nabc\r\n")
+        await served.settle(lambda: served.app.paths)
+        writer.write(b"nonsense\r\n")
+        assert statuses(await read_all(reader)) == [400]
+        await served.settle(served.app.disconnected.is_set)
+
+    on_server(test)
+
+
+def test_a_broken_body_of_a_request_that_waits_its_turn_is_never_run():
+    async def test(served):
+        reader, writer = await served.connect()
+        broken = head(b"transfer-encoding: chunked", start=b"POST /never HTTP/1.1") + b"zz\r\n"
+        writer.write(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + broken)
+        await served.settle(lambda: served.app.paths)
+        served.app.go.set()
+        assert statuses(await read_all(reader)) == [200, 400]
+        assert served.app.paths == ["/wait"]
+
+    on_server(test)
+
+
+def test_too_many_requests_ahead_of_their_answers():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(GOOD * (MAX_PIPELINED + 500))
+        found = statuses(await read_all(reader))
+        assert set(found[:-1]) == {200}
+        assert len(found) > MAX_PIPELINED
+        assert found[-1] in (200, 503)
+
+    async def waiting(served):
+        reader, writer = await served.connect()
+        writer.write(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + GOOD * (3 * MAX_PIPELINED))
+        await served.settle(lambda: served.app.paths)
+        served.app.go.set()
+        found = statuses(await read_all(reader))
+        assert found == [200] * (1 + MAX_PIPELINED) + [503]
+
+    on_server(waiting)
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /a HTTP/1.1\r\nhost: x\r\n", b"\r\n\r\n", GOOD + b"GET"])
+def test_a_head_that_does_not_come(sent):
+    async def test(served):
+        reader, writer = await served.connect()
+        await served.settle(lambda: served.bounds._open)
+        writer.write(sent)
+        if sent.startswith(GOOD):
+            await read_until(reader, b"/good")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        served.ticks(HEAD_TICKS)
+        await asyncio.sleep(0)
+        assert not reader.at_eof()
+        served.ticks(2)
+        assert await read_all(reader) == b""
+
+    on_server(test)
+
+
+def test_bytes_of_a_head_do_not_win_time():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(b"GET /a HTTP/1.1\r\n")
+        await served.settle(lambda: served.bounds._open)
+        for number in range(2 * HEAD_TICKS):
+            served.ticks(1)
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"x-%d: y\r\n" % number)
+                await writer.drain()
+            await asyncio.sleep(0)
+        assert await read_all(reader) == b""
+        assert served.app.paths == []
+
+    on_server(test)
+
+
+def test_empty_lines_between_requests_do_not_win_time():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(GOOD)
+        await read_until(reader, b"/good")
+        (protocol,) = served.bounds._open
+        writer.write(b"\r\n")
+        await served.settle(lambda: protocol._phase == "head")
+        for _ in range(2 * HEAD_TICKS):
+            served.ticks(1)
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"\r\n")
+                await writer.drain()
+            await asyncio.sleep(0)
+        assert await read_all(reader) == b""
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("path", [b"/a", b"/unread"])
+def test_a_body_that_does_not_come(path):
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(head(b"content-length: 100000", start=b"POST " + path + b" HTTP/1.1") + b"a")
+        await served.settle(lambda: served.app.paths)
+        served.ticks(BODY_TICKS)
+        await asyncio.sleep(0)
+        assert not reader.at_eof()
+        served.ticks(4)
+        answer = await read_all(reader)
+        assert statuses(answer) == ([200] if path == b"/unread" else [])
+
+    on_server(test)
+
+
+@pytest.mark.parametrize(("bytes_per_tick", "passes"), [(512, True), (600, True), (400, False), (1, False)])
+def test_a_body_at_its_least_speed(bytes_per_tick, passes):
+    async def test(served):
+        reader, writer = await served.connect()
+        ticks = 200
+        writer.write(head(b"content-length: %d" % (ticks * bytes_per_tick), b"connection: close", start=b"POST /a HTTP/1.1"))
+        await served.settle(lambda: served.app.paths)
+        (protocol,) = served.bounds._open
+        for _ in range(ticks):
+            before = protocol._late_bytes
+            try:
+                writer.write(b"b" * bytes_per_tick)
+                await writer.drain()
+            except ConnectionError:
+                break
+            await served.settle(
+                lambda before=before: protocol._late_bytes > before or protocol._phase == "rest" or not served.bounds._open
+            )
+            served.ticks(1)
+        assert statuses(await read_all(reader)) == ([200] if passes else [])
+
+    on_server(test)
+
+
+def test_who_waits_for_an_answer_is_not_late():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\nGET /half")
+        await served.settle(lambda: served.app.paths)
+        served.ticks(10 * HEAD_TICKS)
+        served.app.go.set()
+        assert b"200" in await read_until(reader, b"/wait")
+        writer.write(b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert statuses(await read_all(reader)) == [200]
+
+    on_server(test)
+
+
+def test_too_many_connections():
+    async def test(served):
+        for _ in range(2):
+            await served.connect()
+        await served.settle(lambda: len(served.bounds._open) == 2)
+        reader, _ = await served.connect()
+        answer = await read_all(reader)
+        assert statuses(answer) in ([503], [])
+        assert b"max_connections" in answer
+        served.writers[0].close()
+        await served.settle(lambda: len(served.bounds._open) == 1)
+        reader, writer = await served.connect()
+        writer.write(GOOD)
+        await read_until(reader, b"/good")
+
+    on_server(test, limit=2)
