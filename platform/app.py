@@ -44,6 +44,13 @@ from flowyard.schemas.errors import (
 log = structlog.stdlib.get_logger(__name__)
 HttpRequest = Request[Any, Any, State]
 
+#: No answer of the management API is to be kept, as DJL says (§1.1).
+NOT_CACHED = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+
 
 def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring) -> FrontDoor:
     """The application of the native API.
@@ -180,7 +187,7 @@ class FrontDoor:
 
         async def send_with_id(message: Any) -> None:
             if message["type"] == "http.response.start":
-                own = dict(message["headers"])
+                own = dict(NOT_CACHED) | dict(message["headers"])
                 if message["status"] == 405 or b"allow" in own:
                     own[b"allow"] = self._methods.of(path).encode()
                 message["headers"] = list(({header[0]: header[1]} | own).items())

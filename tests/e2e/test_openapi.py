@@ -58,6 +58,13 @@ def test_a_method_that_a_path_does_not_take(http, path, allowed):
     assert answer.headers["allow"] == allowed
 
 
+def test_answers_of_the_management_api_are_not_kept(http):
+    headers = http.get("/models").headers
+    assert headers["pragma"] == "no-cache"
+    assert headers["cache-control"] == "no-cache; no-store, must-revalidate, private"
+    assert headers["expires"] == "Thu, 01 Jan 1970 00:00:00 UTC"
+
+
 def test_options_tell_all_methods(http):
     answer = http.request("OPTIONS", "/models")
     assert (answer.status_code, answer.headers["allow"]) == (204, "GET, OPTIONS, POST")
