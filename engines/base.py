@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError
-from flowyard.schemas.frames import Context
+from flowyard.schemas.frames import Context, Sample
+from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Value
@@ -42,7 +43,8 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
         spec: What the user said about the model.
         functions: For a worker of functions: name -> `module:callable`.
         threads: Intra-op threads the engine may use.
-        properties: Of a model of DJL's kind: what its `serving.properties` says, options without their prefix.
+        properties: Of a model with handlers of DJL, TorchServe or MMS: what its own files say about how it is to be loaded.
+        handlers: Whose handlers they are.
     """
 
     root: str
@@ -51,6 +53,7 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True):
     functions: dict[str, str] = {}
     threads: int = 1
     properties: dict[str, str] = {}
+    handlers: Handlers = ""
 
     @property
     def file(self) -> Path:
@@ -91,6 +94,14 @@ class LoadedModel(Protocol):
 
     def unload(self) -> None:
         """Frees what the model holds. It is not used afterwards."""
+
+
+@runtime_checkable
+class MeasuredModel(Protocol):
+    """A model that has metrics of its own."""
+
+    def take_metrics(self) -> Sequence[Sample]:
+        """What has been measured since the last call."""
 
 
 class Engine(Protocol):

@@ -20,15 +20,16 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from flowyard.engines import confinement, discovery
-from flowyard.engines.base import Call, LoadedModel, ModelSource, Outcome, Stream
+from flowyard.engines.base import Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.memory import WorkerMemory
 from flowyard.engines.streams import Pump
+from flowyard.engines.torchserve import loader as torchserve
 from flowyard.schemas import frames, values
 from flowyard.schemas.codecs.content import value_of_message
-from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
+from flowyard.schemas.errors import FlowyardError, HandlerError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Buffer, Encoded
 
@@ -120,12 +121,15 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
         return EXIT_LOAD_FAILED
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
     own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
-    while _serve_one(connection, model, memory, own=own, messages=load.messages):
-        pass
+    measured = model if isinstance(model, MeasuredModel) else None
+    while _serve_one(connection, model, memory, own=own, handlers=bool(load.handlers)):
+        samples = measured.take_metrics() if measured is not None else ()
+        if samples:
+            connection.send(frames.Metrics(tuple(samples)))
     return EXIT_DONE
 
 
-def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool, messages: bool) -> bool:
+def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool, handlers: bool) -> bool:
     """Computes one batch; its memory is free again when this returns. False at the end of the socket."""
     received = connection.receive()
     if received is None:
@@ -141,7 +145,7 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
-    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own, messages=messages))
+    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own, handlers=handlers))
     _settle_streams(connection, message, outcomes)
     connection.send(*_results(message.batch_id, outcomes, compute_s, memory))
     return True
@@ -202,9 +206,12 @@ def _load_model(load: frames.Load) -> LoadedModel:
         functions=load.functions,
         threads=load.threads,
         properties=load.properties,
+        handlers=load.handlers,
     )
-    if load.messages:
+    if load.handlers == "djl":
         return djl.load(source, load.device, load.engine)
+    if load.handlers:
+        return torchserve.load(source, load.device)
     return discovery.find(load.engine).load(source, load.device)
 
 
@@ -216,20 +223,20 @@ def _load_failure(error: BaseException) -> FlowyardError:
 
 
 def _calls(
-    message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool, messages: bool
+    message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool, handlers: bool
 ) -> list[Call | FlowyardError]:
     reader = frames.BodyReader(body)
     view_of = None if memory is None else memory.view_of
     return [
-        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own, messages=messages)
+        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own, handlers=handlers)
         for call in message.calls
     ]
 
 
-def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool, messages: bool) -> Call | FlowyardError:
+def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool, handlers: bool) -> Call | FlowyardError:
     try:
         decoded = [values.decode(arg, own=own and bool(wire.places)) for arg, wire in zip(args, call.args, strict=True)]
-        if not messages:
+        if not handlers:
             decoded = [value_of_message(arg) if isinstance(arg, Message) else arg for arg in decoded]
         return Call(call.callee, decoded, call.context)
     except InvalidInputError as error:
@@ -293,8 +300,14 @@ def _results(
             if memory is not None:
                 memory.free(offset for arena, offset in places if arena != frames.IN_BODY)
             encoded = NodeError(f"the result of {len(encoded.tree) + body} bytes is too large to be passed on")
-        wire.append(frames.WireError(encoded.code, _message(encoded, limit)))
+        wire.append(_wire_error(encoded, limit))
     return frames.Results(batch_id, tuple(wire), compute_s), buffers
+
+
+def _wire_error(error: FlowyardError, limit: int) -> frames.WireError:
+    if isinstance(error, HandlerError):
+        return frames.WireError(error.code, _message(error, limit), error.status, _portable(error.detail, limit))
+    return frames.WireError(error.code, _message(error, limit))
 
 
 def _padded(buffer: Buffer) -> int:
@@ -315,7 +328,11 @@ def _encode(outcome: Outcome) -> Encoded | FlowyardError:
 
 def _message(error: FlowyardError, limit: int = _MESSAGE_LIMIT) -> str:
     """The message as text that msgpack can carry: bounded, and without lone surrogates."""
-    return error.message[:limit].encode("utf-8", "backslashreplace").decode()
+    return _portable(error.message, limit)
+
+
+def _portable(text: str, limit: int) -> str:
+    return text[:limit].encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

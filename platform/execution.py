@@ -19,7 +19,8 @@ from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.tasks import OnChunk, Task
-from flowyard.schemas.errors import AnsweredError, FlowyardError, InternalError, NodeError
+from flowyard.schemas.errors import AnsweredError, FlowyardError, HandlerError, InternalError, NodeError
+from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.execution import named
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
@@ -124,7 +125,7 @@ class SingleCall:
         self._ended = time.monotonic()
         self._job = None
         # Clients of DJL know the texts of models of its kind, without a node's name before them.
-        if isinstance(outcome, FlowyardError) and not self._pool.spec.messages:
+        if isinstance(outcome, FlowyardError) and self._pool.spec.handlers != "djl":
             outcome = named(outcome, self._deployment.plan.steps[0].name)
         self._on_answer(outcome)
 
@@ -236,7 +237,7 @@ class Execution:
             priority=asked.priority,
             on_chunk=self._on_chunk if call.step == self._deployment.streaming_step else None,
         )
-        if pool.spec.messages and not self._deployment.plan.pass_errors:
+        if pool.spec.handlers and not self._deployment.plan.pass_errors:
             task.on_done = functools.partial(self._message_done, call)
         job = pool.submit(task)
         if not job.answered:
@@ -255,7 +256,11 @@ class Execution:
 
     def _inner_done(self, call_id: int, outcome: Outcome) -> None:
         # A failed node of the inner workflow is told behind the name of the node that called it.
-        self._done(call_id, NodeError(outcome.message) if isinstance(outcome, NodeError) else outcome)
+        if isinstance(outcome, HandlerError):
+            outcome = HandlerError(outcome.message, status=outcome.status, detail=outcome.detail)
+        elif isinstance(outcome, NodeError):
+            outcome = NodeError(outcome.message)
+        self._done(call_id, outcome)
 
     def _pool(self, call: StartCall) -> tuple[ModelPool, str]:
         """Where a node's call is computed, and what it is called there."""
@@ -273,7 +278,10 @@ class Execution:
         """A handler may answer that it failed: so has its node, and the answer is the run's unless something catches it."""
         if isinstance(outcome, Payload):
             message = outcome.message()
-            if message is not None and message.is_failure:
+            if message is not None and self._deployment.plan.spelling == "torchserve":
+                # There, status and headers of a node's answer are of no account (TorchServe, DagExecutor).
+                outcome = Payload.of(Message(contents=message.contents, types=message.types))
+            elif message is not None and message.is_failure:
                 told = f'node "{call.step}": {message.reason or message.code}'
                 outcome = AnsweredError(told, call.step, message)
         self._done(call.call_id, outcome)

@@ -18,7 +18,8 @@
     │   ├── NotAcceptableError       the result cannot be told in a content type that the caller accepts
     │   └── TooLargeError            over a size limit
     ├── NodeError                    code of the user's (handler, function, model) raised
-    │   └── AnsweredError            a handler answered with an error of its own
+    │   ├── AnsweredError            a handler answered with an error of its own
+    │   └── HandlerError             a handler of TorchServe or MMS failed, told with the status that these tell it with
     ├── UnavailableError             cannot be done now; another try may work
     │   ├── QueueFullError
     │   ├── ResultsFullError         as many results wait to be fetched as may
@@ -216,6 +217,22 @@ class AnsweredError(NodeError):
     def __init__(self, message: str, node: str = "", answer: Message | None = None) -> None:
         super().__init__(message, node)
         self.answer = answer
+
+
+class HandlerError(NodeError):
+    """A handler of TorchServe or Multi Model Server has failed.
+
+    Attributes:
+        status: The HTTP status that these servers tell it with, or that the handler named.
+        detail: What went wrong, where the message is only what these servers say of it.
+    """
+
+    code = "handler_error"
+
+    def __init__(self, message: str, node: str = "", status: int = 500, detail: str = "") -> None:
+        super().__init__(message, node)
+        self.status = status
+        self.detail = detail
 
 
 class UnavailableError(FlowyardError):

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from flowyard.schemas.devices import Device
+from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import ALIGNMENT_BYTES, Buffer, Encoded
@@ -89,8 +90,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         path: The model: a file or folder, or `module:callable`.
         functions: For a worker of functions: name -> `module:callable`.
         threads: Intra-op threads the engine may use.
-        messages: Whether the model is one of DJL's kind, that takes and gives messages.
-        properties: For such a model: what its `serving.properties` says, options without their prefix.
+        handlers: Whose handlers the model's are, or the functions; these take and give messages.
+        properties: What such a model's own files say about how it is to be loaded.
     """
 
     engine: str
@@ -100,7 +101,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     spec: ModelSpec
     functions: dict[str, str] = {}
     threads: int = 1
-    messages: bool = False
+    handlers: Handlers = ""
     properties: dict[str, str] = {}
 
 
@@ -153,10 +154,12 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"
 
 
 class WireError(msgspec.Struct, frozen=True, array_like=True, tag="error", gc=False):
-    """One call failed. `code` is a slug of the error tree."""
+    """One call failed. `code` is a slug of the error tree; `status` and `detail` belong to a `HandlerError`."""
 
     code: str
     message: str
+    status: int = 0
+    detail: str = ""
 
 
 class WireResult(msgspec.Struct, frozen=True, array_like=True, tag="value", gc=False):
@@ -192,8 +195,32 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="alive", gc=Fa
     """Worker to server, once a second after `Ready`: the process runs, whatever it computes."""
 
 
+class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value of a metric of a handler's own.
+
+    Attributes:
+        name: Its name.
+        unit: Its unit in full: `Milliseconds`, `Count`.
+        kind: `counter`, `gauge` or `histogram`.
+        value: The value; of a counter, what it grows by.
+        dimensions: Names and values.
+    """
+
+    name: str
+    unit: str
+    kind: str
+    value: float
+    dimensions: tuple[tuple[str, str], ...] = ()
+
+
+class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics", gc=False):
+    """Worker to server: what handlers have measured since the last such frame."""
+
+    samples: tuple[Sample, ...]
+
+
 ToWorker: TypeAlias = Load | Predict | Drop | Credit | Stop
-ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk
+ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk | Metrics
 
 _PREFIX = struct.Struct("<IQ")
 PREFIX_BYTES = _PREFIX.size

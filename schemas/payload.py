@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from flowyard.schemas.codecs.content import value_of_message
-from flowyard.schemas.messages import Message
+from flowyard.schemas.messages import Handlers, Message
 from flowyard.schemas.values import EXT_JSON, Encoded, Value, decode, encode
 
 
@@ -83,8 +83,13 @@ class Payload:
                 self._has_value = True
         return self._message
 
-    def for_handler(self) -> Message | None:
-        """The message that a handler of DJL's kind is called with, where there is one; errors as for `message`."""
+    def for_handler(self, handlers: Handlers) -> Message | None:
+        """The message that a handler is called with, where there is one; errors as for `message`.
+
+        Args:
+            handlers: Whose kind the handler is of.
+        """
+        del handlers
         return self.message()
 
     def encoded(self) -> Encoded:

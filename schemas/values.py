@@ -44,9 +44,9 @@ _decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
 _decode_small = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes])
 _decode_index = msgspec.msgpack.Decoder(int)
 _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
-#: Status, reason, properties, and contents: the bytes, or the index of the buffer that has them.
+#: Status, reason, properties, contents (the bytes, or the index of the buffer that has them), and their content types.
 _decode_message = msgspec.msgpack.Decoder(
-    tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str | None, int | bytes], ...]]
+    tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str | None, int | bytes], ...], tuple[str, ...]]
 )
 
 
@@ -126,7 +126,8 @@ class _Flattener:
 
     def message(self, message: Message) -> msgspec.msgpack.Ext:
         contents = tuple([(name, self._content(content)) for name, content in message.contents])
-        return msgspec.msgpack.Ext(EXT_MESSAGE, _encoder.encode((message.code, message.reason, message.properties, contents)))
+        parts = (message.code, message.reason, message.properties, contents, message.types)
+        return msgspec.msgpack.Ext(EXT_MESSAGE, _encoder.encode(parts))
 
     def _content(self, content: bytes) -> bytes | int:
         if len(content) < INLINE_BYTES:
@@ -211,12 +212,13 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
 
 
 def _message(data: memoryview, buffers: Sequence[Buffer]) -> Message:
-    status, reason, properties, contents = _decode_message.decode(data)
+    status, reason, properties, contents, types = _decode_message.decode(data)
     return Message(
         status,
         reason,
         properties,
         tuple([(name, bytes(buffers[content]) if isinstance(content, int) else content) for name, content in contents]),
+        types,
     )
 
 

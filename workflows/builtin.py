@@ -103,7 +103,7 @@ class Adapted:
 
     def mark(self, payload: Payload) -> Payload:
         """Marks a request, or what a node has given; an adapter that it named itself is forgotten."""
-        message = payload.for_handler() or message_of(payload.value())
+        message = payload.for_handler("djl") or message_of(payload.value())
         contents = [content for content in message.contents if content[0] != ADAPTER]
         return Payload.of(Message(message.code, message.reason, message.properties, (*contents, self._content)))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowyard.schemas.errors import FlowyardError, InvalidInputError, NodeError
+from flowyard.schemas.errors import FlowyardError, HandlerError, InvalidInputError, NodeError
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value
 from flowyard.workflows import paths
@@ -22,6 +22,7 @@ from flowyard.workflows.plan import (
     Operand,
     Step,
 )
+from flowyard.workflows.torchserve_rows import Collector
 
 
 class Inputs:
@@ -114,6 +115,8 @@ def call_built_in(function: BuiltIn, args: list[Payload]) -> Payload:
     try:
         if isinstance(function, Adapted):
             return function.mark(args[0])
+        if isinstance(function, Collector):
+            return function.collect(args)
         return Payload.of(function([arg.value() for arg in args]))
     except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise InvalidInputError(str(error) or type(error).__name__) from None
@@ -134,6 +137,9 @@ def branch_name(key: Value) -> str:
 
 def named(error: FlowyardError, name: str) -> FlowyardError:
     """The same error, naming the node where its class calls for it."""
+    if isinstance(error, HandlerError):
+        error.node = error.node or name
+        return error
     if isinstance(error, NodeError):
         return error if error.node else NodeError(f'node "{name}": {error.message}', node=name)
     if type(error) is InvalidInputError:

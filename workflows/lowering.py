@@ -29,6 +29,7 @@ from flowyard.workflows.plan import (
 )
 from flowyard.workflows.problems import Place, Problems
 from flowyard.workflows.references import resolve, split_registered
+from flowyard.workflows.torchserve_rows import Collector
 
 NOTHING: Operand = (FROM_LITERAL, Payload.of(None), None)
 
@@ -169,9 +170,15 @@ class Lowering:
 
     def _record(self, record: Record, name: str, parent: Draft | None) -> Draft:
         draft = Draft(name, BUILT_IN, parent, record)
-        draft.callees = (Callee("builtin", "mapping", builtin.mapping_of(tuple(record.fields))),)
+        draft.callees = (self._collector(tuple(record.fields), is_answer=name == "out"),)
         draft.args = [self._operand(field, f"{name}[{key}]", draft) for key, field in record.fields.items()]
         return draft
+
+    def _collector(self, names: tuple[str, ...], *, is_answer: bool) -> Callee:
+        """What makes one value of several by name; the parents and the leaves of TorchServe's nodes have rules of their own."""
+        if self._definition.spelling == "native":
+            return Callee("builtin", "mapping", builtin.mapping_of(names))
+        return Callee("builtin", "mapping", Collector(names, is_answer=is_answer))
 
     def _arguments(self, args: tuple[Expression, ...], draft: Draft, first: int = 1) -> list[Operand]:
         return [self._operand(arg, f"{draft.name}[{first + at}]", draft) for at, arg in enumerate(args)]

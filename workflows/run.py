@@ -131,11 +131,15 @@ class Run(Steps):
         if call is None or not self._begin(now):
             return self._taken()
         step, slot, attempt = call
-        if error.retryable and attempt < self._plan.steps[step].retries:
+        if self._may_retry(error) and attempt < self._plan.steps[step].retries:
             self._restart(step, slot, attempt + 1)
         else:
             self._fail(step, error)
         return self._settle()
+
+    def _may_retry(self, error: FlowyardError) -> bool:
+        """TorchServe tries a node again whatever went wrong (`retry-attempts`); elsewhere only what may go better then."""
+        return error.retryable or (self._plan.spelling == "torchserve" and isinstance(error, NodeError))
 
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed: nodes past their timeout fail, and so does the run past its deadline.

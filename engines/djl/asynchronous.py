@@ -15,8 +15,9 @@ import msgspec
 
 from djl_python.outputs import Output
 from flowyard.engines.base import Outcome
-from flowyard.engines.djl.messages import NO_CONTENT, MessageStream, message_of
+from flowyard.engines.djl.messages import NO_CONTENT, message_of
 from flowyard.engines.failures import describe, is_out_of_memory, log
+from flowyard.engines.messages import MessageStream
 from flowyard.schemas.errors import NodeError, OutOfMemoryError
 from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.redaction import without_host_paths

@@ -7,8 +7,9 @@ from typing import Any
 
 from djl_python.inputs import BATCH_PREFIX, Input
 from djl_python.outputs import Output
-from flowyard.engines.base import Outcome, Stream
+from flowyard.engines.base import Outcome
 from flowyard.engines.failures import log, of_user_code
+from flowyard.engines.messages import MessageStream
 from flowyard.schemas.messages import DATA, Contents, Message
 from flowyard.schemas.values import Value
 
@@ -96,15 +97,6 @@ def _finalize(output: Output) -> None:
         output.execute_finalize()
     except BaseException as error:  # noqa: BLE001 - the answer stands, whatever its clean-up does
         log(error)
-
-
-class MessageStream(Stream):
-    """A stream whose first piece is a message, status and properties of the answer, and whose others are bytes of its body."""
-
-    def collect(self) -> Value:
-        """The answer as one message."""
-        head, *pieces = self
-        return Message(head.code, head.reason, head.properties, ((DATA, b"".join([head.data, *pieces])),))
 
 
 class OutputStream(MessageStream):

@@ -32,6 +32,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]+")
 _SUFFIXES = {Kind.ONNX: "onnx", Kind.TORCH: "pt"}
 #: What macOS adds beside the folder that was packed.
 _IGNORED_AT_ROOT = "__MACOSX"
+#: Where TorchServe's archives have their manifests: a folder that stays one, even where nothing else is in the archive.
+_MANIFEST_FOLDERS = frozenset({"MAR-INF", "WAR-INF"})
 
 
 class StoredArchive(msgspec.Struct, frozen=True):
@@ -256,7 +258,8 @@ def _remove(path: Path) -> None:
 
 def _root_of(folder: Path) -> Path:
     entries = [entry for entry in folder.iterdir() if entry.name != _IGNORED_AT_ROOT]
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
+    is_wrapped = len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _MANIFEST_FOLDERS
+    return entries[0] if is_wrapped else folder
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
-from flowyard.platform.http.bodies import content_type, is_form, payload_of, read_form
-from flowyard.schemas.messages import DATA, Contents, Message, Pairs
+from flowyard.platform.http.bodies import content_type, form_parts, is_form, looks_like_json, payload_of, read_form
+from flowyard.schemas.messages import BODY, DATA, REQUEST_ID, Contents, Handlers, Message, Pairs
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Encoded, Value
 
@@ -32,7 +32,7 @@ class RequestPayload(Payload):
         self._body = body
         self._request_id = request_id
         self._inner: Payload | None = None
-        self._for_handler: Message | None = None
+        self._for_handler: dict[bool, Message] = {}
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -56,19 +56,28 @@ class RequestPayload(Payload):
         """None: a request that is handed on as it is is its body, not its headers."""
         return None
 
-    def for_handler(self) -> Message:
-        """The request as DJL's handlers see it (DJL §2.2).
+    def for_handler(self, handlers: Handlers) -> Message:
+        """The request as DJL's handlers see it (DJL §2.2), or those of TorchServe and MMS.
+
+        Args:
+            handlers: Whose kind the handler is of.
 
         Raises:
             InvalidRequestError: A form that cannot be read.
         """
-        if self._for_handler is None:
-            contents = [(name, value.encode()) for name, value in self._query]
-            self._for_handler = Message(
-                properties=request_properties(self._headers, self._request_id),
-                contents=(*contents, *body_contents(self._headers, self._body)),
+        is_djl = handlers == "djl"
+        if is_djl not in self._for_handler:
+            self._for_handler[is_djl] = (
+                self._for_djl() if is_djl else torchserve_message(self._headers, self._body, self._request_id)
             )
-        return self._for_handler
+        return self._for_handler[is_djl]
+
+    def _for_djl(self) -> Message:
+        contents = [(name, value.encode()) for name, value in self._query]
+        return Message(
+            properties=request_properties(self._headers, self._request_id),
+            contents=(*contents, *body_contents(self._headers, self._body)),
+        )
 
     def _decoded(self) -> Payload:
         if self._inner is None:
@@ -80,7 +89,7 @@ def request_properties(headers: Mapping[str, str], request_id: str) -> Pairs:
     """The properties of a request: its headers, SageMaker's custom attributes one by one, and `requestId` (DJL §2.2)."""
     properties = {name: value for name, value in headers.items() if name != CUSTOM_ATTRIBUTES}
     properties |= custom_attributes(headers)
-    properties["requestId"] = request_id
+    properties[REQUEST_ID] = request_id
     return tuple(properties.items())
 
 
@@ -100,6 +109,28 @@ def body_contents(headers: Mapping[str, str], body: bytes) -> Contents:
     if is_form(kind, options, body):
         return tuple(read_form(kind, options, body))
     return ((DATA, body),)
+
+
+def torchserve_message(headers: Mapping[str, str], body: bytes, request_id: str) -> Message:
+    """A request as handlers of TorchServe and MMS see it: its headers, and the fields of a form or else the `body`.
+
+    Args:
+        headers: Request headers, names in lower case.
+        body: The body. What looks like JSON is none of a form's, whatever the type says: curl says so of every `-d`.
+        request_id: The request's id.
+
+    Raises:
+        InvalidRequestError: A form that cannot be read.
+    """
+    properties = (*headers.items(), (REQUEST_ID, request_id))
+    header = headers.get("content-type", "")
+    kind, options = content_type(header)
+    if is_form(kind, options, body):
+        parts = form_parts(kind, options, body)
+        contents = tuple([(part.name, part.content) for part in parts])
+        return Message(properties=properties, contents=contents, types=tuple([part.kind for part in parts]))
+    told = "application/json" if looks_like_json(kind, body) else header.partition(";")[0].strip()
+    return Message(properties=properties, contents=((BODY, body),), types=(told,))
 
 
 def query_pairs(query_string: bytes) -> list[tuple[str, str]]:

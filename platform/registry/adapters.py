@@ -71,7 +71,7 @@ def takes_adapters(pool: ModelPool) -> bool:
 
 def is_handler(pool: ModelPool) -> bool:
     """Whether a model is Python code written for DJL, which alone can have adapters."""
-    return pool.spec.messages and pool.spec.engine == "Python"
+    return pool.spec.handlers == "djl" and pool.spec.engine == "Python"
 
 
 def check_adapter(adapter: Adapter) -> None:

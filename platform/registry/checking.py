@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from flowyard.engines import discovery
 from flowyard.platform.archives.view import FolderView
 from flowyard.platform.devices import parse_device
@@ -14,7 +12,6 @@ from flowyard.platform.registry.layout import WorkflowPlace
 from flowyard.schemas.errors import InvalidRequestError, Problem
 from flowyard.workflows.check import Checked, check
 from flowyard.workflows.definition import Definition
-from flowyard.workflows.plan import Plan
 from flowyard.workflows.problems import Problems
 from flowyard.workflows.source import LIMIT_BYTES
 
@@ -61,26 +58,6 @@ def read_text(place: WorkflowPlace) -> bytes:
     """Reads a workflow file, but for one that is too large to be checked only as much as tells that."""
     with place.file.open("rb") as file:
         return file.read(LIMIT_BYTES + 1)
-
-
-def with_stored_models(plan: Plan, folder: Path, store: Path) -> Plan:
-    """Leads the relative URLs of `.mar` files that are not in the archive to the model store, where the check has found them.
-
-    Args:
-        plan: A workflow that has been checked.
-        folder: The folder of its archive.
-        store: The model store.
-
-    Returns:
-        The same plan with absolute paths for those models.
-    """
-    inside, stored = FolderView(folder), FolderView(store)
-    elsewhere = {
-        name: msgspec.structs.replace(spec, url=str(store.resolve() / spec.url))
-        for name, spec in plan.models.items()
-        if spec.url.endswith(".mar") and not inside.exists(spec.url) and stored.exists(spec.url)
-    }
-    return msgspec.structs.replace(plan, models={**plan.models, **elsewhere}) if elsewhere else plan
 
 
 def _only_source(folder: Path) -> str | None:

@@ -17,6 +17,8 @@ from flowyard.engines.djl import pretrained
 from flowyard.engines.djl.folder import DjlModel
 from flowyard.engines.djl.pretrained import check_pretrained
 from flowyard.engines.djl.translators.registry import check_translator
+from flowyard.engines.torchserve import folder as torchserve
+from flowyard.engines.torchserve.folder import ArchivedModel
 from flowyard.platform.archives.locate import Roots, resolve_url
 from flowyard.platform.archives.remote import is_remote, url_arguments
 from flowyard.platform.devices import cpu_count, parse_device, parse_devices
@@ -27,10 +29,11 @@ from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
+from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
-from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan, Step
+from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan, Spelling, Step
 from flowyard.workflows.signatures import check_signatures, signature_of
 
 #: Key of the pool of a workflow's functions; no model can be called that.
@@ -101,7 +104,7 @@ class Deployment:
         self.requests = RequestMeasures()
         self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
-        self.takes_requests = bool(plan.references) or any(spec.messages for spec in specs.values())
+        self.takes_requests = bool(plan.references) or any(spec.handlers for spec in specs.values())
         self.closing = False
         self._runs = 0
         self._runs_over = asyncio.Event()
@@ -225,32 +228,39 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
         engine: Name of its engine adapter.
         root: Folder that its own modules are imported from.
         path: What is to be loaded: a path, or `module:callable`.
-        djl: What its folder says, where it is one of DJL's kind.
+        described: What its folder says, where it is one of DJL's, TorchServe's or MMS's kind.
     """
 
     engine: str
     root: Path
     path: str
-    djl: DjlModel | None = None
+    described: DjlModel | ArchivedModel | None = None
 
     @property
-    def messages(self) -> bool:
-        """Whether it takes and gives messages."""
-        return self.djl is not None
+    def handlers(self) -> Handlers:
+        """Whose handlers it has; a model of DJL's kind with a translator takes and gives messages as its handlers do."""
+        if isinstance(self.described, ArchivedModel):
+            return self.described.handlers
+        return "djl" if self.described is not None else ""
 
     @property
-    def is_handler(self) -> bool:
+    def is_djl_handler(self) -> bool:
         """Whether it is Python code written for DJL."""
-        return self.djl is not None and self.engine == "Python"
+        return self.handlers == "djl" and self.engine == "Python"
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What its workers are told of its own files."""
+        return self.described.parameters if self.described is not None else {}
 
     @property
     def startup_timeout_s(self) -> float | None:
         """How long its workers may take to load it, where it says so."""
-        return self.djl.loading_timeout_s() if self.djl is not None else None
+        return self.described.loading_timeout_s() if self.described is not None else None
 
     def spec(self, device_type: str = "cpu") -> ModelSpec:
         """What the model itself says about how it is to be served."""
-        return self.djl.spec(device_type) if self.djl is not None else ModelSpec()
+        return self.described.spec(device_type) if self.described is not None else ModelSpec()
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -284,23 +294,27 @@ class Places(msgspec.Struct, frozen=True):
         return place if place.is_dir() else place.parent
 
 
-def outside_urls(plan: Plan) -> dict[str, str]:
-    """The models of a workflow that are not in its archive: those with a full URL or an absolute path.
+def outside_urls(plan: Plan, folder: Path) -> dict[str, str]:
+    """The models of a workflow that are not in its archive.
+
+    Those with a full URL or an absolute path, and those that are in the model store instead.
 
     Args:
         plan: The compiled workflow.
+        folder: Where the workflow file is.
 
     Returns:
         Local names of the models, by URL.
     """
-    return {spec.url: key for key, spec in plan.models.items() if not spec.model and _is_outside(spec.url)}
+    return {spec.url: key for key, spec in plan.models.items() if not spec.model and _is_elsewhere(spec.url, plan, folder)}
 
 
-def inside_urls(plan: Plan) -> dict[str, str]:
+def inside_urls(plan: Plan, folder: Path) -> dict[str, str]:
     """The models of a workflow that are files or folders in its archive.
 
     Args:
         plan: The compiled workflow.
+        folder: Where the workflow file is.
 
     Returns:
         Local names of the models, by URL.
@@ -308,8 +322,16 @@ def inside_urls(plan: Plan) -> dict[str, str]:
     return {
         spec.url: key
         for key, spec in plan.models.items()
-        if not (spec.model or _is_outside(spec.url) or is_callable_reference(spec.url))
+        if not (spec.model or _is_elsewhere(spec.url, plan, folder) or is_callable_reference(spec.url))
     }
+
+
+def _is_elsewhere(url: str, plan: Plan, folder: Path) -> bool:
+    """Whether a model is not in the archive; relative URLs of TorchServe's specs, and of `.mar` files, lead to the store then."""
+    if _is_outside(url):
+        return True
+    may_be_stored = plan.spelling == "torchserve" or url.endswith(".mar")
+    return may_be_stored and ".." not in url.split("/") and not is_callable_reference(url) and not (folder / url).exists()
 
 
 def _is_outside(url: str) -> bool:
@@ -351,7 +373,7 @@ class Planner:
             if not spec.model
         }
         if plan.functions:
-            specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder)
+            specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder, plan.spelling)
         return specs
 
     def _model_pool(self, name: str, key: str, spec: ModelSpec, places: Places) -> PoolSpec:
@@ -372,31 +394,36 @@ class Planner:
             root=str(located.root),
             path=located.path,
             spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
-            policy=policy_of_handlers(policy) if located.is_handler else policy,
+            policy=policy_of_handlers(policy) if located.is_djl_handler else policy,
             devices=devices,
             min_workers=low,
             max_workers=high,
             threads=max(1, self._cores // max(1, low * len(devices))),
             startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
-            messages=located.messages,
-            properties=located.djl.parameters if located.djl is not None else {},
+            handlers=located.handlers,
+            properties=_properties(located, key if key == name else f"{name}__{key}"),
             confinement=self.confinement,
         )
 
     def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
         """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
-        return self._cores if located.is_handler and devices[0].type == "cpu" else 1
+        return self._cores if located.is_djl_handler and devices[0].type == "cpu" else 1
 
     def _locate(self, key: str, spec: ModelSpec, places: Places) -> Located:
         """The engine, and what it is to load."""
         if is_callable_reference(spec.url) and (spec.engine is None or discovery.canonical(spec.engine) == "Python"):
             return Located(engine="Python", root=places.folder, path=spec.url)
         path = places.find(spec.url)
+        if spec.engine is None or discovery.canonical(spec.engine) == "Python":
+            gpus = sum(device.type == "gpu" for device in self._available)
+            archived = torchserve.recognise(path, spec.options, gpus)
+            if archived is not None:
+                return Located(engine="Python", root=archived.folder, path="", described=archived)
         found = djl.recognise(path, spec.engine)
         if found is not None:
             self._check(found, spec)
-            return Located(engine=found.engine, root=found.folder, path=found.path, djl=found)
+            return Located(engine=found.engine, root=found.folder, path=found.path, described=found)
         if spec.engine is None:
             engine, model = discovery.infer(path)
             return Located(engine=engine, root=places.root(spec.url), path=str(model))
@@ -414,7 +441,7 @@ class Planner:
             roots = Roots.of(self._settings)
             check_pretrained(model.folder, model.properties, functools.partial(resolve_url, roots=roots))
 
-    def _functions_pool(self, name: str, functions: dict[str, str], folder: Path) -> PoolSpec:
+    def _functions_pool(self, name: str, functions: dict[str, str], folder: Path, spelling: Spelling) -> PoolSpec:
         return PoolSpec(
             name=f"{name} functions",
             engine="Python",
@@ -428,6 +455,8 @@ class Planner:
             min_workers=1,
             max_workers=max(1, self._cores),
             functions=functions,
+            handlers="torchserve" if spelling == "torchserve" else "",
+            properties={"model_name": name} if spelling == "torchserve" else {},
             confinement=self.confinement,
             startup_timeout_s=self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
@@ -445,6 +474,12 @@ class Planner:
             idle_s=settings.max_idle_time if spec.max_idle_time is None else spec.max_idle_time,
             timeout_s=spec.timeout or settings.default_timeout_s,
         )
+
+
+def _properties(located: Located, model_name: str) -> dict[str, str]:
+    """What workers are told; handlers of TorchServe and MMS also under which name the model is served."""
+    named = isinstance(located.described, ArchivedModel)
+    return located.parameters | {"model_name": model_name} if named else located.parameters
 
 
 def policy_of_handlers(policy: Policy) -> Policy:

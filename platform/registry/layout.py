@@ -39,13 +39,15 @@ class WorkflowPlace(msgspec.Struct, frozen=True):
 
 
 class _Workflow(msgspec.Struct, frozen=True, rename="camel"):
-    workflow_name: str
-    spec_file: str
-    handler: str
+    workflow_name: str | None = None
+    spec_file: str | None = None
+    handler: str | None = None
 
 
-class _Manifest(msgspec.Struct, frozen=True):
-    workflow: _Workflow
+class _Manifest(msgspec.Struct, frozen=True, rename="camel"):
+    workflow: _Workflow | None = None
+    archiver_version: str | None = None
+    created_on: str | None = None
 
 
 def find_workflow(folder: Path) -> WorkflowPlace | None:
@@ -99,14 +101,25 @@ def locate_model_dir(text: bytes, url: str, *, alone: bool) -> bytes:
 
 
 def _of_manifest(folder: Path, text: bytes) -> WorkflowPlace:
+    """Reads a manifest; what TorchServe refuses too is told with its words first."""
     try:
-        found = msgspec.json.decode(text, type=_Manifest).workflow
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        found = msgspec.json.decode(text, type=_Manifest)
+    except msgspec.ValidationError as error:
         raise InvalidArchiveError(f"{WAR_MANIFEST}: {error}") from None
-    for path in (found.spec_file, found.handler):
-        if not _is_inside(path) or not (folder / path).is_file():
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidArchiveError(f"Failed to parse signature.json. ({WAR_MANIFEST}: {error})") from None
+    workflow = found.workflow or _Workflow()
+    for said, words in (
+        (workflow.workflow_name, "Workflow name"),
+        (found.archiver_version, "Workflow archive version"),
+        (found.created_on, "Workflow archive createdOn"),
+    ):
+        if not said:
+            raise InvalidArchiveError(f"{words} is not defined. ({WAR_MANIFEST})")
+    for path in (workflow.spec_file, *([workflow.handler] if workflow.handler else [])):
+        if not path or not _is_inside(path) or not (folder / path).is_file():
             raise InvalidArchiveError(f'{WAR_MANIFEST}: no file "{path}" in the archive')
-    return WorkflowPlace(folder / found.spec_file, found.handler, found.workflow_name)
+    return WorkflowPlace(folder / str(workflow.spec_file), workflow.handler, workflow.workflow_name or "")
 
 
 def _is_inside(path: str) -> bool:

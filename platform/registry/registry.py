@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import structlog
 
+from flowyard.engines.torchserve.folder import Manifest, find_manifest
 from flowyard.platform.archives.fetch import Report
 from flowyard.platform.archives.names import LoadItem, check_name, check_version, infer_model_name
 from flowyard.platform.archives.remote import is_remote, url_arguments
@@ -28,7 +29,7 @@ from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.devices import discover, parse_device
 from flowyard.platform.registry.adapters import Served, adapter_problems
 from flowyard.platform.registry.adapters import begin as begin_with_adapters
-from flowyard.platform.registry.checking import check_place, read_text, with_stored_models
+from flowyard.platform.registry.checking import check_place, read_text
 from flowyard.platform.registry.deployment import (
     Deployment,
     Places,
@@ -330,32 +331,32 @@ class Registry:
         """Checks and compiles what is in an archive: its workflow file, or else the one model it holds."""
         place = find_workflow(stored.folder)
         if place is not None:
-            plan = self._checked_plan(request, place, stored, is_new=is_new)
-            if plan.spelling == "torchserve":
-                raise InvalidRequestError(f"{place.file.name}: a TorchServe workflow; this version cannot serve its handler file")
-            return plan, "workflow"
+            return self._checked_plan(request, place, stored, is_new=is_new), "workflow"
         if request.kind == "workflow":
             wanted = ", ".join(WORKFLOW_FILES)
             raise InvalidRequestError(f"no workflow in {request.url}: none of {wanted} at its root; a model goes to POST /models")
-        name = request.name or self._model_name(request)
+        manifest = _manifest(stored)
+        name = request.name or manifest.name or self._model_name(request)
         arguments = url_arguments(request.url) | request.spec.arguments
         spec = msgspec.structs.replace(request.spec, url=stored.filename or ".", arguments=arguments)
-        return single_model_plan(check_name(name), spec), "model"
+        plan = single_model_plan(check_name(name), spec)
+        return msgspec.structs.replace(plan, version=manifest.version), "model"
 
     def _checked_plan(self, request: Request, place: WorkflowPlace, stored: StoredArchive, *, is_new: bool) -> Plan:
         """The plan of a workflow file; what a new one expects to find on the server must be there."""
         folder = stored.folder
         file = place.file.relative_to(folder).as_posix()
         text = locate_model_dir(read_text(place), request.url, alone=bool(stored.filename))
-        store = Path(self.settings.model_store) if self.settings.model_store else None
-        checked = check_place(place, folder, file, text=text, name=request.name, store=store, is_store_known=True)
+        # What has been registered has its models in the archive store, whatever has become of the model store since.
+        store = Path(self.settings.model_store) if self.settings.model_store and is_new else None
+        checked = check_place(place, folder, file, text=text, name=request.name, store=store, is_store_known=is_new)
         if is_new:
             checked = checked.with_problems(self._missing(checked, file))
         if checked.plan is None:
             raise InvalidWorkflowError(checked.problems)
-        for problem in checked.problems:
+        for problem in checked.problems if is_new else ():
             log.warning("workflow", name=checked.plan.name, problem=str(problem))
-        return checked.plan if store is None else with_stored_models(checked.plan, folder, store)
+        return checked.plan
 
     def _model_name(self, request: Request) -> str:
         if request.upload is None:
@@ -366,7 +367,7 @@ class Registry:
 
     async def _register(self, request: Request, stored: StoredArchive, plan: Plan, kind: str) -> Entry:
         name, version = _identity(request, plan)
-        self._check_parts(plan)
+        self._check_parts(plan, stored.folder)
         entry = Entry(_record(request, name, version, kind, stored.digest), at_startup=request.operator)
         failed_before = self.endpoints.add(entry) is not None
         if not request.wait:
@@ -482,7 +483,7 @@ class Registry:
         request = _request(entry.record)
         async with self._stored(request, entry) as (_, stored):
             plan, kind = self._compile(request, stored)
-            self._check_parts(plan)
+            self._check_parts(plan, stored.folder)
             entry.record = msgspec.structs.replace(entry.record, digest=stored.digest, kind=_kind(kind))
             await self._store.put(entry.record)
         return plan, stored
@@ -508,15 +509,15 @@ class Registry:
             del self._fetches[task]
             task.cancel()
 
-    def _check_parts(self, plan: Plan) -> None:
+    def _check_parts(self, plan: Plan, folder: Path) -> None:
         """Models outside of the archive follow the rule of every URL of a caller, whoever registers the workflow."""
-        for url, key in outside_urls(plan).items():
+        for url, key in outside_urls(plan, folder).items():
             with _naming(key):
                 self._sources.check(url)
 
-    async def _fetch_parts(self, entry: Entry, plan: Plan) -> None:
+    async def _fetch_parts(self, entry: Entry, plan: Plan, folder: Path) -> None:
         """Puts the models outside of the archive into the store, where the entry's record keeps them."""
-        for url, key in outside_urls(plan).items():
+        for url, key in outside_urls(plan, folder).items():
             if url not in entry.record.parts:
                 with _naming(key):
                     async with self._stored(Request(url=url), entry) as (_, part):
@@ -524,7 +525,7 @@ class Registry:
 
     async def _unpack_parts(self, entry: Entry, plan: Plan, folder: Path) -> None:
         """Unpacks models that are archives in the archive; DJL's workflows name such files (DJL §3.3)."""
-        for url, key in inside_urls(plan).items():
+        for url, key in inside_urls(plan, folder).items():
             with _naming(key):
                 source = Source(Places(folder, {}).find(url), url)
                 if url not in entry.record.parts and await self._sources.is_packed(source):
@@ -539,7 +540,7 @@ class Registry:
 
     async def _deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()
-        await self._fetch_parts(entry, plan)
+        await self._fetch_parts(entry, plan, stored.folder)
         await self._unpack_parts(entry, plan, stored.folder)
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._parts(record))
@@ -564,7 +565,7 @@ class Registry:
         except (FlowyardError, OSError) as error:
             _failed(entry, error)
             return
-        if record.parts.keys() >= outside_urls(plan).keys():
+        if record.parts.keys() >= outside_urls(plan, stored.folder).keys():
             await self._deploy_later(entry, plan, stored)
         else:
             self._schedule(self._deploy_later(entry, plan, stored))
@@ -721,6 +722,12 @@ class Registry:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return await asyncio.shield(task)
+
+
+def _manifest(stored: StoredArchive) -> Manifest:
+    """What the manifest of a TorchServe or MMS archive says, an empty one where there is none."""
+    found = find_manifest(stored.folder / stored.filename)
+    return found[1] if found is not None else Manifest()
 
 
 def _now() -> str:

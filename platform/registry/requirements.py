@@ -24,6 +24,7 @@ from typing import IO
 import msgspec
 import structlog
 
+from flowyard.engines.torchserve.folder import REQUIREMENTS
 from flowyard.platform import state_dir as state
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.confinement import Confinement
@@ -79,7 +80,8 @@ class Requirements:
     async def _satisfy(self, spec: PoolSpec) -> PoolSpec:
         root = Path(spec.root)
         digest = next((part for part in reversed(root.parts) if _DIGEST.fullmatch(part)), None)
-        if digest is None or not (root / FILE).is_file():
+        file = _file_of(spec)
+        if digest is None or file is None:
             return spec
         if not self._settings.install_requirements:
             log.warning(NOT_INSTALLED, model=spec.name)
@@ -87,7 +89,7 @@ class Requirements:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             target = self._root / f"{digest}-{sys.implementation.cache_tag}"
             if not target.is_dir():
-                await self._install(root, target)
+                await self._install(root, file, target)
         return msgspec.structs.replace(spec, packages=str(target))
 
     @contextlib.contextmanager
@@ -103,7 +105,7 @@ class Requirements:
         try:
             yield
         except InvalidModelError as error:
-            is_asked_for = any((Path(spec.root) / FILE).is_file() for spec in specs.values())
+            is_asked_for = any(_file_of(spec) is not None for spec in specs.values())
             if self._settings.install_requirements or not is_asked_for or "ModuleNotFoundError" not in error.message:
                 raise
             raise InvalidModelError(f"{error.message}; {NOT_INSTALLED}") from error
@@ -125,7 +127,7 @@ class Requirements:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._locks.pop(folder.name[:64], None)
 
-    async def _install(self, root: Path, target: Path) -> None:
+    async def _install(self, root: Path, file: str, target: Path) -> None:
         folder = self._tmp / secrets.token_hex(16)
         folder.mkdir(parents=True)
         account = self._confinement.account
@@ -134,15 +136,15 @@ class Requirements:
             os.chown(folder, account.uid, account.gid)
         try:
             with tempfile.TemporaryFile(dir=self._tmp) as output:
-                await self._run_pip(root, folder, output)
+                await self._run_pip(root, file, folder, output)
             folder.chmod(0o755)
             folder.rename(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _run_pip(self, root: Path, folder: Path, output: IO[bytes]) -> None:
+    async def _run_pip(self, root: Path, file: str, folder: Path, output: IO[bytes]) -> None:
         links = ("--find-links", LINKS) if (root / LINKS).is_dir() else ()
-        fixed = ("install", "--target", str(folder), "--no-input", "--no-cache-dir", "--disable-pip-version-check", "-r", FILE)
+        fixed = ("install", "--target", str(folder), "--no-input", "--no-cache-dir", "--disable-pip-version-check", "-r", file)
         account = self._confinement.account
         started = time.monotonic()
         # In the loop's own thread, whose end is the end of the process; not by the loop, as uvloop knows no users and groups.
@@ -178,6 +180,16 @@ class Requirements:
     def _environment(self) -> dict[str, str]:
         offline = {name: os.environ[name] for name in _OFFLINE if name in os.environ}
         return self._confinement.environment(os.environ, 1) | offline
+
+
+def _file_of(spec: PoolSpec) -> str | None:
+    """The file in a pool's archive that names what is to be installed; a manifest of TorchServe may call it otherwise."""
+    root = Path(spec.root)
+    for name in (spec.properties.get(REQUIREMENTS, ""), FILE):
+        file = (root / name).resolve()
+        if name and file.is_file() and file.is_relative_to(root.resolve()):
+            return name
+    return None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

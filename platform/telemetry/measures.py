@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
+from flowyard.schemas.frames import Sample
+
 K = TypeVar("K")
 
 #: Upper bounds in seconds, from a millisecond to five minutes: what waiting and computing may take.
@@ -21,6 +23,10 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 #: Why a call of a model got no result: the codes of the error tree, and this one.
 CANCELLED = "cancelled"
+
+
+#: Metrics of handlers that are kept for one model, by name and dimensions.
+MOST_HANDLER_METRICS = 1000
 
 
 def count(numbers: dict[K, int], key: K) -> None:
@@ -119,6 +125,48 @@ class DeviceMeasures:
         self.compute = Histogram(SECONDS)
 
 
+class HandlerMetric:
+    """One metric of a handler, with one set of dimensions.
+
+    Attributes:
+        count: Values taken.
+        total: Their sum: what a counter stands at.
+        last: The last of them: what a gauge stands at.
+    """
+
+    __slots__ = ("count", "last", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = self.last = 0.0
+
+
+class HandlerMeasures:
+    """What handlers measure themselves, as TorchServe's do.
+
+    Attributes:
+        metrics: By name, unit, kind and dimensions.
+    """
+
+    __slots__ = ("metrics",)
+
+    def __init__(self) -> None:
+        self.metrics: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], HandlerMetric] = {}
+
+    def take(self, samples: Iterable[Sample]) -> None:
+        """Takes values; those of metrics over the limit are left out, so that no handler can fill the memory."""
+        for sample in samples:
+            key = (sample.name, sample.unit, sample.kind, sample.dimensions)
+            metric = self.metrics.get(key)
+            if metric is None:
+                if len(self.metrics) >= MOST_HANDLER_METRICS:
+                    continue
+                metric = self.metrics[key] = HandlerMetric()
+            metric.count += 1
+            metric.total += sample.value
+            metric.last = sample.value
+
+
 class PoolMeasures:
     """The calls of one model.
 
@@ -127,15 +175,17 @@ class PoolMeasures:
         failures: Number of calls without a result, by the error's code; `CANCELLED` for those that were taken back.
         devices: Batches by device.
         load_s: Seconds until the first workers had loaded the model, 0 before.
+        of_handlers: What its handlers measure themselves.
     """
 
-    __slots__ = ("devices", "failures", "load_s", "waits")
+    __slots__ = ("devices", "failures", "load_s", "of_handlers", "waits")
 
     def __init__(self, devices: Iterable[str]) -> None:
         self.waits = Histogram(SECONDS)
         self.failures: dict[str, int] = {}
         self.devices = {device: DeviceMeasures() for device in devices}
         self.load_s = 0.0
+        self.of_handlers = HandlerMeasures()
 
     def on(self, device: str) -> DeviceMeasures:
         """The batches of a device."""

@@ -39,7 +39,8 @@ from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
-from flowyard.schemas.frames import Context, Load, WireCall
+from flowyard.schemas.frames import Context, Load, Sample, WireCall
+from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.tensors import Signature
@@ -71,7 +72,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         startup_timeout_s: A worker that is not ready by then is killed.
         arena_bytes: Virtual size of the memory shared with each worker, in each direction.
         silent_limit_s: A ready worker that gives no sign of life for so long is killed.
-        messages: Whether the model is one of DJL's kind, that takes and gives messages; `properties` are its file's.
+        handlers: Whose handlers the model's, or the functions, are; these take and give messages. `properties` are what its own
+            files say.
         confinement: What the workers get and may.
         packages: Folder of packages that were installed for the archive, empty for none.
     """
@@ -90,7 +92,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_s: float = 240.0
     arena_bytes: int = ARENA_BYTES
     silent_limit_s: float = SILENT_LIMIT_S
-    messages: bool = False
+    handlers: Handlers = ""
     properties: dict[str, str] = {}
     confinement: Confinement = Confinement()
     packages: str = ""
@@ -140,7 +142,7 @@ class ModelPool:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         # A message says itself what there is to know of the request.
-        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES and not spec.messages
+        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES and not spec.handlers
         self._environ = spec.confinement.environment(os.environ, spec.threads)
         if spec.packages:
             further = self._environ.get("PYTHONPATH")
@@ -178,9 +180,9 @@ class ModelPool:
         deadline = limit if task.deadline is None else min(limit, task.deadline)
         job = Job(task, deadline, task.priority, self._rows(task))
         try:
-            if self.spec.messages:
-                task.args = as_messages(task.args)
-                if not task.callee:
+            if self.spec.handlers:
+                task.args = as_messages(task.args, self.spec.handlers, task.headers, task.request_id)
+                if self.spec.handlers == "djl" and not task.callee:
                     self.adapters.check(task.args[0])
             for payload in task.args:
                 payload.encoded()
@@ -367,6 +369,11 @@ class ModelPool:
         self._streams[job] = functools.partial(process.stop_stream, batch, place)
         job.item.on_chunk(piece, functools.partial(process.grant, batch, place, 1))
 
+    def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
+        """Handlers have measured something."""
+        del worker
+        self.measures.of_handlers.take(samples)
+
     def on_exit(self, worker: int, reason: str) -> None:
         """A worker process has ended."""
         self._stop_start_timer(worker)
@@ -458,7 +465,7 @@ class ModelPool:
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec
         load = Load(
-            spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads, spec.messages, spec.properties
+            spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads, spec.handlers, spec.properties
         )
         process = WorkerProcess(
             worker,

@@ -20,7 +20,7 @@ from typing import Protocol
 from flowyard.platform.workers.channel import WorkerChannel
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel, SharedMemory
-from flowyard.schemas.errors import FlowyardError, from_code
+from flowyard.schemas.errors import FlowyardError, HandlerError, from_code
 from flowyard.schemas.frames import (
     HEARTBEAT_S,
     STREAM_WINDOW,
@@ -32,9 +32,11 @@ from flowyard.schemas.frames import (
     Heartbeat,
     Load,
     LoadFailed,
+    Metrics,
     Predict,
     Ready,
     Results,
+    Sample,
     Stop,
     ToServer,
     ViewOf,
@@ -72,6 +74,9 @@ class WorkerEvents(Protocol):
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of the result of one job of a batch has come."""
+
+    def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
+        """Handlers have measured something."""
 
     def on_exit(self, worker: int, reason: str) -> None:
         """The process has ended. Called exactly once, last."""
@@ -233,6 +238,8 @@ class WorkerProcess:
             case Chunk(batch, place, tree, sizes):
                 self._count_piece(batch, place)
                 self._events.on_chunk(self.worker, batch, place, Payload.from_encoded(body.take(tree, sizes)))
+            case Metrics(samples):
+                self._events.on_metrics(self.worker, samples)
             case Heartbeat():
                 """The channel has noted that something came."""
             case Ready():
@@ -312,6 +319,8 @@ def _outcome(outcome: WireResult | WireError | WireEnd, body: BodyReader, view_o
     match outcome:
         case WireResult(tree, sizes, places):
             return Payload.from_encoded(body.take(tree, sizes, places, view_of))
+        case WireError(HandlerError.code, message, status, detail):
+            return HandlerError(message, status=status, detail=detail)
         case WireError(code, message):
             return from_code(code, without_host_paths(message))
         case WireEnd():

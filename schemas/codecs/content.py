@@ -9,7 +9,7 @@ from flowyard.schemas.codecs import ndlist
 from flowyard.schemas.codecs.arrays import is_tensors
 from flowyard.schemas.codecs.registry import BY_TYPE, recognise
 from flowyard.schemas.errors import FlowyardError, InvalidInputError
-from flowyard.schemas.messages import DATA, Message
+from flowyard.schemas.messages import BODY, DATA, Message
 from flowyard.schemas.values import Value, decode_json, to_jsonable
 
 
@@ -59,7 +59,7 @@ def value_of_message(message: Message) -> Value:
     Raises:
         InvalidInputError: The body is not what its content type promises.
     """
-    return value_of_body(message.get("content-type"), message.data)
+    return value_of_body(message.content_type, message.data)
 
 
 def message_of(value: Value) -> Message:
@@ -73,14 +73,24 @@ def message_of(value: Value) -> Message:
     return Message(properties=properties, contents=((DATA, body),))
 
 
-def _told(value: Value) -> tuple[str, bytes]:
+def body_of(value: Value) -> Message:
+    """Tells a value to handlers of TorchServe and MMS: text and bytes as they are, everything else, arrays too, as JSON.
+
+    Raises:
+        InvalidInputError: It holds something that JSON cannot.
+    """
+    kind, body = _told(value, as_tensors=False)
+    return Message(contents=((BODY, body),), types=(media_type(kind),))
+
+
+def _told(value: Value, *, as_tensors: bool = True) -> tuple[str, bytes]:
     if isinstance(value, bytes):
         return "", value
     if isinstance(value, str):
         return "text/plain; charset=utf-8", value.encode()
     try:
-        if isinstance(value, np.ndarray) or (value and is_tensors(value)):
+        if as_tensors and (isinstance(value, np.ndarray) or (value and is_tensors(value))):
             return ndlist.MEDIA_TYPE, ndlist.encode(value)
         return "application/json", msgspec.json.encode(value, enc_hook=to_jsonable)
     except (FlowyardError, TypeError, UnicodeEncodeError, RecursionError) as error:
-        raise InvalidInputError(f"cannot be told to a model of DJL's kind: {error}") from error
+        raise InvalidInputError(f"cannot be told to a handler: {error}") from error

@@ -20,6 +20,7 @@ messages = st.builds(
     text,
     st.lists(st.tuples(text, text), max_size=5).map(tuple),
     st.lists(st.tuples(st.none() | text, st.binary(max_size=3000)), max_size=5).map(tuple),
+    st.lists(text, max_size=5).map(tuple),
 )
 
 
@@ -34,6 +35,18 @@ def test_the_data_is_the_content_of_that_name_or_the_first():
     assert Message(contents=(("a", b"1"), ("data", b"2"))).data == b"2"
     assert Message(contents=(("a", b"1"), ("b", b"2"))).data == b"1"
     assert Message().data == b""
+
+
+@pytest.mark.parametrize(
+    ("properties", "types", "kind"),
+    [((), (), ""), ((), ("text/a", "text/b"), "text/a"), ((("Content-Type", "text/own"),), ("text/a",), "text/own")],
+)
+def test_the_content_type_is_the_messages_own_or_that_of_its_first_content(properties, types, kind):
+    assert Message(properties=properties, contents=((None, b"x"),), types=types).content_type == kind
+
+
+def test_a_result_that_is_known_to_be_json_is_a_value_to_those_who_know_no_messages():
+    assert Payload.of(Message(contents=((None, b"[1]"),), types=("application/json",))).value() == [1]
 
 
 def test_properties_are_found_in_any_case_and_the_last_one_counts():

@@ -15,7 +15,7 @@ import structlog
 from flowyard.platform.execution import Asked, execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, read_body
 from flowyard.platform.http.kserve.bodies import HEADER_LENGTH, outputs_of, read_request, write_answer
-from flowyard.platform.http.kserve.tensors import Tensor, told
+from flowyard.platform.http.kserve.tensors import Tensor, told, write_json
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body
 from flowyard.platform.http.native.predictions import Watch, deadline_of, priority_of, request_id_of
 from flowyard.platform.http.request import request_properties
@@ -36,7 +36,7 @@ from flowyard.schemas.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from flowyard.schemas.messages import DATA, Message
+from flowyard.schemas.messages import BODY, DATA, REQUEST_ID, Handlers, Message
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Value
@@ -74,7 +74,7 @@ class Reply(NamedTuple):
 
 
 class TensorsPayload(Payload):
-    """Input tensors: a value for models, an NDList for DJL's handlers (DJL §1.12)."""
+    """Input tensors: a value for models, an NDList for DJL's handlers (DJL §1.12), for TorchServe's the request in JSON."""
 
     __slots__ = ("_headers", "_request_id", "_tensors")
 
@@ -86,13 +86,20 @@ class TensorsPayload(Payload):
         self._headers = headers
         self._request_id = request_id
 
-    def for_handler(self) -> Message:
+    def for_handler(self, handlers: Handlers) -> Message:
         """One content, the tensors; no content type, as the request's is not theirs.
+
+        Args:
+            handlers: Whose kind the handler is of.
 
         Raises:
             NotAcceptableError: A tensor that an NDList cannot hold.
         """
         headers = {name: value for name, value in self._headers.items() if name not in ("content-type", HEADER_LENGTH)}
+        if handlers != "djl":
+            body = msgspec.json.encode({"inputs": [write_json(tensor) for tensor in self._tensors]})
+            properties = (*headers.items(), (REQUEST_ID, self._request_id))
+            return Message(properties=properties, contents=((BODY, body),), types=("application/json",))
         encoded = ndlist.encode({tensor.name: tensor.array for tensor in self._tensors})
         return Message(properties=request_properties(headers, self._request_id), contents=((DATA, encoded),))
 

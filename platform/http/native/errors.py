@@ -26,6 +26,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.NotAcceptableError: (406, "BadRequestException"),
     errors.TooLargeError: (413, "BadRequestException"),
     errors.NodeError: (424, "TranslateException"),
+    errors.HandlerError: (500, "InternalServerException"),
     errors.UnavailableError: (503, "ServiceUnavailableException"),
     errors.QueueFullError: (503, "WlmCapacityException"),
     errors.WorkerDiedError: (503, "WlmException"),
@@ -83,21 +84,29 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
         code: The HTTP status.
         type: What kind of error it is.
         message: What went wrong, where, and what to do about it.
+        detail: What a handler of TorchServe or MMS raised, where the message is only what these servers say.
         problems: For a refused workflow file: everything that is wrong with it.
     """
 
     code: int
     type: str
     message: str
+    detail: str = ""
     problems: tuple[errors.Problem, ...] = ()
 
 
 def error_body(error: errors.FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> ErrorBody:
     """The body that tells an error, with the statuses that the operator chose."""
     status, kind = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+    if isinstance(error, errors.HandlerError):
+        return ErrorBody(code=error.status, type=kind, message=error.message, detail=_detail(error))
     status = codes.choose(error, status)
     problems = error.problems if isinstance(error, errors.InvalidWorkflowError) else ()
     return ErrorBody(code=status, type=kind, message=error.message, problems=problems)
+
+
+def _detail(error: errors.HandlerError) -> str:
+    return f'node "{error.node}": {error.detail}' if error.detail else ""
 
 
 def to_json(body: object) -> bytes:

@@ -31,7 +31,8 @@ def message_answer(message: Message, extra: Headers) -> Answer:
         body = error_body(InternalError(f"the handler answered with status {message.code}, which is none"))
         return body.code, b"application/json", to_json(body), extra
     headers = headers_of(message)
-    content_type = next((value for name, value in headers if name == CONTENT_TYPE), b"")
+    own_type = next((value for name, value in headers if name == CONTENT_TYPE), b"")
+    content_type = own_type or message.content_type.encode("latin-1", "replace")
     return message.code, content_type, message.data, [header for header in headers if header[0] != CONTENT_TYPE] + extra
 
 

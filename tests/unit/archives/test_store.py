@@ -55,6 +55,7 @@ def test_archives_are_unpacked_under_their_digest(store, tmp_path):
         (["m/a", "b"], "", ""),
         (["m/a", "n/b"], "", ""),
         (["m/n/a"], "m", ""),
+        (["MAR-INF/MANIFEST.json"], "", ""),
     ],
 )
 def test_a_single_folder_is_the_root(store, tmp_path, names, inner, filename):

@@ -10,8 +10,8 @@ from flowyard.platform.client.errors import RefusedError, UnexpectedAnswerError,
 from flowyard.platform.http.native.errors import TABLE, error_body
 from flowyard.schemas.errors import InvalidWorkflowError, Problem
 
-#: The server tells two kinds of this one in the same way.
-SHARED = {"WorkerDiedError": "NotReadyError"}
+#: The server tells two kinds of each of these in the same way.
+SHARED = {"WorkerDiedError": "NotReadyError", "HandlerError": "InternalError"}
 OTHER_NAMES = {"FlowyardError": "InternalError", "UserError": "InvalidRequestError"}
 
 

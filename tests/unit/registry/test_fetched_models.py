@@ -68,13 +68,13 @@ def plan_of(text):
 
 
 def test_which_models_are_not_in_the_archive():
-    assert outside_urls(plan_of(TEXT)) == {
+    assert outside_urls(plan_of(TEXT), Path()) == {
         "https://host/m.zip?topK=1&translator=a": "remote",
         "file:/models/m.onnx": "local",
         "/models/m.onnx": "absolute",
         "s3://bucket/m/": "object",
     }
-    assert inside_urls(plan_of(TEXT)) == {"sub/model.onnx": "inside"}
+    assert inside_urls(plan_of(TEXT), Path()) == {"sub/model.onnx": "inside"}
 
 
 def test_where_models_are(tmp_path):
@@ -91,7 +91,7 @@ def test_the_query_gives_arguments_that_the_file_may_change(tmp_path):
     plan = single_model_plan("m", plan_of(TEXT).models["remote"])
     (tmp_path / "m.onnx").write_bytes(ONNX)
     planner = Planner(Settings(), (Device("cpu"),))
-    parts = dict.fromkeys(outside_urls(plan), tmp_path / "m.onnx")
+    parts = dict.fromkeys(outside_urls(plan, tmp_path), tmp_path / "m.onnx")
     (pool,) = planner.pool_specs("m", plan, tmp_path, ModelSpec(), parts).values()
     assert pool.spec.arguments == {"topK": "5", "translator": "a"}
     assert pool.spec.url == "https://host/m.zip?topK=1&translator=a"

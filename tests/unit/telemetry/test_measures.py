@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowyard.platform.telemetry.measures import SECONDS, Histogram, PoolMeasures, RequestMeasures
+from flowyard.platform.telemetry.measures import (
+    MOST_HANDLER_METRICS,
+    SECONDS,
+    HandlerMeasures,
+    Histogram,
+    PoolMeasures,
+    RequestMeasures,
+)
+from flowyard.schemas.frames import Sample
 
 VALUES = st.lists(st.one_of(st.sampled_from(SECONDS), st.floats(0, 1000)))
 
@@ -43,3 +51,21 @@ def test_a_device_that_comes_later_is_measured_too():
     measures = PoolMeasures(["cpu"])
     measures.on("gpu0").rows.observe(4)
     assert {name: device.rows.read().count for name, device in measures.devices.items()} == {"cpu": 0, "gpu0": 1}
+
+
+def test_metrics_of_handlers_are_kept_by_name_and_dimensions():
+    measures = HandlerMeasures()
+    level = (("Level", "Model"),)
+    measures.take([Sample("Seen", "Count", "counter", 2.0, level), Sample("Seen", "Count", "counter", 3.0, level)])
+    measures.take([Sample("Seen", "Count", "counter", 1.0)])
+    metric = measures.metrics["Seen", "Count", "counter", level]
+    assert (metric.count, metric.total, metric.last) == (2, 5.0, 3.0)
+    assert len(measures.metrics) == 2
+
+
+def test_metrics_of_handlers_are_bounded():
+    measures = HandlerMeasures()
+    measures.take(Sample(f"m{number}", "unit", "gauge", 1.0) for number in range(MOST_HANDLER_METRICS + 5))
+    measures.take([Sample("m0", "unit", "gauge", 7.0)])
+    assert len(measures.metrics) == MOST_HANDLER_METRICS
+    assert measures.metrics["m0", "unit", "gauge", ()].last == 7.0

@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from flowyard.schemas.errors import FlowyardError, HandlerError, NodeError, WorkerDiedError
+from flowyard.schemas.messages import Message
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.check import check, compile_workflow
-from flowyard.workflows.instructions import Answer, StartCall
+from flowyard.workflows.instructions import Answer, AnswerError, StartCall
 from flowyard.workflows.plan import Plan
 from flowyard.workflows.run import Run
 
@@ -64,7 +66,7 @@ def run(plan: Plan, body: Any, **results: Any) -> Any:
     for instruction in todo:
         if isinstance(instruction, StartCall):
             (arg,) = instruction.args
-            seen[instruction.step] = arg.value()
+            seen[instruction.step] = arg.message() or arg.value()
             todo += one.done(instruction.call_id, Payload.of(results[instruction.step]), 0.0)
         elif isinstance(instruction, Answer):
             seen["answer"] = instruction.payload.value()
@@ -90,14 +92,35 @@ def test_without_settings_those_of_torchserve_count() -> None:
     assert (plan.steps[0].timeout_s, plan.steps[0].retries) == (10.0, 1)
 
 
-def test_one_parent_gives_its_output_several_a_mapping_by_name() -> None:
-    assert run(compiled(SPEC), b"5", pre="5", inc="6", dbl="10", join="16") == {
+def test_one_parent_gives_its_output_several_a_row_of_named_bytes() -> None:
+    assert run(compiled(SPEC), b"5", pre="5", inc="6", dbl={"n": 10}, join="16") == {
         "pre": b"5",
         "inc": "5",
         "dbl": "5",
-        "join": {"inc": "6", "dbl": "10"},
+        "join": Message(contents=(("inc", b"6"), ("dbl", b'{"n":10}'))),
         "answer": "16",
     }
+
+
+def test_what_leaves_return_is_parsed_where_it_is_json_and_text_elsewhere() -> None:
+    plan = compiled("models: {inc: {url: a.mar}, dbl: {url: a.mar}}\ndag: {pre: [inc, dbl]}")
+    answers = {"inc": Message(contents=((None, b'{"a": [1]}'),)), "dbl": Message(contents=((None, b"plain \xff"),))}
+    assert run(plan, 1, pre=1, **answers)["answer"] == {"inc": {"a": [1]}, "dbl": "plain \ufffd"}
+
+
+@pytest.mark.parametrize("error", [NodeError("no"), HandlerError("Prediction failed"), WorkerDiedError("dead")])
+def test_a_node_is_tried_again_whatever_went_wrong(error: FlowyardError) -> None:
+    plan = compiled("models: {retry-attempts: 2, inc: {url: a.mar}}\ndag: {inc: }")
+    one = Run(plan, Payload.of(1), {}, {}, None)
+    todo, calls, answer = one.start(0.0), 0, None
+    for instruction in todo:
+        if isinstance(instruction, StartCall):
+            calls += 1
+            todo += one.failed(instruction.call_id, error, 0.0)
+        elif isinstance(instruction, AnswerError):
+            answer = instruction.error
+    assert (calls, type(answer)) == (3, type(error))
+    assert not isinstance(answer, HandlerError) or (answer.node, answer.message) == ("inc", "Prediction failed")
 
 
 def test_several_leaves_give_one_mapping_by_name() -> None:

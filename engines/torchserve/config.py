@@ -1,0 +1,175 @@
+"""A model's `model-config.yaml`, as TorchServe reads it: a value of the wrong kind is warned about and ignored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from flowyard.schemas.errors import InvalidModelError
+from flowyard.schemas.models import ModelSpec
+
+MAX_FILE_BYTES = 1 << 20
+#: Key of the file -> field of a `ModelSpec`.
+_NUMBERS = {
+    "minWorkers": "min_worker",
+    "maxWorkers": "max_worker",
+    "batchSize": "batch_size",
+    "maxBatchDelay": "max_batch_delay",
+    "responseTimeout": "timeout",
+    "jobQueueSize": "job_queue_size",
+}
+_OTHER_NUMBERS = (
+    "startupTimeout",
+    "parallelLevel",
+    "maxRetryTimeoutInSec",
+    "clientTimeoutInMills",
+    "sequenceMaxIdleMSec",
+    "sequenceTimeoutMSec",
+    "maxNumSequence",
+    "maxSequenceJobQueueSize",
+)
+_FLAGS = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv")
+#: What changes how a handler is called: served in the plain way, it would give wrong answers.
+_OTHER_PROTOCOLS = ("continuousBatching", "sequenceBatching", "asyncCommunication")
+_TORCHRUN = ("pp", "tp", "pptp")
+
+logger = logging.getLogger(__name__)
+
+
+class ModelConfig(msgspec.Struct, frozen=True):
+    """What TorchServe itself reads of the file; everything in it, these keys too, reaches the handler.
+
+    Attributes:
+        file: The file's name in the archive, empty where there is none.
+        settings: The keys of TorchServe's whose values are of the right kind.
+    """
+
+    file: str = ""
+    settings: Mapping[str, Any] = {}
+
+    @property
+    def startup_timeout_s(self) -> float | None:
+        """How long a worker may take to load the model."""
+        seconds = self.settings.get("startupTimeout")
+        return float(seconds) if seconds else None
+
+    def spec(self) -> ModelSpec:
+        """How the model is to be served."""
+        given = {field: self.settings[key] for key, field in _NUMBERS.items() if key in self.settings}
+        if given.get("min_worker") == 0 and given.get("max_worker", 0) > 0:
+            # TorchServe starts one worker then.
+            given["min_worker"] = 1
+        if given.get("min_worker", 0) > given.get("max_worker", given.get("min_worker", 0)):
+            logger.warning("%s: minWorkers is over maxWorkers; both are ignored", self.file)
+            given = {field: value for field, value in given.items() if field not in ("min_worker", "max_worker")}
+        return msgspec.convert(given, ModelSpec)
+
+    def device(self, gpus: int) -> str | None:
+        """The devices to load the model on, `None` where the file leaves that open.
+
+        Args:
+            gpus: How many GPUs there are. Without one everything runs on the CPU, and ids that are not there are ignored.
+        """
+        kind, ids = self.settings.get("deviceType"), self.settings.get("deviceIds", ())
+        if kind == "cpu":
+            return "cpu"
+        if not gpus or not ids:
+            return None
+        if any(not 0 <= number < gpus for number in ids):
+            logger.warning("%s: deviceIds %s: there are %d GPUs; all ids are ignored", self.file, list(ids), gpus)
+            return None
+        return ";".join(f"gpu{number}" for number in ids)
+
+    def check(self) -> None:
+        """Refuses what this version cannot do.
+
+        Raises:
+            InvalidModelError: The model needs several processes, or handlers that are called in another way.
+        """
+        for key in _OTHER_PROTOCOLS:
+            if self.settings.get(key):
+                raise InvalidModelError(f"{self.file}: {key}: this version does not call handlers in that way")
+        kind = self.settings.get("parallelType")
+        if kind in _TORCHRUN or self.settings.get("parallelLevel", 1) > 1:
+            raise InvalidModelError(f"{self.file}: parallelType, parallelLevel: this version runs a model in one process")
+
+
+def read_config(folder: Path, name: str) -> ModelConfig:
+    """Reads a model's configuration.
+
+    Args:
+        folder: The model's folder.
+        name: The file's name in it, empty for none.
+
+    Returns:
+        The configuration; empty where there is no file, or one that cannot be read, which is logged.
+
+    Raises:
+        InvalidModelError: The file's name leads out of the folder, or it is too large.
+    """
+    if not name:
+        return ModelConfig()
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise InvalidModelError(f"configFile: {name!r} leads out of the model's folder")
+    if file.is_file() and file.stat().st_size > MAX_FILE_BYTES:
+        raise InvalidModelError(f"{name} has more than {MAX_FILE_BYTES} bytes")
+    given = load_yaml(file)
+    return ModelConfig(name, {key: value for key, value in given.items() if _is_right(name, key, value)})
+
+
+def load_yaml(file: Path) -> dict[str, Any]:
+    """Reads a mapping; one that cannot be read is empty, and logged, as in TorchServe.
+
+    Args:
+        file: A YAML file.
+    """
+    try:
+        given = yaml.safe_load(file.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        logger.warning("Failed to parse model config file %s: %s", file.name, error)
+        return {}
+    return {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
+
+
+def _is_right(file: str, key: str, value: object) -> bool:
+    """Whether a key is TorchServe's, and its value of the right kind."""
+    if key in _NUMBERS:
+        return _fits(file, key, value)
+    if key in _OTHER_NUMBERS:
+        return _told(_is_int(value) and int(str(value)) >= 0, file, key, value, "integer")
+    if key in _FLAGS:
+        return _told(isinstance(value, bool), file, key, value, "boolean")
+    if key == "deviceType":
+        return _told(value in ("cpu", "gpu"), file, key, value, "cpu, or gpu")
+    if key == "deviceIds":
+        return _told(isinstance(value, list) and all(map(_is_int, value)), file, key, value, "list of integers")
+    if key == "parallelType":
+        return _told(value in (*_TORCHRUN, "custom"), file, key, value, "pp, tp, pptp, or custom")
+    return key == "torchrun" and _told(isinstance(value, dict), file, key, value, "mapping")
+
+
+def _fits(file: str, key: str, value: object) -> bool:
+    if not _told(_is_int(value), file, key, value, "integer"):
+        return False
+    try:
+        msgspec.convert({_NUMBERS[key]: value}, ModelSpec)
+    except msgspec.ValidationError as error:
+        logger.warning("%s: Invalid %s: %s: %s", file, key, value, str(error).partition(" - ")[0])
+        return False
+    return True
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _told(right: bool, file: str, key: str, value: object, wanted: str) -> bool:
+    if not right:
+        logger.warning("%s: Invalid %s: %.100s, should be %s", file, key, value, wanted)
+    return right

@@ -1,0 +1,35 @@
+"""Loads handlers of TorchServe and MMS in a worker: makes `ts` and `mms` importable, then hands over to the adapter."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from flowyard.engines.base import LoadedModel, ModelSource
+from flowyard.schemas.devices import Device
+
+SHIM = Path(__file__).parent / "shim"
+
+
+def load(source: ModelSource, device: Device) -> LoadedModel:
+    """Loads a handler, or the functions of a workflow.
+
+    Args:
+        source: `root` is the model's folder and `properties` what `ArchivedModel.parameters` says; or `functions`.
+        device: Where it is to run.
+
+    Returns:
+        The model; its calls have one argument, a `Message`.
+
+    Raises:
+        InvalidModelError: It cannot be loaded; the message says why.
+        EngineOutOfMemoryError: There is no memory for it.
+    """
+    sys.path.insert(0, str(SHIM))
+    # Only importable now.
+    from flowyard.engines.torchserve import handler  # noqa: PLC0415
+
+    # What handlers log goes where their prints go, as in these servers.
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    return handler.load_functions(source) if source.functions else handler.load(source, device)

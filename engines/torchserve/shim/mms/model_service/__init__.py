@@ -1,0 +1,1 @@
+"""Services of the kind of MMS 0.x."""

@@ -1,0 +1,1 @@
+"""What handlers use besides their base classes."""

@@ -1,0 +1,1 @@
+"""The default handlers of TorchServe."""
