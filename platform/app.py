@@ -39,6 +39,7 @@ from flowyard.schemas.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
+    storage_error,
 )
 
 log = structlog.stdlib.get_logger(__name__)
@@ -236,6 +237,8 @@ def _translate(error: Exception) -> FlowyardError:
             return MethodNotAllowedError(NO_METHOD)
         case HTTPException() if error.status_code < 500:
             return InvalidRequestError(error.detail)
+        case OSError() if (full := storage_error(error)) is not None:
+            return full
         case ClientGoneError():
             return InvalidRequestError("the client went away")
         case _:

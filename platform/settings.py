@@ -32,6 +32,9 @@ AddressSpace = Annotated[int, Meta(ge=2**28, le=2**50)]
 CpuS = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Percent = Annotated[int, Meta(ge=1, le=100)]
 Attempts = Annotated[int, Meta(ge=1, le=10)]
+Versions = Annotated[int, Meta(ge=0, le=100)]
+Parallel = Annotated[int, Meta(ge=1, le=1_000)]
+KeepS = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 #: What the client takes from the environment; the server passes it over.
 CLIENT_VARIABLES = frozenset({"FLOWYARD_URL", "FLOWYARD_TOKEN"})
@@ -73,6 +76,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             when something cannot be. Else what cannot be loaded stays, as `FAILED`.
         allow_multi_status: Whether `/ping` answers 207 while something is loaded.
         state_dir: Folder of the registry's database and the unpacked archives.
+        history_size: Most changes of the registry that the history remembers.
+        rollback_versions: Most versions of a name that stay on disk after they were unregistered or replaced, for a rollback.
+        rollback_keep_s: Seconds that they stay; what is over it goes with the next change or start.
+        startup_parallelism: Most models and workflows that are brought up at the same time at the start.
+        watch_model_store: Whether what comes into, changes in and goes out of the model store is registered, replaced and
+            unregistered.
         allowed_paths: Folders besides the model store that model URLs may lead into; as text separated by `:`.
         allowed_urls: Patterns of remote URLs that may be fetched (`archives/allowed.py`); none may when empty. As text separated
             by commas or blanks.
@@ -157,6 +166,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wait_model_loading: bool = True
     allow_multi_status: bool = False
     state_dir: Name = msgspec.field(default_factory=default_state_dir)
+    history_size: Count = 10_000
+    rollback_versions: Versions = 3
+    rollback_keep_s: KeepS = 86_400.0
+    startup_parallelism: Parallel = 8
+    watch_model_store: bool = False
     allowed_paths: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
     fetch_connect_timeout_s: TimeoutS = 10.0

@@ -36,6 +36,7 @@ Each dialect maps this tree to status and body once. `code` is a stable slug: it
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 import msgspec
@@ -290,6 +291,24 @@ class EngineOutOfMemoryError(OutOfMemoryError):
     """There is no memory to load a model."""
 
     code = "engine_out_of_memory"
+
+
+class StorageError(FlowyardError):
+    """The disk is full, over a quota, or failing: what was asked for was not done, and nothing of it is left."""
+
+    code = "storage"
+    retryable = True
+
+
+#: Of a file system that takes no more: full, over a quota, over a limit of the process, failing.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def storage_error(error: OSError) -> StorageError | None:
+    """What a failure to write means, `None` where it is not about space."""
+    if error.errno not in _NO_SPACE:
+        return None
+    return StorageError(f"the server cannot keep it, nothing was registered: {error.strerror}; free space and try again")
 
 
 class InternalError(FlowyardError):

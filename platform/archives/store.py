@@ -147,21 +147,25 @@ class ArchiveStore:
         single = len(entries) == 1 and entries[0].is_file()
         return StoredArchive(digest, root, entries[0].name if single else "")
 
-    def remove_unused(self, keep: Iterable[str]) -> tuple[str, ...]:
-        """Removes what is not needed any more. Nothing may be added between asking what to keep and the end of this call.
+    def put_unused_aside(self, keep: Iterable[str]) -> list[Path]:
+        """Takes what is not needed any more out of the store. Nothing may be added between asking what to keep and the end of this.
 
         Args:
             keep: Digests to keep.
 
         Returns:
-            Digests that were removed.
+            What `discard` is to remove from the disk; whatever of it a crash leaves there goes at the next start.
         """
         unused = sorted({entry.name for entry in self._kept.iterdir()} - set(keep))
-        for digest in unused:
-            doomed = self._temporary_path()
-            (self._kept / digest).rename(doomed)
-            _remove(doomed)
-        return tuple(unused)
+        doomed = [self._temporary_path() for _ in unused]
+        for digest, path in zip(unused, doomed, strict=True):
+            (self._kept / digest).rename(path)
+        return doomed
+
+    def discard(self, doomed: Iterable[Path]) -> None:
+        """Removes what was put aside; it may be large."""
+        for path in doomed:
+            _remove(path)
 
     @contextlib.contextmanager
     def temporary_file(self) -> Iterator[Path]:

@@ -125,6 +125,11 @@ class Deployment:
         changes = [(pool, device, scaling.apply(pool, device)) for pool in pools.values() for device in scaling.on(pool)]
         for pool, device, (low, high) in changes:
             pool.scale(low, high, device)
+        return self.numbers()
+
+    def numbers(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Minimum and maximum of workers by model and device."""
+        pools = {key: pool for key, pool in self.pools.items() if key != FUNCTIONS}
         return {key: {str(group.device): (group.min, group.max) for group in pool.groups} for key, pool in pools.items()}
 
     def restore(self, workers: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:

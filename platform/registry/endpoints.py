@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.store import Record
+from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, Turns
 from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
 from flowyard.schemas.redaction import without_host_paths
@@ -92,6 +92,22 @@ class Entry:
         self.reason = without_host_paths(reason)
 
 
+class Before(msgspec.Struct, frozen=True):
+    """A name as it was before entries of it were taken out.
+
+    Attributes:
+        name: The name.
+        versions: Its entries by version, in order.
+        traffic: What was said about them.
+        entries: Those that were taken out.
+    """
+
+    name: str
+    versions: dict[str, Any]
+    traffic: Traffic
+    entries: tuple[Any, ...]
+
+
 class Endpoints:
     """All names with their versions, in the order the versions were registered.
 
@@ -126,8 +142,12 @@ class Endpoints:
 
     # ---- what is registered ----
 
-    def add(self, entry: Entry) -> Entry | None:
+    def add(self, entry: Entry, *, again: bool = False) -> Entry | None:
         """Takes an entry in, in the place of one that has failed.
+
+        Args:
+            entry: The entry.
+            again: Whether it was in before: then it may be an unversioned one after versioned ones.
 
         Returns:
             The failed one.
@@ -136,7 +156,8 @@ class Endpoints:
             ConflictError: The name and version are taken, or an unversioned entry would follow a versioned one (DJL §1.3).
         """
         name, version = entry.record.name, entry.record.version
-        self.check_free(name, version)
+        if not again or self.get(name, version) is not None:
+            self.check_free(name, version)
         versions = self._by_name.setdefault(name, {})
         before = versions.get(version)
         versions[version] = entry
@@ -169,6 +190,42 @@ class Endpoints:
             return
         del self._by_name[name][version]
         self._set(name, self.traffic(name).without(version))
+
+    def swap(self, before: Entry, entry: Entry, deployment: Deployment | None) -> None:
+        """Puts an entry in the place of another of the same name and version, which keeps all that is said about it.
+
+        Args:
+            before: The one that goes.
+            entry: The one that comes.
+            deployment: What runs of it.
+        """
+        name, version = before.record.name, before.record.version
+        self._by_name[name][version] = entry
+        if deployment is not None:
+            self.ready(entry, deployment)
+        else:
+            self._changed(name)
+
+    def taken_out(self, entries: Sequence[Entry]) -> Before:
+        """Takes entries of one name out, as `remove`.
+
+        Returns:
+            What `put_back` needs.
+        """
+        name = entries[0].record.name
+        before = Before(name, dict(self._by_name.get(name, {})), self.traffic(name), tuple(entries))
+        for entry in entries:
+            self.remove(entry)
+        return before
+
+    def put_back(self, before: Before) -> None:
+        """Undoes `taken_out`: where the entries were, unless their places are taken by now."""
+        versions = self._by_name.get(before.name, {})
+        back = {entry.record.version: entry for entry in before.entries if entry.record.version not in versions}
+        order = [*before.versions, *(version for version in versions if version not in before.versions)]
+        now = {**versions, **back}
+        self._by_name[before.name] = {version: now[version] for version in order if version in now}
+        self._set(before.name, before.traffic.among(now))
 
     # ---- how requests are spread ----
 

@@ -14,7 +14,6 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,12 +38,17 @@ from flowyard.platform.registry.deployment import (
     outside_urls,
     registered_pool,
 )
-from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
+from flowyard.platform.registry.endpoints import Before, Endpoints, Entry, shown
+from flowyard.platform.registry.former import FormerVersions
+from flowyard.platform.registry.history import CALLER, Change, change, now
 from flowyard.platform.registry.layout import WORKFLOW_FILES, WorkflowPlace, find_workflow, locate_model_dir
+from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.requirements import Requirements
+from flowyard.platform.registry.rollback import choose
 from flowyard.platform.registry.sources import Source, Sources
-from flowyard.platform.registry.store import Record, RegistryStore, StateDirLock
+from flowyard.platform.registry.store import RegistryStore, StateDirLock
 from flowyard.platform.registry.templates import Templates
+from flowyard.platform.registry.traffic import DEFAULT, Traffic, shown_weights
 from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import let_through
 from flowyard.platform.telemetry.measures import RegistrationMeasures
@@ -56,8 +60,10 @@ from flowyard.schemas.errors import (
     InvalidWorkflowError,
     Problem,
     ShutDownError,
+    StorageError,
     UnavailableError,
     UserError,
+    storage_error,
 )
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.check import Checked
@@ -87,6 +93,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         kind: `workflow` refuses what is none; `any` takes a single model as well.
         wait: Whether to wait for the workers, and for what has to be fetched.
         sha256: What the digest of the archive has to be, in hex; empty for any.
+        replace: Whether it takes the place of what has its name and version, which answers until this one is up.
     """
 
     url: str = ""
@@ -99,6 +106,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = "any"
     wait: bool = True
     sha256: str = ""
+    replace: bool = False
 
 
 class Registry:
@@ -111,7 +119,8 @@ class Registry:
         state_dir = Path(settings.state_dir).resolve()
         self._lock = StateDirLock(state_dir)
         self._archives = ArchiveStore(state_dir / "archives")
-        self._store = RegistryStore(state_dir / "registry.sqlite")
+        self._store = RegistryStore(state_dir / "registry.sqlite", settings.history_size)
+        self._former = FormerVersions(settings.rollback_versions, settings.rollback_keep_s)
         self._sources = Sources(settings, self._archives)
         self._available = discover()
         self._planner = Planner(settings, self._available)
@@ -121,6 +130,7 @@ class Registry:
             let_through((state_dir, *self._archives.folders), account.gid)
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
         self._registering = 0
+        self._busy: set[Entry] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._scheduled: set[asyncio.Task[Any]] = set()
         self._restoring: asyncio.Future[Any] | None = None
@@ -135,12 +145,14 @@ class Registry:
             wait: Whether to wait until all of it is up.
         """
         await self._store.open()
+        self._former.restore(await self._store.all_former())
+        await self._forget_former()
         entries = [Entry(record) for record in await self._store.all()]
         for entry in entries:
             self.endpoints.add(entry)
         for name, traffic in (await self._store.all_traffic()).items():
             self.endpoints.restore_traffic(name, traffic)
-        restoring = asyncio.gather(*(self._restore(entry) for entry in entries))
+        restoring = asyncio.ensure_future(self._restore_all(entries))
         if wait:
             await restoring
         else:
@@ -211,7 +223,7 @@ class Registry:
         except InvalidRequestError:
             return None
         record = Record(
-            name=name, version=item.version or "", kind="model", url=item.url, digest="", spec=ModelSpec(), created=_now()
+            name=name, version=item.version or "", kind="model", url=item.url, digest="", spec=ModelSpec(), created=now()
         )
         entry = Entry(record, at_startup=True)
         try:
@@ -252,7 +264,10 @@ class Registry:
         traffic = self.endpoints.traffic(name)
         await self._unregister([entry])
         await self._register(source, stored, plan, kind)
-        await self._change_traffic(name, functools.partial(self.endpoints.restore_traffic, name, traffic))
+        await self._change_traffic(
+            change("replace", name, version, url=source.url),
+            functools.partial(self.endpoints.restore_traffic, name, traffic),
+        )
 
     @property
     def default_name(self) -> str | None:
@@ -284,6 +299,9 @@ class Registry:
     async def _count_registration(self, request: Request) -> Entry:
         try:
             entry = await self._register_request(request)
+        except OSError as error:
+            self.registrations.refused += 1
+            raise storage_error(error) or error from error
         except BaseException:
             self.registrations.refused += 1
             raise
@@ -296,7 +314,7 @@ class Registry:
             if is_remote(request.url) and not request.wait:
                 return await self._register_unfetched(request)
             if is_remote(request.url) and request.name:
-                self.endpoints.check_free(request.name, request.version)
+                self._check_free(request)
         async with self._stored(request) as (source, stored):
             plan, kind = self._compile(source, stored)
             return await self._register(source, stored, plan, kind)
@@ -369,29 +387,66 @@ class Registry:
         name, version = _identity(request, plan)
         self._check_parts(plan, stored.folder)
         entry = Entry(_record(request, name, version, kind, stored.digest), at_startup=request.operator)
-        failed_before = self.endpoints.add(entry) is not None
+        before = self.endpoints.get(name, version) if request.replace else None
+        if before is not None:
+            return await self._replace(before, entry, plan, stored, change("replace", name, version, url=request.url))
+        failed = self.endpoints.add(entry)
         if not request.wait:
             await self._record_first(entry)
             self._schedule(self._deploy_later(entry, plan, stored))
             return entry
         try:
-            deployment = await self._bring_up(entry, plan, stored)
+            deployment = await self._bring_up(entry, plan, stored, _registered(entry.record))
         except BaseException:
             if self.endpoints.holds(entry):
                 self.endpoints.remove(entry)
-                if failed_before:
-                    await self._store.delete(name, [version], self.endpoints.traffic(name))
+                if failed is not None:
+                    await self._forget_failed(failed)
             raise
         self.endpoints.ready(entry, deployment)
         log.info("registered", name=name, version=version or None, kind=kind, url=request.url)
         return entry
 
-    async def _bring_up(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
+    def _check_free(self, request: Request) -> None:
+        if not (request.replace and self.endpoints.get(request.name, request.version)):
+            self.endpoints.check_free(request.name, request.version)
+
+    async def _forget_failed(self, failed: Entry) -> None:
+        """Forgets an entry whose place was wanted; it stays where that cannot be recorded."""
+        name, version = failed.record.name, failed.record.version
+        try:
+            await self._store.delete(name, [version], self.endpoints.traffic(name))
+        except StorageError:
+            self.endpoints.add(failed)
+            raise
+
+    async def _replace(self, before: Entry, entry: Entry, plan: Plan, stored: StoredArchive, made: Change) -> Entry:
+        """Brings an entry up beside the one whose place it takes, lets it answer, then ends that one."""
+        record = entry.record
+        deployment = await self._deploy(entry, plan, stored)
+        try:
+            if not self.endpoints.holds(before):
+                label = shown(record.name, record.version)
+                raise ConflictError(f"{label} was unregistered or replaced while it was being replaced.")
+            self.endpoints.swap(before, entry, deployment)
+            try:
+                await self._store.put(entry.record, change=made)
+            except BaseException:
+                self.endpoints.swap(entry, before, before.deployment)
+                raise
+        except BaseException:
+            await deployment.close(0)
+            raise
+        log.info("replaced", name=record.name, version=record.version or None, url=record.url)
+        await self._end([before])
+        return entry
+
+    async def _bring_up(self, entry: Entry, plan: Plan, stored: StoredArchive, made: Change) -> Deployment:
         """Starts what an entry is, and records it, unless it is unregistered meanwhile."""
         deployment = await self._deploy(entry, plan, stored)
         try:
             self._check_held(entry)
-            await self._store.put(entry.record)
+            await self._store.put(entry.record, change=made)
             self._check_held(entry)
         except BaseException:
             await deployment.close(0)
@@ -405,7 +460,7 @@ class Registry:
 
     async def _record_first(self, entry: Entry) -> None:
         try:
-            await self._store.put(entry.record)
+            await self._store.put(entry.record, change=_registered(entry.record))
         except BaseException:
             self.endpoints.remove(entry)
             raise
@@ -485,6 +540,8 @@ class Registry:
             plan, kind = self._compile(request, stored)
             self._check_parts(plan, stored.folder)
             entry.record = msgspec.structs.replace(entry.record, digest=stored.digest, kind=_kind(kind))
+            # One that was unregistered meanwhile must not come back.
+            self._check_held(entry)
             await self._store.put(entry.record)
         return plan, stored
 
@@ -539,6 +596,13 @@ class Registry:
     # ---- bringing up ----
 
     async def _deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
+        self._busy.add(entry)
+        try:
+            return await self._start(entry, plan, stored)
+        finally:
+            self._busy.discard(entry)
+
+    async def _start(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()
         await self._fetch_parts(entry, plan, stored.folder)
         await self._unpack_parts(entry, plan, stored.folder)
@@ -553,6 +617,23 @@ class Registry:
             await deployment.start()
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment
+
+    async def _restore_all(self, entries: Sequence[Entry]) -> None:
+        """Brings up what was recorded, some at a time: each has processes to start."""
+        room = asyncio.Semaphore(self.settings.startup_parallelism)
+        done = 0
+
+        async def restore(entry: Entry) -> None:
+            nonlocal done
+            async with room:
+                await self._restore(entry)
+            done += 1
+            record = entry.record
+            log.info(
+                "restored", name=record.name, version=record.version or None, status=entry.status, done=done, of=len(entries)
+            )
+
+        await asyncio.gather(*(restore(entry) for entry in entries))
 
     async def _restore(self, entry: Entry) -> None:
         record = entry.record
@@ -596,24 +677,30 @@ class Registry:
         return await self._unbroken(self._scale(running, scaling, wait=wait))
 
     async def _scale(self, running: list[tuple[Entry, Deployment]], scaling: Scaling, *, wait: bool) -> int:
-        count = 0
-        for entry, deployment in running:
-            workers = deployment.scale(scaling)
-            count += len(workers)
-            entry.record = msgspec.structs.replace(entry.record, workers=workers)
-            await self._store.put(entry.record)
+        for entry, _ in running:
+            self._check_held(entry)
+        before = [(entry, deployment, deployment.numbers()) for entry, deployment in running]
+        try:
+            for entry, deployment in running:
+                entry.record = msgspec.structs.replace(entry.record, workers=deployment.scale(scaling))
+            await self._store.put(*(entry.record for entry, _ in running), change=_scaled(running, scaling))
+        except BaseException:
+            for entry, deployment, numbers in before:
+                deployment.restore(numbers)
+                entry.record = msgspec.structs.replace(entry.record, workers=numbers)
+            raise
         if wait:
             await asyncio.gather(*(deployment.settled() for _, deployment in running))
-        return count
+        return sum(len(entry.record.workers) for entry, _ in running)
 
     # ---- adapters ----
 
-    async def change_adapters(self, served: Served, change: Coroutine[Any, Any, str]) -> str:
+    async def change_adapters(self, served: Served, work: Coroutine[Any, Any, str]) -> str:
         """Changes the adapters of a model. The change is recorded on disk when this returns.
 
         Args:
             served: The model.
-            change: What is to be done with its adapters.
+            work: What is to be done with its adapters.
 
         Returns:
             What the handler says about it.
@@ -621,18 +708,20 @@ class Registry:
         Raises:
             FlowyardError: The change was refused; nothing has changed.
         """
-        return await self._unbroken(self._change_adapters(served, change))
+        return await self._unbroken(self._change_adapters(served, work))
 
-    async def _change_adapters(self, served: Served, change: Coroutine[Any, Any, str]) -> str:
+    async def _change_adapters(self, served: Served, work: Coroutine[Any, Any, str]) -> str:
         before = served.adapters.known()
-        said = await change
+        said = await work
         entry = served.entry
-        adapters = entry.record.adapters | {served.key: tuple(served.adapters)}
-        entry.record = msgspec.structs.replace(entry.record, adapters=adapters)
+        recorded = entry.record.adapters
+        entry.record = msgspec.structs.replace(entry.record, adapters=recorded | {served.key: tuple(served.adapters)})
         if self.endpoints.holds(entry):
+            made = change("adapters", entry.record.name, entry.record.version, model=served.key)
             try:
-                await self._store.put(entry.record)
+                await self._store.put(entry.record, change=made)
             except BaseException:
+                entry.record = msgspec.structs.replace(entry.record, adapters=recorded)
                 served.adapters.restore(before)
                 raise
         return said
@@ -649,32 +738,104 @@ class Registry:
 
     async def set_weights(self, name: str, weights: Mapping[str, int]) -> None:
         """Sets the shares of the versions of a name, as `Endpoints.set_weights`; recorded on disk when this returns."""
-        await self._change_traffic(name, functools.partial(self.endpoints.set_weights, name, weights))
+        await self._change_traffic(
+            change("weights", name, weights=shown_weights(weights)), functools.partial(self.endpoints.set_weights, name, weights)
+        )
 
     async def set_default(self, name: str, version: str) -> None:
         """Chooses the version that answers, as `Endpoints.set_default`; recorded on disk when this returns."""
-        await self._change_traffic(name, functools.partial(self.endpoints.set_default, name, version))
+        await self._change_traffic(
+            change("set-default", name, version), functools.partial(self.endpoints.set_default, name, version)
+        )
 
     async def clear_default(self, name: str, version: str) -> None:
         """Takes that choice back, as `Endpoints.clear_default`; recorded on disk when this returns."""
-        await self._change_traffic(name, functools.partial(self.endpoints.clear_default, name, version))
+        await self._change_traffic(
+            change("clear-default", name, version), functools.partial(self.endpoints.clear_default, name, version)
+        )
 
     async def set_shadow(self, name: str, version: str, *, on: bool) -> None:
         """Makes a version a shadow or an ordinary one, as `Endpoints.set_shadow`; recorded on disk when this returns."""
-        await self._change_traffic(name, functools.partial(self.endpoints.set_shadow, name, version, on=on))
+        await self._change_traffic(
+            change("shadow", name, version, on=str(on).lower()),
+            functools.partial(self.endpoints.set_shadow, name, version, on=on),
+        )
 
-    async def _change_traffic(self, name: str, change: Callable[[], None]) -> None:
-        await self._unbroken(self._changed_traffic(name, change))
+    async def _change_traffic(self, made: Change, carry_out: Callable[[], None]) -> None:
+        await self._unbroken(self._changed_traffic(made.name, carry_out, made))
 
-    async def _changed_traffic(self, name: str, change: Callable[[], None]) -> None:
+    async def _changed_traffic(self, name: str, carry_out: Callable[[], None], made: Change | None) -> None:
         before = self.endpoints.traffic(name)
-        change()
+        carry_out()
         # Nothing may come between the change and its way to the store: the last one that is recorded must be the last one made.
         try:
-            await self._store.put_traffic(name, self.endpoints.traffic(name))
+            await self._store.put_traffic(name, self.endpoints.traffic(name), made)
         except BaseException:
             self.endpoints.restore_traffic(name, before)
             raise
+
+    # ---- back to an earlier version ----
+
+    async def rollback(self, name: str, version: str | None = None) -> Record:
+        """Lets an earlier version answer, which is brought up again where it was unregistered or replaced; see `choose`.
+
+        Args:
+            name: The name.
+            version: The version, `None` for the one before.
+
+        Returns:
+            What answers now; recorded on disk. Weights of the name are taken back.
+
+        Raises:
+            NotFoundError: There is nothing to go back to.
+            ConflictError: The named version answers already.
+            FlowyardError: It cannot be brought up; everything is as it was.
+        """
+        return await self._unbroken(self._rollback(name, version))
+
+    async def _rollback(self, name: str, version: str | None) -> Record:
+        registered = [entry.record for entry in self.endpoints if entry.record.name == name and entry.deployment is not None]
+        former = [kept.record for kept in self._former.of(name)]
+        choice = choose(name, registered, self.endpoints.traffic(name), former, version)
+        made = change("rollback", name, choice.record.version, digest=choice.record.digest)
+        if choice.former:
+            await self._take_up(choice.record, made)
+        # Nothing that was said may keep requests from it, and it is the default only where there are others.
+        exact = choice.record.version
+        shadows = tuple(shadow for shadow in self.endpoints.traffic(name).shadows if shadow != exact)
+        alone = len(self.endpoints.versions(name)) == 1
+        traffic = Traffic(default=None if alone else exact, shadows=shadows)
+        await self._changed_traffic(
+            name,
+            functools.partial(self.endpoints.restore_traffic, name, traffic),
+            None if choice.former else made,
+        )
+        log.info("rolled back", name=name, version=exact or None)
+        return choice.record
+
+    async def _take_up(self, record: Record, made: Change) -> None:
+        """Registers anew what has ended, in the place of what has its version now."""
+        async with self._registration():
+            stored = self._archives.open(record.digest)
+            plan, _ = self._compile(_request(record), stored)
+            entry = Entry(record)
+            before = self.endpoints.get(record.name, record.version)
+            if before is not None:
+                await self._replace(before, entry, plan, stored, made)
+                return
+            self.endpoints.add(entry, again=True)
+            try:
+                deployment = await self._bring_up(entry, plan, stored, made)
+            except BaseException:
+                self.endpoints.remove(entry)
+                raise
+            self.endpoints.ready(entry, deployment)
+
+    # ---- history and state ----
+
+    async def history(self, *, name: str | None, before: int, limit: int) -> list[tuple[int, Change]]:
+        """Changes with their numbers, the last first, as `RegistryStore.history`."""
+        return await self._store.history(name=name, before=before, limit=limit)
 
     # ---- removal ----
 
@@ -687,27 +848,60 @@ class Registry:
         await self._unregister(self.endpoints.versions(name, version))
 
     async def _unregister(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self.endpoints.remove(entry)
+        # At once: nobody else may find them and change them while their removal is under way.
+        before = self.endpoints.taken_out(entries)
         self._cut_short([task for task, fetched_for in self._fetches.items() if fetched_for in entries])
-        await self._unbroken(self._remove(entries))
+        await self._unbroken(self._remove(before))
 
-    async def _remove(self, entries: list[Entry]) -> None:
+    async def _remove(self, before: Before) -> None:
         """Forgets the entries of one name, which answer no new requests any more, and ends what runs."""
-        name = entries[0].record.name
-        await self._store.delete(name, [entry.record.version for entry in entries], self.endpoints.traffic(name))
-        running = [entry.deployment for entry in entries if entry.deployment is not None]
-        await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for deployment in running))
+        name, entries = before.name, list(before.entries)
+        versions = [entry.record.version for entry in entries]
+        made = change("unregister", name, ",".join(version or DEFAULT for version in versions) if any(versions) else "")
+        try:
+            await self._store.delete(name, versions, self.endpoints.traffic(name), made)
+        except BaseException:
+            self.endpoints.put_back(before)
+            raise
+        await self._end(entries)
         for entry in entries:
             log.info("unregistered", name=name, version=entry.record.version or None)
-        self._collect()
+
+    async def _end(self, entries: list[Entry]) -> None:
+        """Ends what ran, and remembers it for a rollback; until then its archives stay."""
+        running = [(entry, entry.deployment) for entry in entries if entry.deployment is not None]
+        self._busy.update(entry for entry, _ in running)
+        try:
+            await self._remember([entry.record for entry, _ in running])
+            await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for _, deployment in running))
+        finally:
+            self._busy.difference_update(entry for entry, _ in running)
+            self._collect()
+
+    async def _remember(self, records: list[Record]) -> None:
+        """A disk that is full is no reason to keep what was unregistered: then there is no rollback to it."""
+        try:
+            await self._store.keep_former(records, time.time())
+            self._former.restore(await self._store.all_former())
+            await self._forget_former()
+        except StorageError as error:
+            log.warning("not kept for a rollback", reason=str(error))
+
+    async def _forget_former(self) -> None:
+        over = self._former.over(time.time())
+        if over:
+            await self._store.drop_former(over)
 
     def _collect(self) -> None:
         """Removes the archives that nothing refers to, unless something is being registered just now."""
-        if not self._registering:
-            digests = [digest for entry in self.endpoints for digest in entry.record.digests]
-            self._archives.remove_unused(digests)
-            self._requirements.remove_unused(digests)
+        if self._registering:
+            return
+        entries = [*self.endpoints, *self._busy]
+        registered = [digest for entry in entries for digest in entry.record.digests]
+        unused = self._archives.put_unused_aside([*registered, *self._former.digests()])
+        if unused:
+            self._schedule(asyncio.to_thread(self._archives.discard, unused))
+        self._requirements.remove_unused([*registered, *self._former.digests()])
 
     def _schedule(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that nobody waits for, until the server stops."""
@@ -730,8 +924,15 @@ def _manifest(stored: StoredArchive) -> Manifest:
     return found[1] if found is not None else Manifest()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _registered(record: Record) -> Change:
+    return change("register", record.name, record.version, url=record.url, digest=record.digest)
+
+
+def _scaled(running: list[tuple[Entry, Deployment]], scaling: Scaling) -> Change:
+    (first, _), *others = running
+    numbers = {"min_worker": scaling.min_worker, "max_worker": scaling.max_worker, "device": scaling.device}
+    said = {key: str(value) for key, value in numbers.items() if value is not None}
+    return change("scale", first.record.name, "" if others else first.record.version, **said)
 
 
 def _kind(kind: str) -> Literal["model", "workflow"]:
@@ -746,8 +947,9 @@ def _record(request: Request, name: str, version: str, kind: str, digest: str) -
         url=request.url,
         digest=digest,
         spec=request.spec,
-        created=_now(),
+        created=now(),
         sha256=request.sha256,
+        who=CALLER.get(),
     )
 
 

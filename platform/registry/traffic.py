@@ -133,3 +133,8 @@ def parse_weights(text: str) -> dict[str, int]:
     if not any(weights.values()):
         raise InvalidRequestError(f"Parameter weights: {text[:100]!r} leaves no version to answer; allowed is a sum above 0.")
     return weights
+
+
+def shown_weights(weights: Mapping[str, int]) -> str:
+    """Weights as `parse_weights` reads them."""
+    return ",".join(f"{version or DEFAULT}:{weight}" for version, weight in weights.items()) or NO_WEIGHTS

@@ -35,6 +35,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.DeadlineError: (504, "DeadlineExceededException"),
     errors.OutOfMemoryError: (507, "WlmOutOfMemoryException"),
     errors.EngineOutOfMemoryError: (507, "EngineException"),
+    errors.StorageError: (507, "InsufficientStorageException"),
     errors.InternalError: (500, "InternalServerException"),
 }
 
