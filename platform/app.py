@@ -26,8 +26,10 @@ from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_m
 from flowyard.platform.http.native.management import Models, Workflows, describe_endpoint, trace
 from flowyard.platform.http.native.methods import Methods
 from flowyard.platform.http.native.predictions import Predictions, request_id_of
+from flowyard.platform.http.native.registry import audit, state
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
+from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.exposition import Exposition
@@ -86,6 +88,8 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
             set_log_level,
             describe_endpoint,
             trace,
+            state,
+            audit,
             describe_api,
             nothing_here,
             predict,
@@ -181,6 +185,7 @@ class FrontDoor:
         if (refusal := self._access.change_refusal(scope)) is not None:
             await self._refuse(refusal, scope, send)
             return
+        CALLER.set(_caller(scope))
         exchange = Exchange()
         given = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         request_id = request_id_of(given, self._id_header)
@@ -216,6 +221,12 @@ class FrontDoor:
             await send(message)
 
         return counting
+
+
+def _caller(scope: Any) -> str:
+    """Who asks, for the history: the address it comes from; a socket file has none."""
+    client = scope.get("client")
+    return client[0] if client and client[0] else "local"
 
 
 def _on_error(request: HttpRequest, error: Exception) -> Response[bytes]:

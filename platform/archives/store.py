@@ -148,7 +148,7 @@ class ArchiveStore:
         return StoredArchive(digest, root, entries[0].name if single else "")
 
     def put_unused_aside(self, keep: Iterable[str]) -> list[Path]:
-        """Takes what is not needed any more out of the store. Nothing may be added between asking what to keep and the end of this.
+        """Takes what is not needed out of the store. Nothing may be added between asking what to keep and the end of this.
 
         Args:
             keep: Digests to keep.

@@ -1,6 +1,6 @@
 """Copies of what is recorded, one small file for each name: what a damaged database is rebuilt from.
 
-A copy is written after its change is on disk and before it is acknowledged. Nothing reads the copies as long as the database is whole.
+A copy is written after its change is on disk and before it is acknowledged. Nothing reads copies while the database is whole.
 """
 
 from __future__ import annotations

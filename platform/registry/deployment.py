@@ -49,11 +49,13 @@ class Scaling(msgspec.Struct, frozen=True):
         min_worker: Least number of workers per device.
         max_worker: Most workers per device; raised to the minimum where only that is given.
         device: The device meant, all of the model's when `None`. The model is loaded there if it is not yet.
+        model: The local name of the model meant, all of the workflow's when `None`.
     """
 
     min_worker: int | None = None
     max_worker: int | None = None
     device: Device | None = None
+    model: str | None = None
 
     def on(self, pool: ModelPool) -> list[Device]:
         """The devices of a model that the change is for."""
@@ -119,9 +121,12 @@ class Deployment:
             Minimum and maximum by model and device, for the record.
 
         Raises:
-            InvalidRequestError: The minimum would be over the maximum.
+            InvalidRequestError: The minimum would be over the maximum, or there is no such model.
         """
-        pools = {key: pool for key, pool in self.pools.items() if key != FUNCTIONS}
+        pools = {key: pool for key, pool in self.pools.items() if key != FUNCTIONS and scaling.model in (None, key)}
+        if scaling.model is not None and not pools:
+            known = ", ".join(sorted(self.numbers()))
+            raise InvalidRequestError(f"Parameter model: there is no model {scaling.model} in {self.name}; it has {known}.")
         changes = [(pool, device, scaling.apply(pool, device)) for pool in pools.values() for device in scaling.on(pool)]
         for pool, device, (low, high) in changes:
             pool.scale(low, high, device)

@@ -930,7 +930,12 @@ def _registered(record: Record) -> Change:
 
 def _scaled(running: list[tuple[Entry, Deployment]], scaling: Scaling) -> Change:
     (first, _), *others = running
-    numbers = {"min_worker": scaling.min_worker, "max_worker": scaling.max_worker, "device": scaling.device}
+    numbers = {
+        "min_worker": scaling.min_worker,
+        "max_worker": scaling.max_worker,
+        "device": scaling.device,
+        "model": scaling.model,
+    }
     said = {key: str(value) for key, value in numbers.items() if value is not None}
     return change("scale", first.record.name, "" if others else first.record.version, **said)
 

@@ -8,7 +8,16 @@ import msgspec
 
 from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.http.native.errors import ErrorBody
-from flowyard.platform.http.native.parameters import AdapterOptions, Nothing, Page, RegisterModel, RegisterWorkflow, Scale
+from flowyard.platform.http.native.parameters import (
+    AdapterOptions,
+    Nothing,
+    Page,
+    RegisterModel,
+    RegisterWorkflow,
+    Rollback,
+    Scale,
+)
+from flowyard.platform.http.native.registry import History, HistoryPage, RegistryState
 from flowyard.platform.http.native.views import (
     AdapterList,
     AdapterView,
@@ -35,7 +44,7 @@ FAILURES = {
     500: "The model could not be initialised, or a defect of the server.",
     503: "It does not run, or its workers cannot be started.",
     504: "It was not loaded in time.",
-    507: "Out of memory.",
+    507: "Out of memory, or the disk is full: nothing was changed.",
 }
 LOADING_FAILURES = tuple(FAILURES)
 ADAPTER_FAILURES = (400, 404, 409, 424, 500, 503, 504, 507)
@@ -99,12 +108,15 @@ OPERATIONS = {
     "updateAdapter": Operation(query=AdapterOptions, failures=ADAPTER_FAILURES),
     "unregisterAdapter": Operation(failures=ADAPTER_FAILURES),
     "describe": Operation(answer=WorkflowInfo, answers_list=True),
-    "scale": Operation(query=Scale, later=True, failures=(400, 404, 409, 413, 503), reads_body=True),
-    "unregister": Operation(),
-    "setDefault": Operation(failures=(400, 404, 409, 413)),
-    "clearDefault": Operation(),
     "readTrace": Operation(answer=Trace),
     "readDocument": Operation(answer=EndpointDocument, failures=(400, 404, 503)),
+    "scale": Operation(query=Scale, later=True, failures=(400, 404, 409, 413, 503, 507), reads_body=True),
+    "unregister": Operation(failures=(400, 404, 507)),
+    "setDefault": Operation(failures=(400, 404, 409, 413, 507)),
+    "clearDefault": Operation(failures=(400, 404, 507)),
+    "rollback": Operation(query=Rollback, failures=(400, 404, 409, 413, 424, 500, 503, 504, 507), reads_body=True),
+    "getState": Operation(answer=RegistryState, failures=(400,)),
+    "getHistory": Operation(query=HistoryPage, answer=History, failures=(400,)),
 }
 
 

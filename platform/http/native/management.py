@@ -14,7 +14,7 @@ from litestar.types.internal_types import PathParameterDefinition
 from flowyard.platform.http import openapi
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import to_json
-from flowyard.platform.http.native.parameters import MAX_LIMIT, Nothing, Page, Scale, read
+from flowyard.platform.http.native.parameters import MAX_LIMIT, Nothing, Page, Rollback, Scale, read
 from flowyard.platform.http.native.registrations import (
     HttpRequest,
     change,
@@ -32,6 +32,7 @@ from flowyard.schemas.errors import InvalidRequestError, ModelNotFoundError
 P = TypeVar("P", bound=msgspec.Struct)
 
 BY_NAME = ["/{name:str}", "/{name:str}/{version:str}"]
+ROLLBACK = "/{name:str}/rollback"
 SET_DEFAULT = "/{name:str}/{version:str}/set-default"
 
 
@@ -80,7 +81,7 @@ class Registered(Controller):
         if asked.shadow is not None:
             return await _shadow(registry, name, version, asked)
         device = registry.device(asked.device) if asked.device else None
-        scaling = Scaling(asked.min_worker, asked.max_worker, device)
+        scaling = Scaling(asked.min_worker, asked.max_worker, device, asked.model or None)
         count = await registry.scale(name, version, scaling, wait=asked.synchronous)
         if not asked.synchronous:
             return answer(views.Status("Worker updated"), 202)
@@ -101,6 +102,15 @@ class Registered(Controller):
         query(request, Nothing)
         await registry.clear_default(name, version)
         return answer(views.Status(f'Workflow "{name}" has no default version'))
+
+    @post(ROLLBACK, status_code=200, summary="Go back to an earlier version", operation_id=_operation)
+    async def rollback(self, request: HttpRequest, registry: Registry, name: str) -> Response[bytes]:
+        """Lets the version answer that was registered before the present one, or the one that is named."""
+        asked = await change(request, Rollback)
+        record = await registry.rollback(name, asked.version or None)
+        return answer(
+            views.Status(f'Workflow "{name}" rolled back to {shown(name, record.version)}, registered {record.created}')
+        )
 
     @delete(BY_NAME, status_code=200, summary="Unregister it", operation_id=_operation)
     async def unregister(

@@ -24,6 +24,16 @@ Limit = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Most names on a pa
 Token = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Where the page starts: `nextPageToken` of the page before.")]
 
 
+def check_replace(*, replace: bool, synchronous: bool) -> None:
+    """What is to be replaced answers until the new one is up, so somebody has to wait for that.
+
+    Raises:
+        InvalidRequestError: Nobody does.
+    """
+    if replace and not synchronous:
+        raise InvalidRequestError("Parameter replace waits until the new one is up; it does not go with synchronous=false.")
+
+
 class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Parameters of `POST /models` (DJL §1.3; those after `synchronous` are ours)."""
 
@@ -43,6 +53,7 @@ class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     batching: Literal["eager", "fill"] | None = None
     trusted: bool = False
     sha256: Sha256 | None = None
+    replace: bool = False
 
     def spec(self) -> ModelSpec:
         """What is said about the model."""
@@ -64,6 +75,7 @@ class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     max_worker: Workers | None = None
     synchronous: bool = True
     sha256: Sha256 | None = None
+    replace: bool = False
 
     def spec(self) -> ModelSpec:
         """What is said about every model."""
@@ -71,12 +83,16 @@ class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
 
 
 class Scale(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Parameters of `PUT /models/{name}` and `PUT /workflows/{name}` (DJL §1.7; the last two are ours, and stand alone)."""
+    """Parameters of `PUT /models/{name}` and `PUT /workflows/{name}` (DJL §1.7; the last three are ours).
+
+    `weights` and `shadow` stand alone; `model` is the one model of a workflow that is meant.
+    """
 
     min_worker: Workers | None = None
     max_worker: Workers | None = None
     device: str | None = None
     synchronous: bool = True
+    model: str = ""
     weights: str = ""
     shadow: bool | None = None
 
@@ -98,6 +114,12 @@ class AdapterOptions(msgspec.Struct, kw_only=True, frozen=True):
     src: Annotated[str, Meta(description="Where it is; required to register it.")] = ""
     preload: bool = True
     pin: bool = False
+
+
+class Rollback(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Parameters of a rollback; without a version it goes to the one before."""
+
+    version: str = ""
 
 
 class Page(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

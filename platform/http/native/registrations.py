@@ -16,7 +16,7 @@ from litestar.datastructures import State
 
 from flowyard.platform.archives.names import infer_model_name, is_archive_url
 from flowyard.platform.http.bodies import MULTIPART, Upload, content_type, is_form, read_body, read_form
-from flowyard.platform.http.native.parameters import RegisterModel, RegisterWorkflow, read
+from flowyard.platform.http.native.parameters import RegisterModel, RegisterWorkflow, check_replace, read
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.registry import Request as Registration
 from flowyard.schemas.errors import InvalidRequestError
@@ -85,6 +85,7 @@ async def model_registration(request: HttpRequest, registry: Registry) -> AsyncI
     with registry.temporary_file() as path:
         given = await _given(request, registry, path)
         parameters = read(RegisterModel, given.values, text=given.text)
+        check_replace(replace=parameters.replace, synchronous=parameters.synchronous)
         if not parameters.url and given.upload is None:
             raise InvalidRequestError("Parameter url is required.")
         yield Registration(
@@ -96,6 +97,7 @@ async def model_registration(request: HttpRequest, registry: Registry) -> AsyncI
             spec=parameters.spec(),
             wait=parameters.synchronous,
             sha256=parameters.sha256 or "",
+            replace=parameters.replace,
         )
 
 
@@ -118,6 +120,7 @@ async def workflow_registration(request: HttpRequest, registry: Registry) -> Asy
         if given.values.get("template"):
             given = _from_template(given, registry, path)
         parameters = read(RegisterWorkflow, given.values, text=given.text)
+        check_replace(replace=parameters.replace, synchronous=parameters.synchronous)
         if not parameters.url and given.upload is None:
             raise InvalidRequestError("Either parameter url or template is required.")
         yield Registration(
@@ -128,6 +131,7 @@ async def workflow_registration(request: HttpRequest, registry: Registry) -> Asy
             kind="workflow",
             wait=parameters.synchronous,
             sha256=parameters.sha256 or "",
+            replace=parameters.replace,
         )
 
 
