@@ -10,6 +10,8 @@ REFUSED = 1
 USAGE = 2
 #: No complete answer came: nobody there, a broken connection, silence, something that is no flowyard.
 NO_ANSWER = 3
+#: `apply --dry-run` has something to do.
+DIFFERENT = 4
 INTERRUPTED = 130
 #: Whoever read the output has left, as a shell tells a death by SIGPIPE.
 NO_READER = 141

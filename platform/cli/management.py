@@ -106,9 +106,16 @@ def _shared(app: App, kind: Kind) -> App:
         """
         if min_worker is None and max_worker is None:
             raise usage_error("--min-worker or --max-worker is expected")
-        numbers = {"min_worker": min_worker, "max_worker": max_worker}
         model, version = name_and_version(name)
-        call = calls.scale(kind, model, version, **numbers, device=device, synchronous=not asynchronous)
+        call = calls.scale(
+            kind,
+            model,
+            version,
+            min_worker=min_worker,
+            max_worker=max_worker,
+            device=device,
+            synchronous=not asynchronous,
+        )
         return _change(server, call, json_output=json_output)
 
     @app.command
@@ -137,6 +144,21 @@ def _shared(app: App, kind: Kind) -> App:
         """
         model, version = _one_version(name)
         return _change(server, calls.set_default(kind, model, version), json_output=json_output)
+
+    @app.command
+    def rollback(name: str, /, *, to: str | None = None, server: Server = HERE, json_output: JsonOutput = False) -> int:
+        """Let the version answer that was registered before the present one, even when it was unregistered or replaced of late.
+
+        Parameters
+        ----------
+        name
+            NAME.
+        to
+            The version to go back to.
+        json_output
+            Print the server's JSON.
+        """
+        return _change(server, calls.rollback(kind, name, to), json_output=json_output)
 
     @app.command
     def weights(name: str, /, *shares: str, server: Server = HERE, json_output: JsonOutput = False) -> int:

@@ -6,6 +6,8 @@ that are older or newer than itself. So every field has a default, and what is n
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from flowyard.schemas.tensors import Signature
@@ -154,6 +156,69 @@ class WorkflowPage(Answer, frozen=True, kw_only=True):
     """A page of workflows; `next_page_token` is `None` on the last one."""
 
     workflows: tuple[WorkflowItem, ...] = ()
+    next_page_token: str | None = None
+
+
+class VersionState(Answer, frozen=True, kw_only=True):
+    """One version as it was registered.
+
+    Attributes:
+        version: Its version, empty for none.
+        kind: `model` or `workflow`.
+        url: Where it came from, `upload:sha256:…` for an upload.
+        digest: Of its archive in the server's store.
+        sha256: What its digest had to be, where the registration said so.
+        parameters: What the registration said, by parameter.
+        workers: What scaling has set since: minimum and maximum by model and device.
+        created: When it was registered.
+        who: Who registered it.
+        status: `PENDING`, `READY` or `FAILED`.
+    """
+
+    version: str = ""
+    kind: str = ""
+    url: str = ""
+    digest: str = ""
+    sha256: str = ""
+    parameters: dict[str, Any] = {}
+    workers: dict[str, dict[str, tuple[int, int]]] = {}
+    created: str = ""
+    who: str = ""
+    status: str = ""
+
+
+class NameState(Answer, frozen=True, kw_only=True):
+    """One name: its versions and what is said about them; the version without a name is `default`."""
+
+    name: str = ""
+    versions: tuple[VersionState, ...] = ()
+    weights: dict[str, int] = {}
+    default: str | None = None
+    shadows: tuple[str, ...] = ()
+
+
+class RegistryState(Answer, frozen=True, kw_only=True):
+    """All that is registered."""
+
+    names: tuple[NameState, ...] = ()
+
+
+class Change(Answer, frozen=True, kw_only=True):
+    """One change: when, by whom, what, of which name and version."""
+
+    number: int = 0
+    time: str = ""
+    who: str = ""
+    action: str = ""
+    name: str = ""
+    version: str = ""
+    detail: dict[str, str] = {}
+
+
+class History(Answer, frozen=True, kw_only=True):
+    """A page of changes, the last first; `next_page_token` is `None` on the last one."""
+
+    changes: tuple[Change, ...] = ()
     next_page_token: str | None = None
 
 

@@ -193,8 +193,10 @@ class AsyncClient:
         kind: Kind = "models",
     ) -> answers.Status:
         """Changes the number of workers of one version, or of all."""
-        numbers = {"min_worker": min_worker, "max_worker": max_worker}
-        return await self.call(calls.scale(kind, name, version, **numbers, device=device, synchronous=synchronous))
+        call = calls.scale(
+            kind, name, version, min_worker=min_worker, max_worker=max_worker, device=device, synchronous=synchronous
+        )
+        return await self.call(call)
 
     async def unregister(self, name: str, version: str | None = None, *, kind: Kind = "models") -> answers.Status:
         """Removes one version, or all; requests that were accepted are finished first."""

@@ -78,6 +78,7 @@ class ModelOptions(WorkflowOptions, total=False):
     timeout: float | None
     batching: Literal["eager", "fill"] | None
     trusted: bool | None
+    replace: bool | None
     sha256: str | None
 
 
@@ -209,10 +210,11 @@ def scale(
     min_worker: int | None = None,
     max_worker: int | None = None,
     device: str | None = None,
+    model: str | None = None,
     synchronous: bool = True,
 ) -> Call[answers.Status]:
-    """`PUT /models/{name}[/{version}]`: changes the number of workers."""
-    numbers = {"min_worker": min_worker, "max_worker": max_worker, "device": device}
+    """`PUT /models/{name}[/{version}]`: changes the number of workers; `model` is the one of a workflow that is meant."""
+    numbers = {"min_worker": min_worker, "max_worker": max_worker, "device": device, "model": model}
     mode = {} if synchronous else {"synchronous": False}
     return _change(kind, "PUT", endpoint(kind, name, version), {**numbers, **mode})
 
@@ -232,6 +234,32 @@ def set_weights(kind: Kind, name: str, weights: Mapping[str, int]) -> Call[answe
         raise InvalidArgumentError("weights: a share from 0 up for each version is expected, such as v1:90,v2:10")
     text = ",".join(f"{version}:{weight}" for version, weight in weights.items())
     return _change(kind, "PUT", endpoint(kind, name), {"weights": text})
+
+
+def clear_weights(kind: Kind, name: str) -> Call[answers.Status]:
+    """`PUT /models/{name}?weights=none`: takes the weights back."""
+    return _change(kind, "PUT", endpoint(kind, name), {"weights": "none"})
+
+
+def clear_default(kind: Kind, name: str, version: str) -> Call[answers.Status]:
+    """`DELETE /models/{name}/{version}/set-default`: takes that choice back."""
+    return _change(kind, "DELETE", endpoint(kind, name, version, "set-default"), {})
+
+
+def rollback(kind: Kind, name: str, version: str | None = None) -> Call[answers.Status]:
+    """`POST /models/{name}/rollback`: back to the version before, or to the one that is named."""
+    return _change(kind, "POST", endpoint(kind, name, "rollback"), {"version": version})
+
+
+def state() -> Call[answers.RegistryState]:
+    """`GET /state`: all that is registered, as it was said."""
+    return Call(method="GET", path="/state", read=_reader(answers.RegistryState))
+
+
+def history(name: str | None = None, limit: int | None = None, token: str | None = None) -> Call[answers.History]:
+    """`GET /audit`: who changed what, the last change first; one page."""
+    query = pairs({"name": name, "limit": limit, "next_page_token": token})
+    return Call(method="GET", path="/audit", query=query, read=_reader(answers.History))
 
 
 def set_default(kind: Kind, name: str, version: str) -> Call[answers.Status]:
