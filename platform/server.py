@@ -27,6 +27,7 @@ from flowyard.platform.http.protocol import BoundedProtocol, Connections
 from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.startup import items_at_start
+from flowyard.platform.registry.watching import check_store, watch
 from flowyard.platform.settings import Settings, listening
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
@@ -68,6 +69,7 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> Non
     items = items_at_start(settings)
     keyring = Keyring(TokenFile(Path(settings.state_dir)))
     _check_exposure(settings, keyring)
+    watched = check_store(settings.model_store) if settings.watch_model_store else None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +85,8 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> Non
                 starting.result()
                 traffic.startup_s = time.monotonic() - began
                 front = build_app(registry, traffic, logs, keyring)
-                await _accept(registry, front, keyring, listeners, tls, ready_file, stopping)
+                with _watching(registry, watched):
+                    await _accept(registry, front, keyring, listeners, tls, ready_file, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -102,6 +105,25 @@ async def _start(registry: Registry, items: Sequence[LoadItem]) -> None:
     await registry.open()
     for item in items:
         await registry.load(item)
+
+
+@contextlib.contextmanager
+def _watching(registry: Registry, store: Path | None) -> Iterator[None]:
+    """Follows the model store for the time of the context, where there is one to follow."""
+    if store is None:
+        yield
+        return
+    task = asyncio.ensure_future(watch(registry, store))
+    task.add_done_callback(_watched)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _watched(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the model store is not watched any more", exc_info=error)
 
 
 @contextlib.contextmanager

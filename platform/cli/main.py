@@ -41,6 +41,7 @@ def serve(
     allowed_urls: str | None = None,
     insecure: Annotated[bool, Parameter(negative="")] = False,
     disable_model_api: Annotated[bool, Parameter(negative="")] = False,
+    watch: Annotated[bool, Parameter(negative="")] = False,
     log_level: str | None = None,
     log_format: str | None = None,
     ready_file: Path | None = None,
@@ -78,6 +79,8 @@ def serve(
         Serve other machines although there is no token: anybody who reaches the server may do anything.
     disable_model_api
         Refuse to register and to remove models and workflows; what is loaded at the start stays.
+    watch
+        Register, replace and unregister what comes into, changes in and goes out of the model store.
     log_level
         debug, info, warning or error.
     log_format
@@ -101,6 +104,7 @@ def serve(
         "allowed_urls": allowed_urls,
         "insecure": insecure or None,
         "enable_model_api": False if disable_model_api else None,
+        "watch_model_store": watch or None,
         "log_level": log_level,
         "log_format": log_format,
     }

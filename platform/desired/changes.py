@@ -98,12 +98,23 @@ class _Name:
         """In an order in which each is allowed, and somebody answers all the time."""
         versions = [change for version in self._document.versions for change in self._version(version)]
         wanted = {version.exact for version in self._document.versions}
+        if self._is_hidden("" in wanted):
+            return []
         gone = [version for version in self._there if version not in wanted]
         removals = [
             Change("-", f"{self._name}:{_shown(version)}", "", calls.unregister("models", self._name, _shown(version)))
             for version in gone
         ]
         return [*versions, *self._traffic(gone), *removals]
+
+    def _is_hidden(self, wanted: bool) -> bool:
+        """Whether the version without a name cannot be meant by a call: `default` is the chosen one where there is one."""
+        chosen = {self._present.default, self._document.default} - {None, DEFAULT}
+        if not chosen or not (wanted or "" in self._there):
+            return False
+        told = f"{self._name} has a version without a name and {min(map(str, chosen))} as its default; give all versions a name"
+        self._impossible.append(f"{self._wanted.place}: {told}")
+        return True
 
     def _change(self, sign: Sign, version: str, text: str, call: Call[Status]) -> Change:
         return Change(sign, f"{self._name}:{version}", text, call)

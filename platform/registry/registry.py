@@ -260,14 +260,8 @@ class Registry:
         if is_same and entry.deployment is not None:
             entry.at_startup = True
             return
-        log.info("replacing what was registered by what --load says", name=name, version=version)
-        traffic = self.endpoints.traffic(name)
-        await self._unregister([entry])
-        await self._register(source, stored, plan, kind)
-        await self._change_traffic(
-            change("replace", name, version, url=source.url),
-            functools.partial(self.endpoints.restore_traffic, name, traffic),
-        )
+        log.info("replacing what was registered by what the operator says", name=name, version=version or None, url=source.url)
+        await self._register(msgspec.structs.replace(source, replace=True), stored, plan, kind)
 
     @property
     def default_name(self) -> str | None:
@@ -734,6 +728,10 @@ class Registry:
         """
         return parse_device(name, self._available)
 
+    def from_url(self, url: str) -> list[Entry]:
+        """Everything that was registered from a URL, in the order in which it was."""
+        return sorted((entry for entry in self.endpoints if entry.record.url == url), key=lambda entry: entry.record.created)
+
     # ---- how requests are spread over versions ----
 
     async def set_weights(self, name: str, weights: Mapping[str, int]) -> None:
@@ -846,6 +844,11 @@ class Registry:
             NotFoundError: There is no such name or version.
         """
         await self._unregister(self.endpoints.versions(name, version))
+
+    async def unregister_entry(self, entry: Entry) -> None:
+        """Removes one entry, as `unregister`; does nothing when it is not there any more."""
+        if self.endpoints.holds(entry):
+            await self._unregister([entry])
 
     async def _unregister(self, entries: list[Entry]) -> None:
         # At once: nobody else may find them and change them while their removal is under way.

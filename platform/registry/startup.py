@@ -57,15 +57,23 @@ def _everything(store: Path | None, limits: Limits) -> Iterator[LoadItem]:
     except OSError as error:
         raise InvalidRequestError(f"model_store {store} cannot be read: {error.strerror}") from None
     for entry in entries:
-        reason = _no_model(entry, limits)
+        reason = no_model(entry, limits)
         if reason:
             log.warning("not loaded from the model store", entry=entry.name, reason=reason)
         else:
             yield LoadItem(str(entry))
 
 
-def _no_model(entry: Path, limits: Limits) -> str:
-    """Why an entry of the store is not to be loaded; empty where it is. That it is broken is no reason: loading it says so."""
+def no_model(entry: Path, limits: Limits) -> str:
+    """Why an entry of the store is not to be loaded.
+
+    Args:
+        entry: The file or folder.
+        limits: How many members a ZIP archive may list.
+
+    Returns:
+        The reason, empty where it is to be loaded. That it is broken is none: loading it says so.
+    """
     if entry.name.startswith("."):
         return "it is hidden"
     try:
