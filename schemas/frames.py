@@ -228,6 +228,8 @@ _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 _PADDING = bytes(ALIGNMENT_BYTES)
+#: What decoding raises, also for text that is not UTF-8 and for nesting without end.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class FrameError(ValueError):
@@ -276,7 +278,7 @@ def unpack_to_worker(head: Buffer) -> ToWorker:
     """
     try:
         return _to_worker.decode(head)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise FrameError(str(error)) from None
 
 
@@ -288,7 +290,7 @@ def unpack_to_server(head: Buffer) -> ToServer:
     """
     try:
         return _to_server.decode(head)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise FrameError(str(error)) from None
 
 
