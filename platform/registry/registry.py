@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import functools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -130,7 +131,7 @@ class Registry:
             let_through((state_dir, *self._archives.folders), account.gid)
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
         self._registering = 0
-        self._busy: set[Entry] = set()
+        self._busy: Counter[Entry] = Counter()
         self._background: set[asyncio.Task[Any]] = set()
         self._scheduled: set[asyncio.Task[Any]] = set()
         self._restoring: asyncio.Future[Any] | None = None
@@ -590,11 +591,11 @@ class Registry:
     # ---- bringing up ----
 
     async def _deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
-        self._busy.add(entry)
+        self._busy.update([entry])
         try:
             return await self._start(entry, plan, stored)
         finally:
-            self._busy.discard(entry)
+            self._let_go([entry])
 
     async def _start(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         started = time.monotonic()
@@ -673,15 +674,15 @@ class Registry:
     async def _scale(self, running: list[tuple[Entry, Deployment]], scaling: Scaling, *, wait: bool) -> int:
         for entry, _ in running:
             self._check_held(entry)
-        before = [(entry, deployment, deployment.numbers()) for entry, deployment in running]
+        before = [(entry, deployment, entry.record.workers, deployment.numbers()) for entry, deployment in running]
         try:
             for entry, deployment in running:
                 entry.record = msgspec.structs.replace(entry.record, workers=deployment.scale(scaling))
             await self._store.put(*(entry.record for entry, _ in running), change=_scaled(running, scaling))
         except BaseException:
-            for entry, deployment, numbers in before:
+            for entry, deployment, workers, numbers in before:
                 deployment.restore(numbers)
-                entry.record = msgspec.structs.replace(entry.record, workers=numbers)
+                entry.record = msgspec.structs.replace(entry.record, workers=workers)
             raise
         if wait:
             await asyncio.gather(*(deployment.settled() for _, deployment in running))
@@ -853,6 +854,8 @@ class Registry:
     async def _unregister(self, entries: list[Entry]) -> None:
         # At once: nobody else may find them and change them while their removal is under way.
         before = self.endpoints.taken_out(entries)
+        # Until that is recorded a crash brings them back, and they need their archives.
+        self._busy.update(entries)
         self._cut_short([task for task, fetched_for in self._fetches.items() if fetched_for in entries])
         await self._unbroken(self._remove(before))
 
@@ -866,6 +869,8 @@ class Registry:
         except BaseException:
             self.endpoints.put_back(before)
             raise
+        finally:
+            self._let_go(entries)
         await self._end(entries)
         for entry in entries:
             log.info("unregistered", name=name, version=entry.record.version or None)
@@ -873,16 +878,23 @@ class Registry:
     async def _end(self, entries: list[Entry]) -> None:
         """Ends what ran, and remembers it for a rollback; until then its archives stay."""
         running = [(entry, entry.deployment) for entry in entries if entry.deployment is not None]
-        self._busy.update(entry for entry, _ in running)
+        self._busy.update(entries)
         try:
             await self._remember([entry.record for entry, _ in running])
             await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for _, deployment in running))
         finally:
-            self._busy.difference_update(entry for entry, _ in running)
+            self._let_go(entries)
             self._collect()
+
+    def _let_go(self, entries: Iterable[Entry]) -> None:
+        """Their archives are no longer in use by what has put them among the busy ones."""
+        self._busy.subtract(entries)
+        self._busy = +self._busy
 
     async def _remember(self, records: list[Record]) -> None:
         """A disk that is full is no reason to keep what was unregistered: then there is no rollback to it."""
+        if not records:
+            return
         try:
             await self._store.keep_former(records, time.time())
             self._former.restore(await self._store.all_former())

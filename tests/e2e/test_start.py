@@ -99,16 +99,3 @@ def test_what_a_crash_left_half_done_is_cleared_away(tmp_path):
         (left / "model.onnx").write_bytes(b"x")
         server.start()
         assert not left.exists()
-
-
-def test_a_damaged_registry_is_said_and_left_alone(tmp_path):
-    with running(tmp_path) as server:
-        server.stop()
-        database = server.state_dir / "registry.sqlite"
-        for path in server.state_dir.glob("registry.sqlite*"):
-            path.unlink()
-        database.write_bytes(b"not a database at all, " * 100)
-        with pytest.raises(AssertionError, match="cannot be used"):
-            server.start()
-        assert database.read_bytes().startswith(b"not a database")
-        server.process = None

@@ -2,9 +2,8 @@
 
     PYTHONPATH=tests python -m fuzz archives -max_total_time=300 -timeout=5 -rss_limit_mb=1024
 
-Everything that is no `FlowyardError` (of frames: no `FrameError`), takes longer than the time limit or more than the memory limit
-is a defect; libFuzzer leaves the input that shows it as a file `crash-…`, `timeout-…` or `oom-…`, which as a further argument shows
-it again.
+Everything that is no `FlowyardError` (of frames: no `FrameError`), or is over the limit of time or memory, is a defect; libFuzzer
+leaves the input as a file `crash-…`, `timeout-…` or `oom-…`, which as a further argument shows it again.
 """
 
 from __future__ import annotations

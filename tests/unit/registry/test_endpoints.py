@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flowyard.platform.registry.endpoints import Endpoints, Entry
-from flowyard.platform.registry.store import Record
+from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
 from flowyard.schemas.models import ModelSpec

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 
 import msgspec
 import pytest
 
-from flowyard.platform.registry.store import Record, RegistryStore
+from flowyard.platform.registry.history import change
+from flowyard.platform.registry.records import Record
+from flowyard.platform.registry.store import RegistryStore
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
+from flowyard.schemas.errors import ConflictError, StorageError
 from flowyard.schemas.models import ModelSpec
 
 
@@ -79,3 +83,110 @@ def test_a_database_from_before_there_were_weights_is_taken_over(stored, tmp_pat
         connection.execute("INSERT INTO registrations VALUES (?, ?, ?)", ("m", "", msgspec.json.encode(record())))
     connection.close()
     assert stored(everything) == ([("m", "", "m.onnx")], {})
+
+
+def put_many(count):
+    async def work(store):
+        for number in range(count):
+            await store.put(record(version=f"v{number}"), change=change("register", "m", f"v{number}", url="m.onnx", digest=""))
+        await store.put(msgspec.structs.replace(record("n"), created="1"), change=change("register", "n"))
+
+    return work
+
+
+def test_history_is_paged_and_bounded(tmp_path):
+    async def work():
+        store = RegistryStore(tmp_path / "registry.sqlite", 3)
+        await store.open()
+        await put_many(4)(store)
+        pages = [
+            await store.history(name=None, before=2**63 - 1, limit=2),
+            await store.history(name="m", before=2**63 - 1, limit=9),
+        ]
+        await store.close()
+        return pages
+
+    page, of_m = asyncio.run(work())
+    assert [(number, item.name, item.version) for number, item in page] == [(5, "n", ""), (4, "m", "v3")]
+    assert [number for number, _ in of_m] == [4, 3]
+    assert of_m[0][1].detail == {"url": "m.onnx"}
+    assert of_m[0][1].who == "server"
+
+
+def test_a_database_without_its_file_is_rebuilt_from_the_copies(stored, tmp_path):
+    stored(put_many(3))
+    stored(lambda store: store.put_traffic("m", Traffic(weights={"v1": 3})))
+    before = stored(everything)
+    for path in tmp_path.glob("registry.sqlite*"):
+        path.unlink()
+    assert stored(everything) == before
+
+
+def test_a_damaged_database_is_set_aside_and_a_second_one_too(stored, tmp_path):
+    stored(put_many(2))
+    before = stored(everything)
+    for content in (b"damaged once" * 100, b"damaged twice" * 100):
+        (tmp_path / "registry.sqlite").write_bytes(content)
+        assert stored(everything) == before
+    aside = [
+        path.read_bytes()[:13] for path in tmp_path.glob("registry.sqlite.damaged-*") if not path.name.endswith(("-wal", "-shm"))
+    ]
+    assert sorted(aside) == [b"damaged onced", b"damaged twice"]
+
+
+def test_a_record_that_cannot_be_read_is_damage(stored, tmp_path):
+    stored(put_many(2))
+    before = stored(everything)
+    with contextlib.closing(sqlite3.connect(tmp_path / "registry.sqlite")) as connection, connection:
+        connection.execute("UPDATE registrations SET record = ? WHERE version = 'v1'", (b"{",))
+    assert stored(everything) == before
+    assert list(tmp_path.glob("registry.sqlite.damaged-*"))
+
+
+def test_copies_follow_every_change(stored, tmp_path):
+    stored(put_many(2))
+    assert len(list((tmp_path / "copies").iterdir())) == 2
+    stored(lambda store: store.delete("m", ["v0", "v1"], NO_TRAFFIC))
+    assert len(list((tmp_path / "copies").iterdir())) == 1
+    (tmp_path / "copies" / "left.json").write_bytes(b"stale")
+    stored(everything)
+    assert not (tmp_path / "copies" / "left.json").exists()
+
+
+def test_a_broken_copy_costs_no_more_than_its_name(stored, tmp_path):
+    stored(put_many(2))
+    copies = sorted((tmp_path / "copies").iterdir(), key=lambda path: path.stat().st_size)
+    copies[0].write_bytes(b"{")
+    (tmp_path / "registry.sqlite").write_bytes(b"damaged" * 1000)
+    assert stored(everything)[0] == [("m", "v0", "m.onnx"), ("m", "v1", "m.onnx")]
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [("PRAGMA user_version=2", "written by a newer flowyard"), ("CREATE TABLE notes (text)", "a database of something else")],
+)
+def test_another_database_is_refused_and_left_alone(stored, tmp_path, statement, words):
+    with contextlib.closing(sqlite3.connect(tmp_path / "registry.sqlite")) as connection, connection:
+        connection.execute(statement)
+    before = (tmp_path / "registry.sqlite").read_bytes()
+    with pytest.raises(ConflictError, match=words):
+        stored(everything)
+    assert (tmp_path / "registry.sqlite").read_bytes() == before
+
+
+def test_a_full_disk_is_told_and_changes_nothing(stored):
+    async def work(store):
+        async def pragma(text):
+            return await store._call(lambda: store._connection.execute(f"PRAGMA {text}").fetchone())
+
+        await store.put(record())
+        (pages,) = await pragma("page_count")
+        await pragma(f"max_page_count={pages}")
+        with pytest.raises(StorageError, match="was not made"):
+            await store.put(*(record(version=f"v{number}", url="u" * 5000) for number in range(20)))
+        assert len(await store.all()) == 1
+        await pragma("max_page_count=100000")
+        await store.put(record(version="v1"))
+
+    stored(work)
+    assert len(stored(everything)[0]) == 2

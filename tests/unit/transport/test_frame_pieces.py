@@ -21,6 +21,8 @@ from flowyard.schemas.frames import (
     WireResult,
     WireValue,
     pack,
+    unpack_to_server,
+    unpack_to_worker,
 )
 from flowyard.schemas.values import ALIGNMENT_BYTES, Encoded
 
@@ -154,6 +156,17 @@ def test_the_end_of_the_connection_is_reported_once():
 def test_sizes_that_reach_past_the_body_are_a_broken_frame(sizes):
     with pytest.raises(FrameError):
         BodyReader(bytes(64)).take(b"", sizes)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"\xc1", b"\x94\xa7result\xff\x01\x90\xca\0\0\0\0", b"\x91" * 100_000, b"\x91\xa4what"],
+    ids=["nothing", "no msgpack", "no UTF-8", "nested", "unknown"],
+)
+def test_a_head_that_cannot_be_read_is_a_broken_frame(head):
+    for unpack in (unpack_to_server, unpack_to_worker):
+        with pytest.raises(FrameError):
+            unpack(head)
 
 
 def test_many_threads_send_whole_frames():
