@@ -19,11 +19,11 @@ from flowyard.platform.archives.names import infer_model_name
 from flowyard.platform.archives.recognise import recognise
 from flowyard.platform.archives.store import ArchiveStore, tree_digest
 from flowyard.platform.archives.view import FolderView
-from flowyard.platform.registry.layout import WORKFLOW_FILES, workflow_file
+from flowyard.platform.registry.checking import check_place
+from flowyard.platform.registry.layout import WORKFLOW_FILES, find_workflow
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, Problem
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
-from flowyard.workflows.check import check
 
 #: Manifests that TorchServe and MMS put into their archives.
 _MANIFESTS = ("MAR-INF/MANIFEST.json", "WAR-INF/MANIFEST.json")
@@ -160,11 +160,11 @@ def _sha256(path: Path) -> str:
 
 def _contents(folder: Path, filename: str) -> dict[str, Any]:
     """Kind, name, version, models, functions and problems."""
-    file = workflow_file(folder)
-    if file is None:
+    place = find_workflow(folder)
+    if place is None:
         name = _inferred(filename)
         return {"kind": "model", "name": name, "models": (_model(name, ModelSpec(url="."), folder),)}
-    checked = check(file.read_bytes(), file.name, FolderView(folder))
+    checked = check_place(place, folder, place.file.relative_to(folder).as_posix(), name=_inferred(filename))
     plan, definition = checked.plan, checked.definition
     facts: dict[str, Any] = {"kind": "workflow", "problems": checked.problems}
     if definition is not None:

@@ -29,6 +29,7 @@
     ├── DeadlineError                not done in time
     ├── OutOfMemoryError
     │   └── EngineOutOfMemoryError   a model that does not fit while it is loaded
+    ├── StorageError                 the disk is full, over a quota, or failing
     └── InternalError                a defect of ours
 
 Each dialect maps this tree to status and body once. `code` is a stable slug: it travels between processes.

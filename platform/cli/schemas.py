@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from flowyard.platform import inspection
 from flowyard.platform.cli import offline
-from flowyard.platform.http.native import errors, parameters, views
+from flowyard.platform.http.native import errors, parameters, registry_views, views
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry import traces
 from flowyard.schemas.errors import InvalidRequestError
@@ -23,7 +24,7 @@ Json: TypeAlias = dict[str, Any]
 SchemaName: TypeAlias = Literal["workflow", "torchserve-workflow", "settings", "api"]
 
 #: Where the bodies of the API are declared.
-_API_MODULES: tuple[ModuleType, ...] = (parameters, views, errors, traces, offline)
+_API_MODULES: tuple[ModuleType, ...] = (parameters, views, registry_views, errors, traces, offline, inspection)
 
 
 def schema_text(name: SchemaName) -> str:

@@ -22,7 +22,8 @@ ClientError
     ├── InternalError            500
     ├── UnavailableError         503, with `retry_after_s` (QueueFullError, ShutDownError, NotReadyError)
     ├── DeadlineError            504
-    └── OutOfMemoryError         507
+    ├── OutOfMemoryError         507
+    └── StorageError             507, the server's disk is full
 """
 
 from __future__ import annotations
@@ -197,6 +198,10 @@ class OutOfMemoryError(RefusedError):
     """507: a device or the host ran out of memory."""
 
 
+class StorageError(RefusedError):
+    """507: the server cannot keep it, its disk is full or failing; nothing was changed."""
+
+
 #: Status and wire type -> class, where the type says more than the status does.
 BY_TYPE: dict[tuple[int, str], type[RefusedError]] = {
     (400, "TranslateException"): InvalidInputError,
@@ -205,6 +210,7 @@ BY_TYPE: dict[tuple[int, str], type[RefusedError]] = {
     (400, "MalformedModelException"): InvalidModelError,
     (404, "ModelNotFoundException"): ModelNotFoundError,
     (503, "WlmCapacityException"): QueueFullError,
+    (507, "InsufficientStorageException"): StorageError,
     (503, "WlmShutdownException"): ShutDownError,
     (503, "WlmException"): NotReadyError,
 }

@@ -10,7 +10,7 @@ import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
 from flowyard.platform.registry.endpoints import Endpoints, Entry
-from flowyard.platform.registry.store import Record
+from flowyard.platform.registry.records import Record
 from flowyard.platform.workers.adapters import Adapters
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.adapters import Adapter

@@ -17,7 +17,7 @@ from flowyard.platform.http.native.parameters import (
     Rollback,
     Scale,
 )
-from flowyard.platform.http.native.registry import History, HistoryPage, RegistryState
+from flowyard.platform.http.native.registry_views import History, HistoryPage, RegistryState
 from flowyard.platform.http.native.views import (
     AdapterList,
     AdapterView,
