@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := schemas engines workflows platform
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test schemas problems bench bench-peers demo serve clean
+.PHONY: help install lint format test schemas problems bench bench-peers demo serve clean kills
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,3 +56,6 @@ clean: ## Remove what was built
 
 soak: $(STAMP) ## Ten minutes of mixed load while workers are killed, stopped and scaled
 	$(BIN)/python -m benchmarks.soak --seconds 600
+
+kills: $(STAMP) ## Kill a server 500 times while its registry changes, about 20 minutes
+	$(BIN)/python -m benchmarks.kills --kills 500

@@ -159,7 +159,7 @@ class Registry:
         else:
             self._restoring = restoring
         # An archive that nothing refers to is left of a registration that a crash has cut short.
-        self._collect()
+        await self._collect()
 
     async def close(self) -> None:
         """Drains and ends everything that runs. The record stays as it is."""
@@ -322,7 +322,7 @@ class Registry:
             yield
         finally:
             self._registering -= 1
-            self._collect()
+            await self._collect()
 
     @contextlib.asynccontextmanager
     async def _stored(self, request: Request, entry: Entry | None = None) -> AsyncIterator[tuple[Request, StoredArchive]]:
@@ -884,7 +884,7 @@ class Registry:
             await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for _, deployment in running))
         finally:
             self._let_go(entries)
-            self._collect()
+            await self._collect()
 
     def _let_go(self, entries: Iterable[Entry]) -> None:
         """Their archives are no longer in use by what has put them among the busy ones."""
@@ -907,16 +907,17 @@ class Registry:
         if over:
             await self._store.drop_former(over)
 
-    def _collect(self) -> None:
+    async def _collect(self) -> None:
         """Removes the archives that nothing refers to, unless something is being registered just now."""
         if self._registering:
             return
         entries = [*self.endpoints, *self._busy]
         registered = [digest for entry in entries for digest in entry.record.digests]
-        unused = self._archives.put_unused_aside([*registered, *self._former.digests()])
+        needed = [*registered, *self._former.digests()]
+        self._requirements.remove_unused(needed)
+        unused = self._archives.put_unused_aside(needed)
         if unused:
-            self._schedule(asyncio.to_thread(self._archives.discard, unused))
-        self._requirements.remove_unused([*registered, *self._former.digests()])
+            await asyncio.to_thread(self._archives.discard, unused)
 
     def _schedule(self, work: Coroutine[Any, Any, None]) -> None:
         """Starts work that nobody waits for, until the server stops."""

@@ -347,7 +347,7 @@ def test_a_workflow_file_without_an_archive(http, files, name):
 def test_models_of_a_workflow_may_be_remote(tmp_path, files, allowed_env):
     url = files.file("/part.zip", MODEL)
     archive = zipped({"workflow.yaml": WORKFLOW.format(name="parted", url=f"{url}?topK=1")})
-    with running(tmp_path, env=allowed_env) as server:
+    with running(tmp_path, env=allowed_env | {"FLOWYARD_ROLLBACK_VERSIONS": "0"}) as server:
         assert server.client.post("/workflows", content=archive).status_code == 200
         assert server.client.post("/predictions/parted", json=[[1.0, 1.0]]).json() == [[3.0]]
         assert len(stored(server)) == 2

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flowyard.platform.http.request import body_contents
 from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.registry import Request as Registration
 from flowyard.schemas.errors import ConflictError, ModelNotFoundError, NotReadyError
@@ -75,6 +76,7 @@ class OnDemand:
             raise ModelNotFoundError(f"Permission denied: {url[:500]}")
         spec = ModelSpec(engine=headers.get("engine_name") or None, device=headers.get("device") or None)
         try:
+            CALLER.set("prediction")
             await self._registry.register(Registration(url=url, name=name, version=version or "", spec=spec))
         except ConflictError:
             raise NotReadyError(f"Model is not ready: {name}") from None
