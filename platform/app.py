@@ -17,7 +17,7 @@ from litestar.types import Receive, Scope, Send
 from flowyard.platform.access.keyring import Keyring
 from flowyard.platform.error_rates import ErrorRates
 from flowyard.platform.http import openapi
-from flowyard.platform.http.access import SWITCHED_OFF, Access, Refusal
+from flowyard.platform.http.access import CALLED, SWITCHED_OFF, Access, Refusal
 from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.native.adapters import AdapterControl
@@ -224,7 +224,9 @@ class FrontDoor:
 
 
 def _caller(scope: Any) -> str:
-    """Who asks, for the history: the address it comes from; a socket file has none."""
+    """Who asks, for the history: the token's name, else the address it comes from; a socket file has none."""
+    if (name := scope.get(CALLED)) is not None:
+        return f"token {name}"
     client = scope.get("client")
     return client[0] if client and client[0] else "local"
 

@@ -120,11 +120,12 @@ class TokenFile:
 
 
 class Known(NamedTuple):
-    """What the server needs to know of a token: its digest, when it ends, what it is good for."""
+    """What the server needs to know of a token: its digest, when it ends, what it is good for, what it is called."""
 
     digest: str
     expires: float
     scopes: frozenset[Scope]
+    name: str
 
 
 class Keyring:
@@ -200,7 +201,9 @@ class Keyring:
             return
         self.is_required = True
         self._known = {
-            token.id: Known(token.digest, token.expires.timestamp() if token.expires else _NEVER, frozenset(token.scopes))
+            token.id: Known(
+                token.digest, token.expires.timestamp() if token.expires else _NEVER, frozenset(token.scopes), token.name
+            )
             for token in tokens.tokens
         }
 

@@ -19,6 +19,8 @@ from flowyard.platform.settings import Settings, listening
 from flowyard.schemas.errors import FlowyardError, ForbiddenError, MethodNotAllowedError, UnauthorizedError
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+#: Key of the scope of a request: what its token is called, for the history.
+CALLED = "flowyard.called"
 #: `none` needs no token, `any` any valid one.
 Need: TypeAlias = Scope | Literal["none", "any"]
 
@@ -116,6 +118,7 @@ class Access:
             challenge = f'Bearer error="insufficient_scope", scope="{need}"'.encode()
             error = ForbiddenError(f"this needs a token of scope {need}; the scope of this one is {has}")
             return Refusal(error, ((b"www-authenticate", challenge),))
+        scope[CALLED] = known.name
         return None
 
     def change_refusal(self, scope: Any) -> Refusal | None:
