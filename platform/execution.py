@@ -77,7 +77,7 @@ def execute(
 class SingleCall:
     """Calls the one model of a plan with the request's body."""
 
-    __slots__ = ("_asked", "_deployment", "_ended", "_job", "_on_answer", "_on_chunk", "_pool", "_started")
+    __slots__ = ("_asked", "_deployment", "_ended", "_job", "_on_answer", "_on_chunk", "_pool", "_started", "queued_s")
 
     def __init__(
         self, deployment: Deployment, pool: ModelPool, asked: Asked, on_answer: OnAnswer, on_chunk: OnChunk | None
@@ -90,6 +90,8 @@ class SingleCall:
         self._job: Job | None = None
         self._started = 0.0
         self._ended: float | None = None
+        #: How long the call waited for a worker, once it has been answered.
+        self.queued_s = 0.0
 
     def start(self) -> None:
         """Queues the call."""
@@ -123,6 +125,8 @@ class SingleCall:
 
     def _done(self, outcome: Outcome) -> None:
         self._ended = time.monotonic()
+        if self._job is not None and self._job.dispatched:
+            self.queued_s = self._job.dispatched - self._job.submitted
         self._job = None
         # Clients of DJL know the texts of models of its kind, without a node's name before them.
         if isinstance(outcome, FlowyardError) and self._pool.spec.handlers != "djl":
@@ -183,6 +187,11 @@ class Execution:
         """Nobody waits for the answer any more: takes back what is queued. `on_answer` may still be called."""
         self._act(self._run.cancel())
         self._stop()
+
+    @property
+    def queued_s(self) -> float:
+        """Nothing: nodes wait one after the other, and at the same time."""
+        return 0.0
 
     @property
     def timeline(self) -> tuple[StepTime, ...]:

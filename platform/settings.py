@@ -13,7 +13,7 @@ import msgspec
 import msgspec.inspect as types
 from msgspec import Meta
 
-from flowyard.platform import djl_config, error_rates
+from flowyard.platform import djl_config, error_rates, torchserve_config
 from flowyard.platform.addresses import ALLOWED as ALLOWED_ADDRESSES
 from flowyard.platform.addresses import Address, changed, management_default, parse_address
 from flowyard.platform.sources import ENV_PREFIX, Given, Value, from_env, from_flags, from_yaml
@@ -38,7 +38,7 @@ KeepS = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 #: What the client takes from the environment; the server passes it over.
 CLIENT_VARIABLES = frozenset({"FLOWYARD_URL", "FLOWYARD_TOKEN"})
-_SEPARATORS = {"allowed_paths": re.compile(":")}
+_SEPARATORS = {"allowed_paths": re.compile(":"), "allowed_url_regexes": re.compile(",")}
 _SEPARATOR = re.compile(r"[,\s]+")
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         allowed_paths: Folders besides the model store that model URLs may lead into; as text separated by `:`.
         allowed_urls: Patterns of remote URLs that may be fetched (`archives/allowed.py`); none may when empty. As text separated
             by commas or blanks.
+        allowed_url_regexes: The same as TorchServe's `allowed_urls`: regular expressions of whole URLs, separated by commas.
         fetch_connect_timeout_s: Longest wait for a connection to a remote host.
         fetch_read_timeout_s: Longest wait for the next piece of what it sends.
         fetch_total_timeout_s: Longest time for fetching one URL, tries and redirects included.
@@ -150,6 +151,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         grpc_max_connection_age: Without effect.
         grpc_max_connection_grace: Without effect.
         web_root: Without effect.
+        dialects: Further APIs that are served, each on addresses of its own: `torchserve`, `mms`.
+        native_api: Whether the native API is served; with `dialects` it is only where an address is said for it.
+        torchserve_inference_address: Where TorchServe's inference API listens.
+        torchserve_management_address: Where its management API listens.
+        torchserve_metrics_address: Where its metrics are.
+        mms_inference_address: Where MMS's inference API listens.
+        mms_management_address: Where its management API listens.
+        workflow_store: Folder of TorchServe's workflows; `None` for the model store.
+        torchserve_model_api: Whether TorchServe's API registers and unregisters models, where `enable_model_api` lets it.
+        disable_token_authorization: Whether TorchServe's API asks for no tokens.
+        token_expiration_min: Minutes that its tokens are good for.
+        default_workers_per_model: Workers of a model that is registered there and does not say.
+        service_envelope: How requests of handlers are unwrapped: `body`, `json`, `kserve`, `kservev2`; `None` for not at all.
+        decode_input_request: Whether handlers get JSON and text decoded.
+        metrics_mode: `prometheus`, or `log` for metrics in the log only, or `legacy`.
+        enable_metrics_api: Whether TorchServe's metrics have an address.
+        ts_open_inference_protocol: `true` for the Open Inference Protocol's health paths under `/v2`.
+        models: How models are served that are loaded at the start, as TorchServe's JSON by name and version.
+        restore: Whether what was registered in an earlier life of the server is brought back, or forgotten.
         log_level: Least severe level that is logged.
         log_format: `console` for people, `json` for collectors, `auto` chooses by whether a terminal listens.
         access_log: Whether every request gets a line in the log, at `info`.
@@ -173,6 +193,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch_model_store: bool = False
     allowed_paths: tuple[str, ...] = ()
     allowed_urls: tuple[str, ...] = ()
+    allowed_url_regexes: tuple[str, ...] = ()
     fetch_connect_timeout_s: TimeoutS = 10.0
     fetch_read_timeout_s: TimeoutS = 30.0
     fetch_total_timeout_s: TimeoutS = 3600.0
@@ -238,6 +259,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grpc_max_connection_age: Number | None = None
     grpc_max_connection_grace: Number | None = None
     web_root: Name = "public"
+    dialects: tuple[str, ...] = ()
+    native_api: bool = True
+    torchserve_inference_address: Name = "http://127.0.0.1:8080"
+    torchserve_management_address: Name = "http://127.0.0.1:8081"
+    torchserve_metrics_address: Name = "http://127.0.0.1:8082"
+    mms_inference_address: Name = "http://127.0.0.1:8080"
+    mms_management_address: Name = "http://127.0.0.1:8081"
+    workflow_store: str | None = None
+    torchserve_model_api: bool = False
+    disable_token_authorization: bool = False
+    token_expiration_min: Annotated[float, Meta(gt=0, le=1_000_000)] = 60.0
+    default_workers_per_model: Workers = 0
+    service_envelope: Literal["body", "json", "kserve", "kservev2"] | None = None
+    decode_input_request: bool = True
+    metrics_mode: Literal["log", "prometheus", "legacy"] = "log"
+    enable_metrics_api: bool = True
+    ts_open_inference_protocol: str | None = None
+    models: str | None = None
+    restore: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     access_log: bool = True
@@ -288,17 +328,49 @@ def load_settings(file: Path | None, env: Mapping[str, str], flags: Mapping[str,
     djl = djl_config.from_env(env)
     in_file = djl_config.from_properties(properties, env) if properties else from_yaml(file) if file else []
     given = [*in_file, *djl.sagemaker, *from_env(env), *from_flags(flags), *djl.settings]
+    further = {}
+    if djl_config.loads_all(properties, {item.key: item for item in given if item.key in _KINDS}):
+        further["load_models"] = ("ALL",)
+    warnings = (f"{name} has no effect here" for name in djl.without_effect)
+    return settings_of(given, env, further, unknown=djl.unknown, warnings=warnings)
+
+
+def settings_of(
+    given: Iterable[Given],
+    env: Mapping[str, str],
+    further: Mapping[str, object] | None = None,
+    *,
+    unknown: Iterable[Given] = (),
+    warnings: Iterable[str] = (),
+) -> tuple[Settings, tuple[str, ...]]:
+    """Makes settings of what several sources say.
+
+    Args:
+        given: What they say; later ones win.
+        env: The environment, for defaults.
+        further: Values that follow from it, by setting.
+        unknown: What else they say that is no setting.
+        warnings: What there is to warn of besides.
+
+    Returns:
+        The settings, and one warning for each key or variable that is no setting or does nothing.
+
+    Raises:
+        InvalidRequestError: A bad value; the message names source, key, value and what is allowed.
+    """
+    given = [*torchserve_config.defaults(given), *given]
     known = [item for item in given if item.key in _KINDS]
     values: dict[str, object] = {"state_dir": default_state_dir(env)}
     for item in known:
         values[item.key] = _convert(item)
     said = {item.key: item for item in known}
-    if djl_config.loads_all(properties, said):
-        values["load_models"] = ("ALL",)
+    values |= further or {}
     values |= _addresses(known)
-    unknown = [*(item for item in given if item.key not in _KINDS and item.name not in CLIENT_VARIABLES), *djl.unknown]
-    warnings = [*map(_unknown, unknown), *(f"{name} has no effect here" for name in djl.without_effect), *_idle(said)]
-    return msgspec.convert(values, Settings), tuple(dict.fromkeys(warnings))
+    if values.get("dialects") and "native_api" not in said:
+        values["native_api"] = any(key in said for key in ("host", "port", "inference_address", "management_address"))
+    strange = [*(item for item in given if item.key not in _KINDS and item.name not in CLIENT_VARIABLES), *unknown]
+    told = [*map(_unknown, strange), *warnings, *_idle(said)]
+    return msgspec.convert(values, Settings), tuple(dict.fromkeys(told))
 
 
 def _addresses(known: list[Given]) -> dict[str, str]:
@@ -346,7 +418,7 @@ def _convert(item: Given) -> object:
 
 def _split(key: str, value: Value) -> tuple[str, ...]:
     items: Iterable[str] = value if isinstance(value, tuple) else _SEPARATORS.get(key, _SEPARATOR).split(value)
-    return tuple(item for item in items if item)
+    return tuple(item.strip() for item in items if item.strip())
 
 
 def _allowed(key: str) -> str:
@@ -422,6 +494,11 @@ _RATE = (error_rates.parse_rate, error_rates.ALLOWED)
 _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "inference_address": (parse_address, ALLOWED_ADDRESSES),
     "management_address": (parse_address, ALLOWED_ADDRESSES),
+    "torchserve_inference_address": (parse_address, ALLOWED_ADDRESSES),
+    "torchserve_management_address": (parse_address, ALLOWED_ADDRESSES),
+    "torchserve_metrics_address": (parse_address, ALLOWED_ADDRESSES),
+    "mms_inference_address": (parse_address, ALLOWED_ADDRESSES),
+    "mms_management_address": (parse_address, ALLOWED_ADDRESSES),
     "error_rate_wlm": _RATE,
     "error_rate_server": _RATE,
     "error_rate_any": _RATE,

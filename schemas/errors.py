@@ -12,7 +12,8 @@
     │   ├── NotFoundError            no such route
     │   │   ├── ModelNotFoundError   no such model, workflow or version, or a URL that leads to none
     │   │   └── AdapterNotFoundError no such adapter, or no such model to have one
-    │   ├── ConflictError            the name is taken
+    │   ├── ConflictError            it cannot be now, because of what is there
+    │   │   └── AlreadyRegisteredError   the name and version are taken
     │   │   └── AdapterConflictError the model has an adapter of that name, or cannot have one from there
     │   ├── MethodNotAllowedError
     │   ├── NotAcceptableError       the result cannot be told in a content type that the caller accepts
@@ -77,11 +78,19 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowyardError(Exception):
-    """Base of every error that flowyard raises on purpose."""
+    """Base of every error that flowyard raises on purpose.
+
+    Attributes:
+        starting: Name and version of what was being started when it came up, `None` for any other moment.
+        fetching: Whether something remote was being fetched then.
+    """
 
     code: ClassVar[str] = "error"
     #: Whether the same request may succeed when tried again.
     retryable: ClassVar[bool] = False
+
+    starting: tuple[str, str] | None = None
+    fetching: bool = False
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -164,9 +173,25 @@ class AdapterNotFoundError(NotFoundError):
 
 
 class ConflictError(UserError):
-    """The name is taken."""
+    """It cannot be now, because of what is there."""
 
     code = "conflict"
+
+
+class AlreadyRegisteredError(ConflictError):
+    """The name and version are taken.
+
+    Attributes:
+        name: The name.
+        version: The version, empty for none.
+    """
+
+    code = "already_registered"
+
+    def __init__(self, message: str, name: str = "", version: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+        self.version = version
 
 
 class AdapterConflictError(ConflictError):
@@ -257,9 +282,17 @@ class ResultsFullError(UnavailableError):
 
 
 class WorkerDiedError(UnavailableError):
-    """The worker that computed this request ended."""
+    """The worker that computed this request ended.
+
+    Attributes:
+        detail: How, where the message does not say so.
+    """
 
     code = "worker_died"
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class ShutDownError(UnavailableError):

@@ -38,6 +38,7 @@ NO_JSON = "Failed to parse signature.json."
 NO_HANDLER = "Model handler is not defined."
 BAD_RUNTIME = "Runtime is not defined or invalid."
 BAD_TYPE = "Model name is not defined."
+NO_ENGINE = "engineName is required in <engine>."
 
 #: What only TorchServe's manifests have; those of MMS 1.0 have the other keys of the early TorchServe as well.
 _TORCHSERVE_KEYS = ("archiverVersion", "createdOn")
@@ -115,7 +116,7 @@ class ArchivedModel(msgspec.Struct, frozen=True, kw_only=True):
             REQUIREMENTS: self.manifest.requirements_file,
             ENVELOPE: self.options.get(ENVELOPE, self.manifest.envelope),
             DECODE: self.options.get(DECODE, "true"),
-        }
+        } | ({"engine": self.manifest.engine} if self.manifest.engine else {})
 
     def spec(self, device_type: str = "cpu") -> ModelSpec:
         """What the archive says about serving the model; batches are filled, as these servers do it.
@@ -213,6 +214,8 @@ def _manifest(given: dict[str, Any]) -> Manifest:
     if not isinstance(model, dict):
         raise InvalidModelError(f"{BAD_TYPE} ({MANIFEST}: model is no JSON object)")
     engine = given.get("engine")
+    if isinstance(engine, dict) and not _text(engine, "engineName"):
+        raise InvalidModelError(f"{NO_ENGINE} ({MANIFEST})")
     return Manifest(
         handlers="torchserve" if _is_torchserve(given, model) else "mms",
         file=MANIFEST,

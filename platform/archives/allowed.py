@@ -130,19 +130,42 @@ def _pattern_host(authority: str, *, web: bool) -> tuple[str, int | None]:
     return host, None if match[2] is None else -1 if match[2] == "*" else int(match[2])
 
 
-class AllowedUrls:
-    """The setting `allowed_urls`."""
+def parse_regex(text: str) -> re.Pattern[str]:
+    """Reads one entry of the setting `allowed_url_regexes`, which is TorchServe's `allowed_urls`.
 
-    def __init__(self, entries: Iterable[str]) -> None:
+    Raises:
+        InvalidRequestError: It is no regular expression.
+    """
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise InvalidRequestError(f"allowed_url_regexes: {text!r} is no regular expression: {error}") from None
+
+
+class AllowedUrls:
+    """The settings `allowed_urls` and `allowed_url_regexes`."""
+
+    def __init__(self, entries: Iterable[str], regexes: Iterable[str] = ()) -> None:
         """Reads the entries.
 
         Args:
-            entries: The value of the setting.
+            entries: The value of the first setting.
+            regexes: The value of the second.
 
         Raises:
             InvalidRequestError: One of them cannot be read.
         """
         self._patterns = tuple(parse_pattern(entry) for entry in entries)
+        self._regexes = tuple(parse_regex(entry) for entry in regexes)
+
+    @property
+    def takes_signed(self) -> bool:
+        """Whether URLs may have a credential in their query: TorchServe's users have URLs that are signed beforehand."""
+        return bool(self._regexes)
+
+    def matches_regex(self, text: str) -> bool:
+        """Whether one of the regular expressions is for a URL as a whole."""
+        return any(regex.fullmatch(text) for regex in self._regexes)
 
     def check(self, url: RemoteUrl, shown: str) -> None:
         """Refuses a URL that no entry allows.
@@ -154,8 +177,12 @@ class AllowedUrls:
         Raises:
             ForbiddenError: No entry allows it, or its host is an address that has to be listed and is not.
         """
-        if not any(pattern.matches(url) for pattern in self._patterns):
-            known = "it lists no entry that matches" if self._patterns else "it is empty, so that none may be fetched"
+        if not (any(pattern.matches(url) for pattern in self._patterns) or self.matches_regex(f"{url.origin}{url.target}")):
+            known = (
+                "it lists no entry that matches"
+                if self._patterns or self._regexes
+                else "it is empty, so that none may be fetched"
+            )
             raise ForbiddenError(f"{shown}: remote urls are not allowed unless the setting allowed_urls lists them; {known}")
         address = parse_address(url.host)
         if address is not None and url.scheme in WEB_PORTS:
@@ -176,6 +203,8 @@ class AllowedUrls:
         """
         listed = any(pattern.is_literal and pattern.matches(url) for pattern in self._patterns)
         if is_public(address) or (listed and (parse_address(url.host) == address or is_local(address))):
+            return
+        if is_local(address) and self.matches_regex(f"{url.origin}{url.target}"):
             return
         raise ForbiddenError(
             f"{url.origin} has an address that is not public; the setting allowed_urls has to list this host by name or address, "

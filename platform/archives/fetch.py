@@ -18,7 +18,7 @@ from flowyard.platform.archives.allowed import AllowedUrls
 from flowyard.platform.archives.hosts import Address, parse_address
 from flowyard.platform.archives.remote import WEB_PORTS, RemoteUrl, parse_url
 from flowyard.platform.settings import Settings
-from flowyard.schemas.errors import DeadlineError, InvalidRequestError
+from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidRequestError
 
 #: Fetches that run at the same time; more of them wait.
 FETCHES_AT_ONCE = 8
@@ -101,7 +101,7 @@ class Fetcher:
         Raises:
             InvalidRequestError: An entry of `allowed_urls` cannot be read.
         """
-        self._allowed = AllowedUrls(settings.allowed_urls)
+        self._allowed = AllowedUrls(settings.allowed_urls, settings.allowed_url_regexes)
         self._limits = FetchLimits.of(settings)
         self._resolve = resolve
         self._slots = asyncio.Semaphore(FETCHES_AT_ONCE)
@@ -119,7 +119,7 @@ class Fetcher:
             InvalidRequestError: It is not well formed, has a credential in it, or needs a package that is not installed.
             ForbiddenError: The settings do not allow it.
         """
-        parsed = parse_url(url)
+        parsed = parse_url(url, signed=self._allowed.takes_signed)
         self._allowed.check(parsed, f"url {url!r}")
         package, extra = _EXTRAS.get(parsed.scheme, ("", ""))
         if package and importlib.util.find_spec(package) is None:
@@ -127,6 +127,16 @@ class Fetcher:
                 f"url {url!r}: {parsed.scheme}: needs the package {package}: pip install 'flowyard[{extra}]' on the server"
             )
         return parsed
+
+    def allows(self, url: str) -> bool:
+        """Whether the settings allow a URL, as far as its text says; it may still lead nowhere, or be none."""
+        if self._allowed.matches_regex(url):
+            return True
+        try:
+            self.check(url)
+        except FlowyardError:
+            return False
+        return True
 
     async def fetch(self, url: str, into: Path, report: Report) -> None:
         """Fetches a file, or a folder from where there are such.

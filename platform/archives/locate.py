@@ -40,7 +40,8 @@ class Roots(msgspec.Struct, frozen=True):
             The folders.
         """
         store = Path(settings.model_store) if settings.model_store else None
-        return cls(store, tuple(Path(path) for path in settings.allowed_paths))
+        further = (*settings.allowed_paths, *([settings.workflow_store] if settings.workflow_store else []))
+        return cls(store, tuple(Path(path) for path in further))
 
 
 def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:

@@ -98,11 +98,12 @@ def is_remote(url: str) -> bool:
     return scheme is not None and scheme[1].lower() in SCHEMES
 
 
-def parse_url(url: str) -> RemoteUrl:
+def parse_url(url: str, *, signed: bool = False) -> RemoteUrl:
     """Reads a remote URL that a caller gave.
 
     Args:
         url: The URL; `is_remote` holds.
+        signed: Whether it may have a credential in its query.
 
     Returns:
         Its parts.
@@ -114,7 +115,7 @@ def parse_url(url: str) -> RemoteUrl:
     parts = _split(url)
     names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     found = sorted(names & _CREDENTIALS)
-    if found:
+    if found and not signed:
         raise InvalidRequestError(
             f"Invalid url: the parameter {found[0]} is a credential. Credentials come from the environment of the server; "
             "for an object store use s3:, gs: or az:."

@@ -28,7 +28,14 @@ from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
+from flowyard.schemas.errors import (
+    FlowyardError,
+    ForbiddenError,
+    InvalidModelError,
+    InvalidRequestError,
+    InvalidWorkflowError,
+    UserError,
+)
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
@@ -38,6 +45,8 @@ from flowyard.workflows.signatures import check_signatures, signature_of
 
 #: Key of the pool of a workflow's functions; no model can be called that.
 FUNCTIONS = "functions/"
+#: What a registration may say in `options` that only counts where the model's own file does not say it, as in TorchServe.
+INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT = "initial_workers", "response_timeout", "startup_timeout"
 #: Most calls of functions that are sent to a worker together.
 FUNCTION_CALLS = 8
 
@@ -189,11 +198,18 @@ class Deployment:
     async def _start(self, key: str, pool: ModelPool) -> None:
         try:
             await pool.start()
-        except UserError as error:
-            if key == self.name:
+        except FlowyardError as error:
+            error.starting = started = self._label(key), self.version
+            if key == self.name or not isinstance(error, UserError):
                 raise
             what = "functions" if key == FUNCTIONS else f'model "{key}"'
-            raise InvalidModelError(f"{what}: {error}") from error
+            named = InvalidModelError(f"{what}: {error}")
+            named.starting = started
+            raise named from error
+
+    def _label(self, key: str) -> str:
+        """What a model of a workflow is called outside of it, as TorchServe has it."""
+        return self.name if key in (self.name, FUNCTIONS) else f"{self.name}__{key}"
 
     def run_began(self) -> None:
         """A run of several calls began: until it is over, `close` leaves the workers of its later calls alone."""
@@ -394,7 +410,8 @@ class Planner:
         # What the caller says counts, then the model's own file, then the settings.
         spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
-        spec = fill(spec, located.spec(devices[0].type))
+        own = fill(located.spec(devices[0].type), late_spec(spec.options, len(devices)))
+        spec = fill(spec, own)
         spec = fill(spec, ModelSpec(min_worker=self._settings.min_workers, max_worker=self._settings.max_workers))
         low, high = workers(spec, self._default_workers(located, devices))
         policy = self._policy(key, spec)
@@ -404,11 +421,12 @@ class Planner:
             root=str(located.root),
             path=located.path,
             spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
-            policy=policy_of_handlers(policy) if located.is_djl_handler else policy,
+            policy=policy if located.described is None else policy_of_handlers(policy, located),
             devices=devices,
             min_workers=low,
             max_workers=high,
             threads=max(1, self._cores // max(1, low * len(devices))),
+            own_workers=workers(own),
             startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
             handlers=located.handlers,
@@ -492,13 +510,40 @@ def _properties(located: Located, model_name: str) -> dict[str, str]:
     return located.parameters | {"model_name": model_name} if named else located.parameters
 
 
-def policy_of_handlers(policy: Policy) -> Policy:
-    """How models of DJL's kind are served: a request that takes too long, or kills its worker, is told so as DJL does (§2.8)."""
-    return msgspec.structs.replace(
-        policy,
-        timeout_error="java.util.concurrent.TimeoutException",
-        died_error="java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected.",
-    )
+#: What is told of a request that took too long, and of one whose worker died, by whose handlers they are (DJL §2.8; TorchServe
+#: reference §2.3).
+_TOLD: dict[Handlers, tuple[str, str]] = {
+    "djl": (
+        "java.util.concurrent.TimeoutException",
+        "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected.",
+    ),
+    "torchserve": ("Worker died.", "Worker died."),
+    "mms": ("Worker died.", "Worker died."),
+}
+
+
+def policy_of_handlers(policy: Policy, located: Located) -> Policy:
+    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do."""
+    if located.handlers == "djl" and not located.is_djl_handler:
+        return policy
+    timeout_error, died_error = _TOLD[located.handlers]
+    return msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
+
+
+def late_spec(options: Mapping[str, str], devices: int) -> ModelSpec:
+    """What a registration says that gives way to the model's own file.
+
+    Args:
+        options: The options of the registration.
+        devices: How many devices the model is loaded on; workers are shared out among them.
+
+    Returns:
+        Workers and compute time, as far as they are said.
+    """
+    said = options.get(INITIAL_WORKERS)
+    per_device = -(-int(said) // devices) if said is not None else None
+    timeout = options.get(RESPONSE_TIMEOUT)
+    return ModelSpec(min_worker=per_device, max_worker=per_device, timeout=float(timeout) if timeout else None)
 
 
 def workers(spec: ModelSpec, default_high: int = 1) -> tuple[int, int]:
@@ -525,7 +570,8 @@ def fill(spec: ModelSpec, defaults: ModelSpec) -> ModelSpec:
 
 def _overridden(spec: ModelSpec, overrides: ModelSpec) -> ModelSpec:
     """A model of a registration that says something about all of its models; that they are trusted, it can only add."""
-    filled = fill(spec, overrides)
+    options = overrides.options | spec.options
+    filled = fill(msgspec.structs.replace(spec, options=options) if options != spec.options else spec, overrides)
     return msgspec.structs.replace(filled, trusted=True) if overrides.trusted else filled
 
 

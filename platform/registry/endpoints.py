@@ -10,7 +10,7 @@ import msgspec
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, Turns
-from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
+from flowyard.schemas.errors import AlreadyRegisteredError, ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
 from flowyard.schemas.redaction import without_host_paths
 
 Status = Literal["PENDING", "READY", "FAILED"]
@@ -181,7 +181,7 @@ class Endpoints:
         taken = before is not None and before.status != "FAILED"
         too_late = before is None and versions and not version
         if taken or too_late or (version == DEFAULT and "" in versions):
-            raise ConflictError(f"Workflow {shown(name, version)} is already registered.")
+            raise AlreadyRegisteredError(f"Workflow {shown(name, version)} is already registered.", name, version)
 
     def remove(self, entry: Entry) -> None:
         """Takes an entry out, and all that was said about its version; does nothing when it is not in."""

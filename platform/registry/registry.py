@@ -47,16 +47,19 @@ from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.requirements import Requirements
 from flowyard.platform.registry.rollback import choose
 from flowyard.platform.registry.sources import Source, Sources
+from flowyard.platform.registry.startup import spec_at_start, with_defaults
 from flowyard.platform.registry.store import RegistryStore, StateDirLock
 from flowyard.platform.registry.templates import Templates
-from flowyard.platform.registry.traffic import DEFAULT, Traffic, shown_weights
+from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, shown_weights
 from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import let_through
 from flowyard.platform.telemetry.measures import RegistrationMeasures
+from flowyard.platform.torchserve_config import model_defaults
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     ConflictError,
     FlowyardError,
+    InvalidModelError,
     InvalidRequestError,
     InvalidWorkflowError,
     Problem,
@@ -95,6 +98,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         wait: Whether to wait for the workers, and for what has to be fetched.
         sha256: What the digest of the archive has to be, in hex; empty for any.
         replace: Whether it takes the place of what has its name and version, which answers until this one is up.
+        infer_name: Whether a model that neither the caller nor its archive names is called after the URL; else it is refused.
     """
 
     url: str = ""
@@ -108,6 +112,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     wait: bool = True
     sha256: str = ""
     replace: bool = False
+    infer_name: bool = True
 
 
 class Registry:
@@ -130,6 +135,7 @@ class Registry:
         if account is not None:
             let_through((state_dir, *self._archives.folders), account.gid)
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
+        self._model_defaults = model_defaults(settings.models)
         self._registering = 0
         self._busy: Counter[Entry] = Counter()
         self._background: set[asyncio.Task[Any]] = set()
@@ -146,6 +152,8 @@ class Registry:
             wait: Whether to wait until all of it is up.
         """
         await self._store.open()
+        if not self.settings.restore:
+            await self._forget_all()
         self._former.restore(await self._store.all_former())
         await self._forget_former()
         entries = [Entry(record) for record in await self._store.all()]
@@ -160,6 +168,14 @@ class Registry:
             self._restoring = restoring
         # An archive that nothing refers to is left of a registration that a crash has cut short.
         await self._collect()
+
+    async def _forget_all(self) -> None:
+        """Takes everything out of the record, as if it had been unregistered."""
+        versions: dict[str, list[str]] = {}
+        for record in await self._store.all():
+            versions.setdefault(record.name, []).append(record.version)
+        for name, registered in versions.items():
+            await self._store.delete(name, registered, NO_TRAFFIC, change("unregister", name))
 
     async def close(self) -> None:
         """Drains and ends everything that runs. The record stays as it is."""
@@ -234,10 +250,10 @@ class Registry:
         return entry
 
     async def _load(self, item: LoadItem, announced: Entry | None = None) -> None:
-        spec = ModelSpec(engine=item.engine, device=item.devices)
+        spec = spec_at_start(item, self.settings, len(self.gpus))
         request = Request(url=item.url, name=item.name or "", version=item.version or "", spec=spec, operator=True)
-        async with self._stored(request, announced) as (source, stored):
-            plan, kind = self._compile(source, stored)
+        async with self._stored(request, announced) as (asked, stored):
+            source, plan, kind = self._compile_at_start(asked, stored)
             if announced is not None:
                 if not self.endpoints.holds(announced):
                     return
@@ -249,6 +265,15 @@ class Registry:
                     with contextlib.suppress(ConflictError):
                         self.endpoints.add(announced)
                 raise
+
+    def _compile_at_start(self, request: Request, stored: StoredArchive) -> tuple[Request, Plan, str]:
+        """What is in an archive that the operator has loaded, served as the setting `models` has it."""
+        plan, kind = self._compile(request, stored)
+        said = self._model_defaults.get(_identity(request, plan))
+        if said is None:
+            return request, plan, kind
+        request = msgspec.structs.replace(request, spec=with_defaults(request.spec, said))
+        return request, *self._compile(request, stored)
 
     async def _load_stored(self, source: Request, stored: StoredArchive, plan: Plan, kind: str) -> None:
         """Registers what the operator asked for, unless just that is there already."""
@@ -372,6 +397,8 @@ class Registry:
         return checked.plan
 
     def _model_name(self, request: Request) -> str:
+        if not request.infer_name:
+            raise InvalidModelError("Model name is not defined.")
         if request.upload is None:
             return infer_model_name(request.url)
         if not request.filename:
@@ -433,7 +460,7 @@ class Registry:
             await deployment.close(0)
             raise
         log.info("replaced", name=record.name, version=record.version or None, url=record.url)
-        await self._end([before])
+        await self._end([before], self.settings.drain_timeout_s)
         return entry
 
     async def _bring_up(self, entry: Entry, plan: Plan, stored: StoredArchive, made: Change) -> Deployment:
@@ -721,6 +748,27 @@ class Registry:
                 raise
         return said
 
+    @property
+    def gpus(self) -> list[Device]:
+        """The GPUs of this machine."""
+        return [device for device in self._available if device.type == "gpu"]
+
+    def check_url(self, url: str) -> None:
+        """Checks a caller's URL before anything of it is read.
+
+        Raises:
+            UserError: It is not well formed, not allowed, or a path where nothing is.
+        """
+        self._sources.check(url)
+
+    def has_file(self, url: str) -> bool:
+        """Whether a caller's path leads to something that callers may name."""
+        return self._sources.has_file(url)
+
+    def allows_url(self, url: str) -> bool:
+        """Whether the settings allow a remote URL, as far as its text says."""
+        return self._sources.allows(url)
+
     def device(self, name: str) -> Device:
         """A device by name.
 
@@ -838,28 +886,33 @@ class Registry:
 
     # ---- removal ----
 
-    async def unregister(self, name: str, version: str | None = None) -> None:
+    async def unregister(self, name: str, version: str | None = None, *, drain_s: float | None = None) -> None:
         """Removes one version of a name, or all. It is gone from the record, and its workers have ended, when this returns.
+
+        Args:
+            name: The name.
+            version: The version, `None` for all.
+            drain_s: How long running requests get to finish, `None` for what the settings say.
 
         Raises:
             NotFoundError: There is no such name or version.
         """
-        await self._unregister(self.endpoints.versions(name, version))
+        await self._unregister(self.endpoints.versions(name, version), drain_s)
 
     async def unregister_entry(self, entry: Entry) -> None:
         """Removes one entry, as `unregister`; does nothing when it is not there any more."""
         if self.endpoints.holds(entry):
             await self._unregister([entry])
 
-    async def _unregister(self, entries: list[Entry]) -> None:
+    async def _unregister(self, entries: list[Entry], drain_s: float | None = None) -> None:
         # At once: nobody else may find them and change them while their removal is under way.
         before = self.endpoints.taken_out(entries)
         # Until that is recorded a crash brings them back, and they need their archives.
         self._busy.update(entries)
         self._cut_short([task for task, fetched_for in self._fetches.items() if fetched_for in entries])
-        await self._unbroken(self._remove(before))
+        await self._unbroken(self._remove(before, self.settings.drain_timeout_s if drain_s is None else drain_s))
 
-    async def _remove(self, before: Before) -> None:
+    async def _remove(self, before: Before, drain_s: float) -> None:
         """Forgets the entries of one name, which answer no new requests any more, and ends what runs."""
         name, entries = before.name, list(before.entries)
         versions = [entry.record.version for entry in entries]
@@ -871,17 +924,17 @@ class Registry:
             raise
         finally:
             self._let_go(entries)
-        await self._end(entries)
+        await self._end(entries, drain_s)
         for entry in entries:
             log.info("unregistered", name=name, version=entry.record.version or None)
 
-    async def _end(self, entries: list[Entry]) -> None:
+    async def _end(self, entries: list[Entry], drain_s: float) -> None:
         """Ends what ran, and remembers it for a rollback; until then its archives stay."""
         running = [(entry, entry.deployment) for entry in entries if entry.deployment is not None]
         self._busy.update(entries)
         try:
             await self._remember([entry.record for entry, _ in running])
-            await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for _, deployment in running))
+            await asyncio.gather(*(deployment.close(drain_s) for _, deployment in running))
         finally:
             self._let_go(entries)
             await self._collect()

@@ -13,11 +13,11 @@ from flowyard.platform.archives.fetch import Fetcher, Report
 from flowyard.platform.archives.locate import Roots, resolve_url
 from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.recognise import ARCHIVES, recognise
-from flowyard.platform.archives.remote import is_remote, parse_url
+from flowyard.platform.archives.remote import is_remote
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.registry.layout import WORKFLOW_FILES
 from flowyard.platform.settings import Settings
-from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.errors import FlowyardError, InvalidRequestError, UserError
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -65,6 +65,18 @@ class Sources:
         else:
             resolve_url(url, self._roots, operator)
 
+    def has_file(self, url: str) -> bool:
+        """Whether a caller's path leads to something."""
+        try:
+            resolve_url(url, self._roots)
+        except UserError:
+            return False
+        return True
+
+    def allows(self, url: str) -> bool:
+        """Whether the settings allow a remote URL, as far as its text says."""
+        return self._fetcher.allows(url)
+
     @contextlib.asynccontextmanager
     async def at_hand(self, url: str, report: Report, *, operator: bool = False) -> AsyncIterator[Source]:
         """Finds, or fetches, what a URL leads to.
@@ -85,8 +97,12 @@ class Sources:
             yield Source(path, path.name)
             return
         with self._archives.temporary_path() as path:
-            await self._fetcher.fetch(url, path, report)
-            yield Source(path, parse_url(url).filename or "model")
+            try:
+                await self._fetcher.fetch(url, path, report)
+            except FlowyardError as error:
+                error.fetching = True
+                raise
+            yield Source(path, self._fetcher.check(url).filename or "model")
 
     async def is_packed(self, source: Source) -> bool:
         """Tells an archive from a model file or folder.

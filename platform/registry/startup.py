@@ -12,10 +12,54 @@ from flowyard.engines import discovery
 from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.names import LoadItem, is_archive_name, parse_load_item
 from flowyard.platform.archives.recognise import Kind, recognise
+from flowyard.platform.devices import cpu_count
+from flowyard.platform.registry.deployment import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT, fill
 from flowyard.platform.settings import Settings
+from flowyard.platform.torchserve_config import ModelDefaults
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
+from flowyard.schemas.models import ModelSpec
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+def spec_at_start(item: LoadItem, settings: Settings, gpus: int) -> ModelSpec:
+    """How a model is served that the operator has loaded at the start.
+
+    Where other servers' APIs are served, it gets as many workers as there: those of the settings, else one for each GPU, or for
+    each core where there is none (TorchServe reference §5.1).
+
+    Args:
+        item: What is loaded.
+        settings: The settings.
+        gpus: How many GPUs there are.
+    """
+    options: dict[str, str | None] = {}
+    if settings.dialects:
+        options = {
+            INITIAL_WORKERS: str(settings.default_workers_per_model or gpus or cpu_count()),
+            "service_envelope": settings.service_envelope,
+            "decode_input_request": None if settings.decode_input_request else "false",
+        }
+    told = {key: value for key, value in options.items() if value}
+    return ModelSpec(engine=item.engine, device=item.devices, options=told)
+
+
+def with_defaults(spec: ModelSpec, said: ModelDefaults) -> ModelSpec:
+    """The same as the setting `models` has it for this version."""
+    options = {
+        "handler": said.handler,
+        "runtime": said.runtime_type,
+        RESPONSE_TIMEOUT: None if said.response_timeout is None else str(said.response_timeout),
+        STARTUP_TIMEOUT: None if said.startup_timeout is None else str(said.startup_timeout),
+    }
+    given = ModelSpec(
+        min_worker=said.min_workers,
+        max_worker=said.max_workers,
+        batch_size=said.batch_size,
+        max_batch_delay=said.max_batch_delay,
+        options=spec.options | {key: value for key, value in options.items() if value},
+    )
+    return fill(msgspec.structs.replace(spec, options=given.options), given)
 
 
 def items_at_start(settings: Settings) -> list[LoadItem]:

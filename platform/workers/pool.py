@@ -69,6 +69,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         functions: Functions of the workflow by name.
         devices: One worker group each.
         threads: Intra-op threads per worker.
+        own_workers: Least and most workers per device that the model's own file, or what gives way to it, asks for.
         startup_timeout_s: A worker that is not ready by then is killed.
         arena_bytes: Virtual size of the memory shared with each worker, in each direction.
         silent_limit_s: A ready worker that gives no sign of life for so long is killed.
@@ -89,6 +90,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_workers: int
     functions: dict[str, str] = {}
     threads: int = 1
+    own_workers: tuple[int, int] = (1, 1)
     startup_timeout_s: float = 240.0
     arena_bytes: int = ARENA_BYTES
     silent_limit_s: float = SILENT_LIMIT_S
@@ -116,6 +118,9 @@ class ModelPool:
         self.spec = spec
         self.measures = PoolMeasures(map(str, spec.devices))
         self.signature: Signature | None = None
+        #: Why the last worker could not load the model, `None` once one has.
+        self.load_error: FlowyardError | None = None
+        self._failing_since = 0.0
         #: Batches sent to workers, by the number of bits of one less than their size: 1, 2, up to 4, up to 8 …
         self.batches = [0] * (MAX_BATCH_BITS + 1)
         #: Axes of the model's only input, where its first one is rows.
@@ -215,6 +220,8 @@ class ModelPool:
 
     def _rows(self, task: Task) -> int:
         """Rows that a request brings, as far as that can be seen without decoding it: a tensor body is an array already."""
+        if task.alone:
+            return self.spec.policy.batch_size
         shape = task.args[0].shape if self._axes and len(task.args) == 1 else None
         return shape[0] or 1 if shape is not None and len(shape) == self._axes else 1
 
@@ -257,9 +264,22 @@ class ModelPool:
         """
         while not self.healthy:
             if self._scheduler.start_failing or self._scheduler.phase != "serving":
-                raise NotReadyError(f"Model is not ready: {self.spec.name}")
+                raise NotReadyError(f"Model is not ready: {self.spec.name}") from self.load_error
             self._changed.clear()
             await self._changed.wait()
+
+    @property
+    def failing(self) -> bool:
+        """Whether workers that there should be cannot be started."""
+        return self._scheduler.start_failing
+
+    def failing_s(self, now: float) -> float:
+        """Seconds since workers began to fail, without one that has loaded the model since; 0 where they do not."""
+        return now - self._failing_since if self._failing_since else 0.0
+
+    def end_leaving(self, reason: str) -> None:
+        """Ends the workers that are on their way out, whatever they compute."""
+        self._act(self._scheduler.end_leaving(reason))
 
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, answers the rest with 503 and ends all workers."""
@@ -318,12 +338,15 @@ class ModelPool:
         if self.signature is None and signature is not None:
             self.signature = signature
             self._axes = _axes_of(signature)
+        self.load_error = None
+        self._failing_since = 0.0
         log.info("worker ready", model=self.spec.name, worker=worker)
         self._act(self._scheduler.worker_ready(worker, time.monotonic()))
 
     def on_load_failed(self, worker: int, error: FlowyardError) -> None:
         """A worker could not load the model."""
         log.error("worker could not load the model", model=self.spec.name, worker=worker, error=str(error))
+        self.load_error = error
         self._act(self._scheduler.worker_failed(worker, error, time.monotonic()))
 
     def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
@@ -382,6 +405,8 @@ class ModelPool:
         self._started_at.pop(worker, None)
         self._configuring.pop(worker, None)
         log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
+        if not self.healthy and not self._failing_since:
+            self._failing_since = time.monotonic()
         self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
 
     # ---- carrying out ----

@@ -276,7 +276,17 @@ class Scheduler:
             if device is None or group.device == device:
                 group.min, group.max = min_workers, max(min_workers, max_workers)
                 group.retry_at = min(group.retry_at, now)
+                if not group.max:
+                    # Whoever starts workers again later begins anew.
+                    group.failures = 0
         return self._advance(now)
+
+    def end_leaving(self, reason: str) -> list[Instruction]:
+        """Workers that are to end after what they have get no more time for it."""
+        leaving = [worker for worker in self._workers.values() if worker.retiring and not worker.killed]
+        for worker in leaving:
+            worker.killed = True
+        return [Kill(worker.id, reason) for worker in leaving]
 
     def drain(self, until: float, now: float) -> list[Instruction]:
         """The model is going away: finish what was accepted, by `until` at the latest."""
@@ -670,9 +680,7 @@ class Scheduler:
                 continue
             job.deaths += 1
             if job.deaths > 1 or job.streamed:
-                out.append(
-                    self._answer(job, WorkerDiedError(self.policy.died_error or f"Worker died computing this request ({reason})"))
-                )
+                out.append(self._answer(job, self._died(reason)))
             else:
                 self._queue.add_first(job)
         return out
@@ -699,7 +707,12 @@ class Scheduler:
             error = self._not_ready
         else:
             return []
-        return [self._answer(job, error()) for job in waiting]
+        # One whose worker has died is told so, not that there is none now.
+        return [self._answer(job, self._died() if job.deaths else error()) for job in waiting]
+
+    def _died(self, reason: str = "") -> FlowyardError:
+        told = f"Worker died computing this request{f' ({reason})' if reason else ''}"
+        return WorkerDiedError(self.policy.died_error or told)
 
     def _close(self) -> list[Instruction]:
         return [*self._end(self._shut_down()), Closed()]

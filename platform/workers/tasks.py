@@ -15,10 +15,11 @@ OnChunk = Callable[[Payload, Callable[[], None]], None]
 class Task:
     """What a job computes: the arguments, what is known of the request, and whom to tell.
 
-    Without `on_chunk`, a result that comes in pieces is collected in the worker and arrives as a list.
+    Without `on_chunk`, a result that comes in pieces is collected in the worker and arrives as a list. With `alone`, it shares
+    its batch with no other call.
     """
 
-    __slots__ = ("args", "callee", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
+    __slots__ = ("alone", "args", "callee", "deadline", "headers", "on_chunk", "on_done", "priority", "request_id")
 
     def __init__(
         self,
@@ -40,3 +41,4 @@ class Task:
         self.deadline = deadline
         self.priority = priority
         self.on_chunk = on_chunk
+        self.alone = False

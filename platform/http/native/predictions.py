@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -208,7 +208,7 @@ class Predictions:
         self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
     ) -> None:
         """Sends a stream while its client is there; the run is taken back when it leaves."""
-        listening = asyncio.ensure_future(_listen(stream.gone, execution, receive))
+        listening = asyncio.ensure_future(listen_for_end(stream.gone, execution, receive))
         try:
             await sending
         finally:
@@ -237,6 +237,13 @@ def answer_of(result: Outcome, headers: Mapping[str, str], timing: Headers, code
     return 200, content_type, body, timing
 
 
+class Cancellable(Protocol):
+    """A run that can be taken back."""
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+
+
 class Watch:
     """Finds out which clients have gone away while they wait, and cancels their runs.
 
@@ -245,12 +252,12 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[Any], tuple[Execution | SingleCall, Receive]] = {}
+        self._waiting: dict[asyncio.Future[Any], tuple[Cancellable, Receive]] = {}
         self._watchers: dict[asyncio.Future[Any], asyncio.Task[None]] = {}
         self._seen: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, outcome: asyncio.Future[Any], execution: Execution | SingleCall, receive: Receive) -> Any:
+    async def wait(self, outcome: asyncio.Future[Any], execution: Cancellable, receive: Receive) -> Any:
         """Waits for an answer.
 
         Raises:
@@ -274,12 +281,13 @@ class Watch:
         loop = asyncio.get_running_loop()
         for outcome in self._seen & self._waiting.keys() - self._watchers.keys():
             execution, receive = self._waiting[outcome]
-            self._watchers[outcome] = loop.create_task(_listen(outcome, execution, receive))
+            self._watchers[outcome] = loop.create_task(listen_for_end(outcome, execution, receive))
         self._seen = set(self._waiting)
         self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._seen else None
 
 
-async def _listen(outcome: asyncio.Future[Any], execution: Execution | SingleCall, receive: Receive) -> None:
+async def listen_for_end(outcome: asyncio.Future[Any], execution: Cancellable, receive: Receive) -> None:
+    """Waits until a client is gone, takes its run back, and fails what its request waits for with a `ClientGoneError`."""
     while (await receive())["type"] != "http.disconnect":
         pass
     execution.cancel()

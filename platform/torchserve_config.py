@@ -1,0 +1,325 @@
+"""The configuration of a TorchServe or MMS installation, as settings of flowyard: its file, environment and snapshots.
+
+Nothing else knows about it (TorchServe reference §5). Their keys have the names they have there, but for addresses, which the
+native API has too, and for what flowyard calls otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from flowyard.platform.sources import Given
+from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.properties import read_properties
+
+Dialect: TypeAlias = Literal["torchserve", "mms"]
+
+ENV_PREFIXES: dict[Dialect, str] = {"torchserve": "TS_", "mms": "MMS_"}
+#: Variables that name the file, by dialect.
+CONFIG_VARIABLES: dict[Dialect, str] = {"torchserve": "TS_CONFIG_FILE", "mms": "MMS_CONFIG_FILE"}
+CONFIG_FILE = "config.properties"
+#: Where snapshots are, below the folder of the logs.
+SNAPSHOTS = "config"
+_PLACEHOLDER = re.compile(r"\$\$(\w+)\$\$")
+_SECONDS_A_MINUTE = 60
+
+#: What is different from a native server, where nobody says otherwise (TorchServe reference §5.1).
+_DEFAULTS: dict[Dialect, dict[str, str]] = {
+    "torchserve": {
+        "job_queue_size": "100",
+        "max_request_size": "6553500",
+        "startup_timeout_s": "120",
+        "wait_model_loading": "false",
+    },
+    "mms": {
+        "job_queue_size": "100",
+        "max_request_size": "6553500",
+        "startup_timeout_s": "120",
+        "wait_model_loading": "false",
+    },
+}
+#: Keys whose setting has another name.
+_RENAMED = {
+    "allowed_urls": "allowed_url_regexes",
+    "default_response_timeout_seconds": "default_timeout_s",
+    "default_startup_timeout": "startup_timeout_s",
+    "enable_model_api": "torchserve_model_api",
+    "install_py_dep_per_model": "install_requirements",
+    "unregister_model_timeout": "drain_timeout_s",
+}
+_SAME = frozenset(
+    {
+        "certificate_file",
+        "cors_allowed_headers",
+        "cors_allowed_methods",
+        "cors_allowed_origin",
+        "decode_input_request",
+        "default_workers_per_model",
+        "disable_token_authorization",
+        "enable_metrics_api",
+        "job_queue_size",
+        "keystore",
+        "keystore_pass",
+        "keystore_type",
+        "load_models",
+        "max_request_size",
+        "metrics_mode",
+        "model_store",
+        "models",
+        "private_key_file",
+        "service_envelope",
+        "token_expiration_min",
+        "ts_open_inference_protocol",
+        "workflow_store",
+    }
+)
+_NETTY = "it tunes Netty, which is not in use here"
+_OWN = "workers are processes of flowyard's own"
+_GRPC = "gRPC is not served"
+#: Keys that are understood and do nothing.
+WITHOUT_EFFECT = {
+    "async_logging": "logs are written without holding up requests anyway",
+    "blacklist_env_vars": "workers get a short list of variables anyway",
+    "cpp_log_config": "handlers in C++ are not supported",
+    "cpu_launcher_args": _OWN,
+    "cpu_launcher_enable": _OWN,
+    "debug": "there is no such mode",
+    "default_service_handler": "a registration names the handler of an archive without one",
+    "disable_system_metrics": "metrics of the machine are read when somebody asks",
+    "enable_envvars_config": "it has been looked at",
+    "enable_grpc_ssl": _GRPC,
+    "grpc_inference_address": _GRPC,
+    "grpc_inference_max_connection_age_ms": _GRPC,
+    "grpc_inference_max_connection_grace_ms": _GRPC,
+    "grpc_inference_port": _GRPC,
+    "grpc_management_address": _GRPC,
+    "grpc_management_max_connection_age_ms": _GRPC,
+    "grpc_management_max_connection_grace_ms": _GRPC,
+    "grpc_management_port": _GRPC,
+    "initial_distribution_port": _OWN,
+    "initial_worker_port": _OWN,
+    "io_ratio": _NETTY,
+    "ipex_enable": _OWN,
+    "ipex_gpu_enable": _OWN,
+    "limit_max_image_pixels": "handlers decode images as they like",
+    "max_response_size": "answers have no limit of their own",
+    "metric_time_interval": "metrics of the machine are read when somebody asks",
+    "metrics_config": "the metrics are those of TorchServe's own file",
+    "metrics_format": "the format is Prometheus'",
+    "model_metrics_auto_detect": "metrics of handlers are in the log",
+    "model_server_home": "paths are taken as they are",
+    "model_snapshot": "it has been looked at",
+    "netty_client_threads": _NETTY,
+    "number_of_gpu": "CUDA_VISIBLE_DEVICES says which GPUs there are",
+    "number_of_netty_threads": _NETTY,
+    "plugins_path": "Java plugins cannot be loaded",
+    "prefer_direct_buffer": _NETTY,
+    "preload_model": "every worker loads the model itself",
+    "system_metrics_cmd": "metrics of the machine are read without a command",
+    "tsConfigFile": "it has been looked at",
+    "ts_header_key_sequence_end": "sequences are not supported",
+    "ts_header_key_sequence_id": "sequences are not supported",
+    "ts_header_key_sequence_start": "sequences are not supported",
+    "use_env_allowed_urls": "it has been looked at",
+    "use_native_io": _NETTY,
+    "vmargs": "there is no Java",
+}
+_ADDRESSES = ("inference_address", "management_address", "metrics_address")
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What an installation says.
+
+    Attributes:
+        given: Settings of its file.
+        from_env: Settings of its environment, which win over flags.
+        warnings: What does nothing, or is not known.
+    """
+
+    given: tuple[Given, ...] = ()
+    from_env: tuple[Given, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def defaults(given: Iterable[Given]) -> list[Given]:
+    """What is different from a native server where dialects are served: what the first of them has for a default."""
+    named = next((item.value for item in reversed(list(given)) if item.key == "dialects"), None)
+    first = (named if isinstance(named, str) else " ".join(named or ())).replace(",", " ").split()[:1]
+    return [
+        Given(key, value, f"default of {dialect}", key)
+        for dialect, values in _DEFAULTS.items()
+        if first == [dialect]
+        for key, value in values.items()
+    ]
+
+
+def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], folder: Path, *, snapshots: bool) -> Path | None:
+    """The file that the original would read (TorchServe reference §5.1).
+
+    Args:
+        dialect: Which server it is of.
+        named: The file of `--ts-config` or `--mms-config`.
+        env: The environment.
+        folder: The working directory.
+        snapshots: Whether the newest snapshot of a TorchServe installation counts.
+
+    Returns:
+        The file, `None` where there is none.
+
+    Raises:
+        InvalidRequestError: The named file is not there.
+    """
+    said = env.get(CONFIG_VARIABLES[dialect])
+    file = Path(said) if said else named
+    if file is not None:
+        if not file.is_file():
+            raise InvalidRequestError(f"--{'ts' if dialect == 'torchserve' else 'mms'}-config file not found: {file}")
+        return file
+    newest = newest_snapshot(env, folder) if snapshots and dialect == "torchserve" else None
+    usual = folder / CONFIG_FILE
+    return newest or (usual if usual.is_file() else None)
+
+
+def newest_snapshot(env: Mapping[str, str], folder: Path) -> Path | None:
+    """The last snapshot that a TorchServe has written: their names begin with the time."""
+    logs = Path(env.get("LOG_LOCATION") or folder / "logs")
+    found = sorted(logs.glob(f"{SNAPSHOTS}/*.cfg"))
+    return found[-1] if found else None
+
+
+def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str]) -> Config:
+    """Reads an installation's configuration.
+
+    Args:
+        dialect: Which server it is of.
+        file: Its file, `None` for none.
+        env: Its environment.
+
+    Returns:
+        What it says.
+
+    Raises:
+        InvalidRequestError: The file cannot be read, or names a variable that is not there.
+    """
+    entries = {entry.key: entry for entry in read_properties(file)} if file is not None else {}
+    given: list[Given] = []
+    warnings: list[str] = []
+    for key, entry in entries.items():
+        place = f"{file}:{entry.line}"
+        item = Given(key, _filled(entry.value, env, place), place, key)
+        if key == "model_snapshot":
+            given += _of_snapshot(item)
+        given += _known(item, dialect, warnings)
+    overrides = entries["enable_envvars_config"].value if "enable_envvars_config" in entries else "false"
+    allows_urls = entries["use_env_allowed_urls"].value if "use_env_allowed_urls" in entries else "false"
+    from_env = _of_env(dialect, env, warnings) if overrides.strip().lower() == "true" or dialect == "mms" else []
+    if allows_urls.strip().lower() != "true":
+        from_env = [item for item in from_env if item.name != "TS_ALLOWED_URLS"]
+    return Config(tuple(given), tuple(from_env), tuple(warnings))
+
+
+def _of_env(dialect: Dialect, env: Mapping[str, str], warnings: list[str]) -> list[Given]:
+    prefix = ENV_PREFIXES[dialect]
+    names = sorted(name for name in env if name.startswith(prefix) and name != CONFIG_VARIABLES[dialect])
+    found: list[Given] = []
+    for name in names:
+        found += _known(Given(name.removeprefix(prefix).lower(), env[name], name, name), dialect, warnings)
+    return found
+
+
+def _known(item: Given, dialect: Dialect, warnings: list[str]) -> list[Given]:
+    """The setting that a key means; what does nothing, or is not known, is warned about."""
+    key = item.key
+    if key in _ADDRESSES:
+        return [] if not item.value else [_renamed(item, f"{dialect}_{key}")]
+    if key == "default_response_timeout":
+        return [_response_timeout(item, dialect)]
+    if key == "unregister_model_timeout" and str(item.value).strip() == "0":
+        return [_renamed(msgspec.structs.replace(item, value="0.001"), "drain_timeout_s")]
+    if key in _RENAMED:
+        return [_renamed(item, _RENAMED[key])]
+    if key in _SAME:
+        return [item] if item.value else []
+    reason = WITHOUT_EFFECT.get(key)
+    warnings.append(f"{item.place} has no effect: {reason}" if reason else f"{item.place} is not a setting of {dialect}")
+    return []
+
+
+def _renamed(item: Given, key: str) -> Given:
+    return msgspec.structs.replace(item, key=key)
+
+
+def _response_timeout(item: Given, dialect: Dialect) -> Given:
+    """Seconds in TorchServe, minutes in MMS."""
+    text = str(item.value).strip()
+    if dialect == "mms" and text.isdecimal():
+        text = str(int(text) * _SECONDS_A_MINUTE)
+    return msgspec.structs.replace(item, key="default_timeout_s", value=text)
+
+
+def _filled(value: str, env: Mapping[str, str], place: str) -> str:
+    """Puts variables of the environment in the place of `$$NAME$$`."""
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1] not in env:
+            raise InvalidRequestError(f"{place}: Invalid Environment Variable {found[1]}")
+        return env[found[1]]
+
+    return _PLACEHOLDER.sub(fill, value)
+
+
+def _of_snapshot(item: Given) -> list[Given]:
+    """The models of a snapshot: what to load, and how each version is served."""
+    try:
+        models = json.loads(str(item.value))["models"]
+        loads = [
+            f"{name}:{version}={said['marName']}"
+            for name, versions in models.items()
+            for version, said in sorted(versions.items(), key=lambda one: not one[1].get("defaultVersion", False))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequestError(f"{item.place}: this is no snapshot of TorchServe: {error}") from None
+    return [
+        msgspec.structs.replace(item, key="load_models", value=",".join(loads)),
+        msgspec.structs.replace(item, key="models", value=json.dumps(models)),
+    ]
+
+
+class ModelDefaults(msgspec.Struct, frozen=True, rename="camel"):
+    """How a version of a model is served, as the key `models` and snapshots say it (TorchServe reference §5.1)."""
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    response_timeout: int | None = None
+    startup_timeout: int | None = None
+    handler: str | None = None
+    runtime_type: str | None = None
+
+
+def model_defaults(text: str | None) -> dict[tuple[str, str], ModelDefaults]:
+    """Reads the setting `models`.
+
+    Args:
+        text: JSON by name and version, `None` for none.
+
+    Returns:
+        By name and version.
+
+    Raises:
+        InvalidRequestError: It is no such JSON.
+    """
+    if not text:
+        return {}
+    try:
+        document: Any = msgspec.json.decode(text, type=dict[str, dict[str, ModelDefaults]], strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"models: this is no JSON of models by name and version: {error}") from None
+    return {(name, version): said for name, versions in document.items() for version, said in versions.items()}
