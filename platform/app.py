@@ -20,6 +20,7 @@ from flowyard.platform.http import openapi
 from flowyard.platform.http.access import CALLED, SWITCHED_OFF, Access, Refusal
 from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
+from flowyard.platform.http.mms.api import Mms
 from flowyard.platform.http.native.adapters import AdapterControl
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
@@ -29,6 +30,7 @@ from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.registry import audit, state
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
+from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
@@ -113,6 +115,24 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
     return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
+def build_dialects(registry: Registry) -> dict[str, TorchServe | Mms]:
+    """The other servers' APIs that the settings ask for, by name.
+
+    Args:
+        registry: What is registered, whatever API it was registered through.
+
+    Raises:
+        InvalidRequestError: The file of TorchServe's tokens cannot be written.
+    """
+    wanted = {name.lower() for name in registry.settings.dialects}
+    built: dict[str, TorchServe | Mms] = {}
+    if "torchserve" in wanted:
+        built["torchserve"] = TorchServe(registry)
+    if "mms" in wanted:
+        built["mms"] = Mms(registry)
+    return built
+
+
 def _error_rates(settings: Settings) -> ErrorRates:
     limits = {"wlm": settings.error_rate_wlm, "server": settings.error_rate_server, "any": settings.error_rate_any}
     return ErrorRates(limits, (settings.wlm_error_http_code, settings.throttle_error_http_code), time.monotonic)
@@ -160,7 +180,7 @@ class FrontDoor:
         self.app = app
         self.predictions = predictions
         self.kserve = kserve
-        self._traffic = traffic
+        self.traffic = traffic
         self._rates = rates
         self._access = access
         self._keyring = access.keyring
@@ -202,7 +222,7 @@ class FrontDoor:
         try:
             await self.app(scope, exchange.receiving(receive), exchange.sending(send_with_id))
         finally:
-            self._traffic.managed(exchange, scope, request_id)
+            self.traffic.managed(exchange, scope, request_id)
 
     async def _refuse(self, refusal: Refusal, scope: Any, send: Any) -> None:
         """Answers a request that may not go on; it is counted and logged as any other."""
@@ -212,7 +232,7 @@ class FrontDoor:
             left = [method for method in self._methods.of(path).split(", ") if method not in SWITCHED_OFF]
             refusal = Refusal(refusal.error, ((b"allow", ", ".join(left).encode()),))
         request_id = await self._access.answer(refusal, scope, exchange.sending(send))
-        self._traffic.ended(exchange, scope, request_id)
+        self.traffic.ended(exchange, scope, request_id)
 
     def _counted(self, send: Any) -> Any:
         async def counting(message: Any) -> None:

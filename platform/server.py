@@ -10,17 +10,18 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 import uvicorn
 import uvloop
 
 from flowyard.platform.access.keyring import Keyring, TokenFile
-from flowyard.platform.app import FrontDoor, build_app
+from flowyard.platform.app import FrontDoor, build_app, build_dialects
 from flowyard.platform.archives.names import LoadItem
+from flowyard.platform.doors import Door, doors, open_to_others
 from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
 from flowyard.platform.http.protocol import BoundedProtocol, Connections
@@ -28,7 +29,7 @@ from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.startup import items_at_start
 from flowyard.platform.registry.watching import check_store, watch
-from flowyard.platform.settings import Settings, listening
+from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
@@ -49,7 +50,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, logs: Logs, ready_file: Path | None = None) -> None:
+def run(settings: Settings, logs: Logs, ready_file: Path | None = None, on_ready: Callable[[], None] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
@@ -57,14 +58,15 @@ def run(settings: Settings, logs: Logs, ready_file: Path | None = None) -> None:
         logs: The log of the process; its life is its owner's.
         ready_file: Gets the base URL once requests are accepted, and in a second line that of the management API where it has an
             address of its own.
+        on_ready: Is called then, too.
 
     Raises:
         FlowyardError: The server cannot start: address taken, state directory in use, something to load that cannot be.
     """
-    uvloop.run(_serve(settings, logs, ready_file))
+    uvloop.run(_serve(settings, logs, ready_file, on_ready))
 
 
-async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> None:
+async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_ready: Callable[[], None] | None) -> None:
     began = time.monotonic()
     items = items_at_start(settings)
     keyring = Keyring(TokenFile(Path(settings.state_dir)))
@@ -74,7 +76,7 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> Non
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    with _listen(settings) as (listeners, tls):
+    with _listen(settings) as (opened, tls):
         registry = Registry(settings)
         traffic = Traffic(logs, access_log=settings.access_log)
         try:
@@ -85,8 +87,9 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None) -> Non
                 starting.result()
                 traffic.startup_s = time.monotonic() - began
                 front = build_app(registry, traffic, logs, keyring)
+                announce = functools.partial(_announce, opened, ready_file, on_ready)
                 with _watching(registry, watched):
-                    await _accept(registry, front, keyring, listeners, tls, ready_file, stopping)
+                    await _accept(registry, front, keyring, opened, tls, announce, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -105,6 +108,13 @@ async def _start(registry: Registry, items: Sequence[LoadItem]) -> None:
     await registry.open()
     for item in items:
         await registry.load(item)
+
+
+class Opened(NamedTuple):
+    """An address that is listened on."""
+
+    door: Door
+    listener: Listener
 
 
 @contextlib.contextmanager
@@ -127,20 +137,18 @@ def _watched(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.contextmanager
-def _listen(settings: Settings) -> Iterator[tuple[list[Listener], ssl.SSLContext | None]]:
+def _listen(settings: Settings) -> Iterator[tuple[list[Opened], ssl.SSLContext | None]]:
     """Binds the addresses; the inference address is the first."""
-    where = listening(settings)
-    addresses = list(dict.fromkeys((where.inference, where.management)))
-    tls = tls_context(settings) if any(address.scheme == "https" for address in addresses) else None
+    wanted = doors(settings)
+    tls = tls_context(settings) if any(door.address.scheme == "https" for door in wanted) else None
     with contextlib.ExitStack() as opened:
-        yield [opened.enter_context(Listener(address)) for address in addresses], tls
+        yield [Opened(door, opened.enter_context(Listener(door.address))) for door in wanted], tls
 
 
 def _check_exposure(settings: Settings, keyring: Keyring) -> None:
     """Refuses to serve other machines without asking them for tokens, unless the operator says that this is meant."""
-    where = listening(settings)
-    exposed = list(dict.fromkeys(str(address) for address in (where.inference, where.management) if not address.is_local))
-    if not exposed or settings.insecure or keyring.is_required:
+    exposed = open_to_others(settings, has_tokens=keyring.is_required)
+    if not exposed or settings.insecure:
         return
     raise InvalidRequestError(
         f"{' and '.join(exposed)} can be reached from other machines, and there is no token: anybody there could run code here."
@@ -149,45 +157,48 @@ def _check_exposure(settings: Settings, keyring: Keyring) -> None:
     )
 
 
-def _apps(front: FrontDoor, settings: Settings, count: int) -> list[Any]:
-    """The application of each address: one for all, or one for the inference and one for the management API."""
-    apps: list[Any] = [front] if count == 1 else [Gate(front, "inference"), Gate(front, "management")]
+def _native_app(front: FrontDoor, door: Door, settings: Settings) -> Any:
+    """The native API at one address: all of it, or the inference or the management API alone."""
+    app: Any = front if len(door.parts) > 1 else Gate(front, "inference" if "inference" in door.parts else "management")
     origin = settings.cors_allowed_origin
     if origin is None:
-        return apps
+        return app
     further = (settings.cors_allowed_methods, settings.cors_allowed_headers, settings.request_id_header_key.lower())
-    return [CrossOrigin(app, origin, *further) for app in apps]
+    return CrossOrigin(app, origin, *further)
 
 
 async def _accept(
     registry: Registry,
     front: FrontDoor,
     keyring: Keyring,
-    listeners: list[Listener],
+    opened: list[Opened],
     tls: ssl.SSLContext | None,
-    ready_file: Path | None,
+    announce: Callable[[], None],
     stopping: asyncio.Task[Any],
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
-    apps = _apps(front, registry.settings, len(listeners))
-    bounds = [Connections(registry.settings.max_connections) for _ in listeners]
+    dialects = build_dialects(registry)
+    apps = [
+        _native_app(front, door, registry.settings)
+        if door.dialect == "native"
+        else dialects[door.dialect].door(door.parts, front.traffic)
+        for door, _ in opened
+    ]
+    bounds = [Connections(registry.settings.max_connections) for _ in opened]
     servers = [
         Server(_config(app, tls if listener.address.scheme == "https" else None, bound, drain_s))
-        for app, listener, bound in zip(apps, listeners, bounds, strict=True)
+        for app, (_, listener), bound in zip(apps, opened, bounds, strict=True)
     ]
     serving: list[asyncio.Task[Any]] = [
-        asyncio.ensure_future(server.serve([listener.socket])) for server, listener in zip(servers, listeners, strict=True)
+        asyncio.ensure_future(server.serve([listener.socket])) for server, (_, listener) in zip(servers, opened, strict=True)
     ]
     watching = [asyncio.ensure_future(watch) for watch in (keyring.follow(), *(bound.watch() for bound in bounds))]
     # What exists now stays: the collector need not walk through it again and again while requests come and go.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 10, 10)
-    urls = [str(listener.address) for listener in listeners]
-    log.info("ready", url=urls[0], **({"management_url": urls[1]} if len(urls) > 1 else {}))
-    if ready_file is not None:
-        _write_ready(ready_file, urls)
+    announce()
     await asyncio.wait([*serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
     # Whoever waits for something to be fetched is answered before the connection is closed.
@@ -196,9 +207,21 @@ async def _accept(
         server.should_exit = True
     await asyncio.gather(*serving)
     cutting.cancel()
+    for dialect in dialects.values():
+        dialect.close()
     for task in watching:
         task.cancel()
     await asyncio.gather(*watching, return_exceptions=True)
+
+
+def _announce(opened: list[Opened], ready_file: Path | None, on_ready: Callable[[], None] | None) -> None:
+    """Tells that requests are accepted."""
+    urls = [str(listener.address) for _, listener in opened]
+    log.info("ready", url=urls[0], **({"management_url": urls[1]} if len(urls) > 1 else {}))
+    if ready_file is not None:
+        _write_ready(ready_file, urls)
+    if on_ready is not None:
+        on_ready()
 
 
 def _config(app: Any, tls: ssl.SSLContext | None, bounds: Connections, drain_s: int) -> uvicorn.Config:

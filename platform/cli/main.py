@@ -36,6 +36,7 @@ def serve(
     load: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
     models: Annotated[list[str] | None, Parameter(name=["--models", "-m"], consume_multiple=True, negative="")] = None,
     state_dir: Path | None = None,
+    dialect: Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")] = None,
     config: Annotated[Path | None, Parameter(name=["--config", "--config-file", "-f"])] = None,
     allowed_paths: str | None = None,
     allowed_urls: str | None = None,
@@ -69,6 +70,9 @@ def serve(
         The same, several at once; ALL is everything in the model store, NONE nothing.
     state_dir
         Folder that remembers what is registered; ~/.local/state/flowyard by default.
+    dialect
+        torchserve or mms: serve that server's API, too, on addresses of its own. Can be given several times. The native API is
+        then served only where an address is said for it.
     config
         File with settings: YAML, or a config.properties of DJL Serving.
     allowed_paths
@@ -100,6 +104,7 @@ def serve(
         "load": load,
         "load_models": ",".join(models) if models else None,
         "state_dir": state_dir,
+        "dialects": ",".join(dialect) if dialect else None,
         "allowed_paths": allowed_paths,
         "allowed_urls": allowed_urls,
         "insecure": insecure or None,
@@ -232,6 +237,8 @@ app.command("flowyard.platform.cli.desired:apply", name="apply", help="Make what
 app.command("flowyard.platform.cli.desired:export", name="export", help="Write what is registered as YAML documents.")
 app.command("flowyard.platform.cli.desired:history", name="history", help="Show who changed what and when.")
 app.command("flowyard.platform.cli.inspect:inspect", name="inspect", help="Tell what an archive is and needs.")
+app.command("flowyard.platform.cli.drop_in:torchserve", name="torchserve", help="Serve as TorchServe: its flags, files and API.")
+app.command("flowyard.platform.cli.drop_in:mms", name="mms", help="Serve as Multi Model Server: its flags, files and API.")
 app.command("flowyard.platform.cli.predict:predict", name="predict", help="Run a model or workflow.")
 app.command("flowyard.platform.cli.tokens:app", name="tokens")
 app.command("flowyard.platform.cli.bench:bench", name="bench", help="Put a server under load and show how it does.")

@@ -1,0 +1,300 @@
+"""`flowyard torchserve` and `flowyard mms`: called like `torchserve` and `multi-model-server` (TorchServe reference §5.2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from flowyard.schemas.errors import InvalidRequestError
+
+Flag = Annotated[bool, Parameter(negative=())]
+Models = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+
+PID_FILE = ".model_server.pid"
+#: Time that a server gets to stop.
+STOP_LIMIT_S = 60.0
+_LOOK_S = 0.05
+
+
+def torchserve(
+    *,
+    start: Flag = False,
+    stop: Flag = False,
+    foreground: Flag = False,
+    version: Annotated[bool, Parameter(name=["--version", "-v"], negative=())] = False,
+    model_store: Path | None = None,
+    workflow_store: Path | None = None,
+    models: Models = None,
+    ts_config: Path | None = None,
+    log_config: Path | None = None,
+    cpp_log_config: Path | None = None,
+    ncs: Annotated[bool, Parameter(name=["--no-config-snapshots", "--ncs"], negative=())] = False,
+    plugins_path: Annotated[str | None, Parameter(name=["--plugins-path", "--ppath"])] = None,
+    disable_token_auth: Annotated[bool, Parameter(name=["--disable-token-auth", "--dt"], negative=())] = False,
+    enable_model_api: Flag = False,
+    state_dir: Path | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Serve as TorchServe does: its flags, its config.properties, its environment, its API.
+
+    Parameters
+    ----------
+    start
+        Start the server; what is done unless --stop or --version is given.
+    stop
+        Stop the server.
+    foreground
+        Stay in the foreground; else the server goes on in the background.
+    version
+        Show the version.
+    model_store
+        Folder of the archives.
+    workflow_store
+        Folder of the workflow archives; the model store by default.
+    models
+        [NAME=]ARCHIVE of models to load at the start, or `all`.
+    ts_config
+        The config.properties.
+    log_config
+        Configuration of log4j; has no effect.
+    cpp_log_config
+        Has no effect.
+    ncs
+        Begin with what configuration and flags say, not with what was registered before.
+    plugins_path
+        Has no effect.
+    disable_token_auth
+        Ask for no tokens.
+    enable_model_api
+        Let the API register and unregister models.
+    state_dir
+        Folder that remembers what is registered; ~/.local/state/flowyard/torchserve by default. The file with the process id is
+        there, too, where it is given.
+    ready_file
+        Gets the base URLs once requests are accepted.
+    """
+    del start
+    if version:
+        print("TorchServe Version is 0.12.0")
+        return 0
+    server = DropIn("TorchServe", "torchserve", state_dir)
+    if stop:
+        return server.stop()
+    if model_store is not None and not model_store.is_dir():
+        raise InvalidRequestError(f"--model-store directory not found: {model_store}")
+    flags = {
+        "model_store": _absolute(model_store),
+        "workflow_store": _absolute(workflow_store),
+        "load_models": ",".join(models) if models else None,
+        "disable_token_authorization": True if disable_token_auth else None,
+        "torchserve_model_api": True if enable_model_api else None,
+        "restore": False if ncs else None,
+    }
+    idle = {"--log-config": log_config, "--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
+    run = server.settings(ts_config, flags, [flag for flag, value in idle.items() if value is not None], snapshots=not ncs)
+    return server.start(run, foreground=foreground, ready_file=ready_file)
+
+
+def mms(
+    *,
+    start: Flag = False,
+    stop: Flag = False,
+    foreground: Flag = False,
+    version: Annotated[bool, Parameter(name=["--version", "-v"], negative=())] = False,
+    model_store: Path | None = None,
+    models: Models = None,
+    mms_config: Annotated[Path | None, Parameter(name=["--mms-config", "--ts-config"])] = None,
+    log_config: Path | None = None,
+    state_dir: Path | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Serve as Multi Model Server does: its flags, its config.properties, its environment, its API.
+
+    Parameters
+    ----------
+    start
+        Start the server; what is done unless --stop or --version is given.
+    stop
+        Stop the server.
+    foreground
+        Stay in the foreground; else the server goes on in the background.
+    version
+        Show the version.
+    model_store
+        Folder of the archives.
+    models
+        [NAME=]ARCHIVE of models to load at the start, or `all`.
+    mms_config
+        The config.properties.
+    log_config
+        Configuration of log4j; has no effect.
+    state_dir
+        Folder that remembers what is registered while the server runs; ~/.local/state/flowyard/mms by default. The file with the
+        process id is there, too, where it is given.
+    ready_file
+        Gets the base URLs once requests are accepted.
+    """
+    del start
+    if version:
+        print("Model server version is 1.1.11")
+        return 0
+    server = DropIn("MMS", "mms", state_dir)
+    if stop:
+        return server.stop()
+    flags = {
+        "model_store": _absolute(model_store),
+        "load_models": ",".join(models) if models else None,
+        # The original forgets everything when it stops.
+        "restore": False,
+    }
+    run = server.settings(mms_config, flags, ["--log-config"] if log_config is not None else [], snapshots=False)
+    return server.start(run, foreground=foreground, ready_file=ready_file)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+class DropIn:
+    """One of the servers whose place is taken.
+
+    Args:
+        title: What its messages call it.
+        dialect: Whose API is served.
+        state_dir: Where the state is, `None` for the usual place.
+    """
+
+    def __init__(self, title: str, dialect: Literal["torchserve", "mms"], state_dir: Path | None) -> None:
+        from flowyard.platform.settings import default_state_dir
+
+        self._title = title
+        self._dialect: Literal["torchserve", "mms"] = dialect
+        self._state_dir = state_dir or Path(default_state_dir()) / dialect
+        self._pid_file = (state_dir or Path(tempfile.gettempdir())) / PID_FILE
+
+    def settings(
+        self, file: Path | None, flags: Mapping[str, object], idle: list[str], *, snapshots: bool
+    ) -> Callable[[Path | None], None]:
+        """Reads the configuration.
+
+        Args:
+            file: The file that was named.
+            flags: Settings from flags.
+            idle: Flags that do nothing.
+            snapshots: Whether the newest snapshot counts where no file is named.
+
+        Returns:
+            What serves, until it is told to stop.
+
+        Raises:
+            InvalidRequestError: It cannot be read.
+        """
+        from flowyard.platform import torchserve_config as config
+        from flowyard.platform.doors import open_to_others
+        from flowyard.platform.settings import settings_of
+        from flowyard.platform.sources import from_env, from_flags
+
+        found = config.find_config(self._dialect, file, os.environ, Path.cwd(), snapshots=snapshots)
+        said = config.read_config(self._dialect, found, os.environ)
+        # The originals open what they are told to; whoever moves in is warned, not turned away.
+        own = {"dialects": self._dialect, "state_dir": self._state_dir, "insecure": True}
+        given = [*said.given, *from_env(os.environ), *from_flags({**flags, **own}), *said.from_env]
+        warnings = [*said.warnings, *(f"{flag} has no effect" for flag in idle)]
+        settings, told = settings_of(given, os.environ, warnings=warnings)
+        for warning in told:
+            print(f"warning: {warning}", file=sys.stderr)
+        for address in open_to_others(settings):
+            print(
+                f"warning: {address} can be reached from other machines, and nobody there is asked for a token", file=sys.stderr
+            )
+        if settings.model_store is None:
+            raise InvalidRequestError("Missing mandatory parameter --model-store")
+
+        def serve(ready_file: Path | None) -> None:
+            from flowyard.platform.server import run
+            from flowyard.platform.telemetry.logs import configure_logs
+
+            logs = configure_logs(settings.log_level, settings.log_format)
+            try:
+                run(settings, logs, ready_file, on_ready=lambda: print("Model server started.", flush=True))
+            finally:
+                logs.close()
+
+        return serve
+
+    def start(self, serve: Callable[[Path | None], None], *, foreground: bool, ready_file: Path | None) -> int:
+        """Starts the server, unless it runs."""
+        if self._running() is not None:
+            print(f"{self._title} is already running, please use {self._dialect} --stop to stop {self._title}.")
+            return 1
+        if not foreground:
+            command = [sys.executable, "-m", "flowyard.platform.cli.main", *sys.argv[1:], "--foreground"]
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._write_pid(child.pid)
+            return 0
+        self._write_pid(os.getpid())
+        try:
+            serve(ready_file)
+        finally:
+            self._pid_file.unlink(missing_ok=True)
+        return 0
+
+    def stop(self) -> int:
+        """Stops the server, and waits until it has ended."""
+        if not self._pid_file.exists():
+            print(f"{self._title} is not currently running.")
+            return 0
+        pid = self._running()
+        if pid is None:
+            self._pid_file.unlink(missing_ok=True)
+            print(f"{self._title} already stopped.")
+            return 0
+        os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + STOP_LIMIT_S
+        while _is_alive(pid):
+            if time.monotonic() > until:
+                raise InvalidRequestError(f"process {pid} has not stopped within {STOP_LIMIT_S:g} s")
+            time.sleep(_LOOK_S)
+        self._pid_file.unlink(missing_ok=True)
+        print(f"{self._title} has stopped.")
+        return 0
+
+    def _running(self) -> int | None:
+        """The process that the file names, where it is one of ours that is alive and not this one."""
+        try:
+            pid = int(self._pid_file.read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if pid != os.getpid() and _is_alive(pid) and _is_ours(pid) else None
+
+    def _write_pid(self, pid: int) -> None:
+        try:
+            self._pid_file.parent.mkdir(parents=True, exist_ok=True)
+            self._pid_file.write_text(str(pid))
+        except OSError as error:
+            raise InvalidRequestError(f"{self._pid_file} cannot be written: {error.strerror}") from None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is such a server: numbers are given again."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"flowyard" in command

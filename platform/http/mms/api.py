@@ -1,0 +1,73 @@
+"""MMS as a whole."""
+
+from __future__ import annotations
+
+from flowyard.platform.http.mms.errors import error_answer
+from flowyard.platform.http.mms.inference import MmsInference
+from flowyard.platform.http.mms.management import MmsManagement
+from flowyard.platform.http.torchserve import openapi
+from flowyard.platform.http.torchserve.answers import Answer
+from flowyard.platform.http.torchserve.door import Door
+from flowyard.platform.http.torchserve.entries import Model
+from flowyard.platform.http.torchserve.openapi import Json, Part
+from flowyard.platform.http.torchserve.requests import HttpRequest
+from flowyard.platform.http.torchserve.routes import Call
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.traffic import Traffic
+from flowyard.schemas.errors import FlowyardError
+
+#: The version whose API this is.
+VERSION = "1.1.11"
+
+
+class Mms:
+    """The APIs of MMS, which know no tokens and no metrics.
+
+    Args:
+        registry: Where models are.
+
+    Attributes:
+        settings: The settings.
+        inference: The inference API.
+        management: The management API.
+        tokens: None.
+    """
+
+    tokens = None
+
+    def __init__(self, registry: Registry) -> None:
+        self.settings = registry.settings
+        self.inference = MmsInference(registry, _unmeasured)
+        self.management = MmsManagement(registry)
+
+    def document(self, part: Part) -> Json:
+        """The OpenAPI document of a part."""
+        return openapi.mms_document(part, VERSION)
+
+    def metrics(self, request: HttpRequest) -> Answer | None:
+        """There are none."""
+        del request
+        return None
+
+    def tell(self, error: FlowyardError) -> Answer:
+        """Tells an error."""
+        return error_answer(error)
+
+    def answered(self, status: int) -> None:
+        """Nobody counts."""
+
+    def door(self, parts: frozenset[Part], traffic: Traffic) -> Door:
+        """What is served at one address.
+
+        Args:
+            parts: Which of the APIs.
+            traffic: Is told of every request.
+        """
+        return Door(self, parts, traffic)
+
+    def close(self) -> None:
+        """The server stops."""
+
+
+def _unmeasured(model: Model, call: Call, elapsed_s: float, queued_s: float) -> None:
+    """Nobody counts."""

@@ -1,0 +1,88 @@
+"""TorchServe as a whole."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from flowyard.platform.http.torchserve import openapi
+from flowyard.platform.http.torchserve.answers import Answer
+from flowyard.platform.http.torchserve.door import Door
+from flowyard.platform.http.torchserve.entries import Model, Models
+from flowyard.platform.http.torchserve.errors import error_answer
+from flowyard.platform.http.torchserve.inference import Inference
+from flowyard.platform.http.torchserve.management import Management
+from flowyard.platform.http.torchserve.measures import CONTENT_TYPE, Measures
+from flowyard.platform.http.torchserve.openapi import Json, Part
+from flowyard.platform.http.torchserve.requests import HttpRequest
+from flowyard.platform.http.torchserve.routes import Call
+from flowyard.platform.http.torchserve.tokens import KEY_FILE, Tokens
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.traffic import Traffic
+from flowyard.schemas.errors import FlowyardError
+
+#: The version whose API this is.
+VERSION = "0.12.0"
+
+
+class TorchServe:
+    """The APIs of TorchServe.
+
+    Args:
+        registry: Where models are.
+
+    Raises:
+        InvalidRequestError: The file of the tokens cannot be written.
+
+    Attributes:
+        settings: The settings.
+        inference: The inference API.
+        management: The management API.
+        tokens: The tokens, `None` where the settings want none.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.settings = registry.settings
+        self._measures = Measures(Models(registry.endpoints))
+        self.inference = Inference(registry, self._predicted)
+        self.management = Management(registry)
+        lifetime = timedelta(minutes=self.settings.token_expiration_min)
+        self.tokens = None if self.settings.disable_token_authorization else Tokens(Path(KEY_FILE).absolute(), lifetime)
+
+    def document(self, part: Part) -> Json:
+        """The OpenAPI document of a part."""
+        return openapi.torchserve_document(part, VERSION)
+
+    def metrics(self, request: HttpRequest) -> Answer | None:
+        """Answers `/metrics`, whatever the method and what follows; in `log` mode there is nothing to tell."""
+        if request.segments[:1] != ("metrics",):
+            return None
+        mode = self.settings.metrics_mode
+        names = [value for name, value in request.query if name == "name[]"]
+        body = b"" if mode == "log" else self._measures.text(names, legacy=mode == "legacy")
+        return Answer(200, body, CONTENT_TYPE)
+
+    def tell(self, error: FlowyardError) -> Answer:
+        """Tells an error."""
+        return error_answer(error)
+
+    def answered(self, status: int) -> None:
+        """A request has been answered."""
+        self._measures.answered(status)
+
+    def _predicted(self, model: Model, call: Call, elapsed_s: float, queued_s: float) -> None:
+        self._measures.predicted(model, call.version, elapsed_s, queued_s)
+
+    def door(self, parts: frozenset[Part], traffic: Traffic) -> Door:
+        """What is served at one address.
+
+        Args:
+            parts: Which of the APIs.
+            traffic: Is told of every request.
+        """
+        return Door(self, parts, traffic)
+
+    def close(self) -> None:
+        """The server stops."""
+        if self.tokens is not None:
+            self.tokens.remove_file()

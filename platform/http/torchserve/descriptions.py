@@ -1,0 +1,170 @@
+"""What TorchServe tells of a model (TorchServe reference §1.2, `GET /models/{name}`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from flowyard.platform.http.torchserve.entries import Model
+from flowyard.platform.settings import Settings
+from flowyard.platform.workers.pool import ModelPool, WorkerView
+from flowyard.platform.workers.process import resident_bytes
+from flowyard.schemas.models import ModelSpec
+
+#: The number of the first worker of a server: the originals number them by ports.
+FIRST_WORKER = 9000
+DEFAULT_RETRY_S = 300
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A worker; it is `READY`, or `UNLOADING` before and after."""
+
+    id: str
+    start_time: str
+    status: str
+    memory_usage: int
+    pid: int | msgspec.UnsetType
+    gpu: bool
+    gpu_usage: str
+
+
+class QueueInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """The queue of a model."""
+
+    remaining_capacity: int
+    pending_requests: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """One version of a model, in the original's order."""
+
+    model_name: str
+    model_version: str
+    model_url: str | msgspec.UnsetType
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    response_timeout: int
+    startup_timeout: int
+    max_retry_timeout_in_sec: int = DEFAULT_RETRY_S
+    client_timeout_in_mills: int = 0
+    parallel_type: str = ""
+    parallel_level: int = 0
+    device_type: str
+    continuous_batching: bool = False
+    use_job_ticket: bool = False
+    use_venv: bool = False
+    stateful: bool = False
+    sequence_max_idle_m_sec: int = 0
+    sequence_timeout_m_sec: int = 0
+    max_num_sequence: int = 0
+    max_sequence_job_queue_size: int = 0
+    loaded_at_startup: bool
+    workers: list[WorkerInfo]
+    job_queue_status: QueueInfo
+    customized_metadata: Any = msgspec.UNSET
+
+
+class ModelItem(msgspec.Struct, frozen=True, rename="camel"):
+    """A model in a list."""
+
+    model_name: str
+    model_url: str
+
+
+class ModelList(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A page of models."""
+
+    next_page_token: str | msgspec.UnsetType = msgspec.UNSET
+    models: list[ModelItem]
+
+
+def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) -> ModelInfo:
+    """One version in full.
+
+    Args:
+        model: The model.
+        settings: What counts where nothing is known of its workers yet.
+        metadata: What it says of itself, where it was asked.
+    """
+    pool = model.pool
+    spec = pool.spec.spec if pool is not None else model.entry.record.spec
+    policy = pool.spec.policy if pool is not None else None
+    low, high = limits(pool)
+    if model.function:
+        # Functions share their workers, and more are started when there is work; alone, each is what it is in the original.
+        high, spec, policy = low, ModelSpec(batch_size=1, max_batch_delay=0), None
+    size = policy.queue_size if policy is not None else settings.job_queue_size
+    waiting = pool.queue_length if pool is not None else 0
+    return ModelInfo(
+        model_name=model.name,
+        model_version=model.version,
+        model_url=shown_url(model, settings),
+        runtime=runtime_of(model),
+        min_workers=low,
+        max_workers=high,
+        batch_size=policy.batch_size if policy is not None else spec.batch_size or settings.batch_size,
+        max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else _delay(spec, settings),
+        response_timeout=round(policy.timeout_s if policy is not None else spec.timeout or settings.default_timeout_s),
+        startup_timeout=round(pool.spec.startup_timeout_s if pool is not None else settings.startup_timeout_s),
+        device_type="gpu" if pool is not None and any(device.type == "gpu" for device in pool.spec.devices) else "cpu",
+        loaded_at_startup=model.entry.at_startup,
+        workers=[_worker(worker) for worker in pool.workers()] if pool is not None else [],
+        job_queue_status=QueueInfo(remaining_capacity=max(0, size - waiting), pending_requests=waiting),
+        customized_metadata=metadata,
+    )
+
+
+def _delay(spec: ModelSpec, settings: Settings) -> int:
+    return settings.max_batch_delay if spec.max_batch_delay is None else spec.max_batch_delay
+
+
+def limits(pool: ModelPool | None) -> tuple[int, int]:
+    """Least and most workers, over all devices."""
+    groups = list(pool.groups) if pool is not None else []
+    return sum(group.min for group in groups), sum(group.max for group in groups)
+
+
+def runtime_of(model: Model) -> str:
+    """The runtime that the registration or the archive names."""
+    said = model.entry.record.spec.options.get("runtime")
+    pool = model.pool
+    return said or (pool.spec.properties.get("runtime") if pool is not None else None) or "python"
+
+
+def shown_url(model: Model, settings: Settings) -> str | msgspec.UnsetType:
+    """The URL as the caller gave it; what the operator has loaded from the store is told without the store."""
+    url = model.url
+    if url is None:
+        return msgspec.UNSET
+    store = f"{settings.model_store}/" if settings.model_store and (model.entry.at_startup or model.key) else ""
+    return url.removeprefix(store)
+
+
+def item(model: Model, settings: Settings) -> ModelItem:
+    """A model in a list."""
+    url = shown_url(model, settings)
+    return ModelItem(model.name, url if isinstance(url, str) else "")
+
+
+def _worker(worker: WorkerView) -> WorkerInfo:
+    is_ready = worker.state != "starting" and not worker.leaving
+    is_gpu = worker.device.type == "gpu"
+    return WorkerInfo(
+        id=str(FIRST_WORKER - 1 + worker.id),
+        start_time=told_time(worker.started),
+        status="READY" if is_ready else "UNLOADING",
+        memory_usage=resident_bytes(worker.pid) if worker.pid is not None else 0,
+        pid=worker.pid if worker.pid is not None else msgspec.UNSET,
+        gpu=is_gpu,
+        gpu_usage=f"gpuId::{worker.device.id}" if is_gpu else "N/A",
+    )
+
+
+def told_time(moment: datetime) -> str:
+    """A moment as the originals write it."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

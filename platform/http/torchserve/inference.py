@@ -1,0 +1,281 @@
+"""TorchServe's inference API (TorchServe reference §2)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from flowyard.platform.execution import Asked, Execution, SingleCall, execute
+from flowyard.platform.http.bodies import Receive
+from flowyard.platform.http.native.predictions import Watch, deadline_of, listen_for_end, priority_of
+from flowyard.platform.http.native.streaming import Reply, Stream
+from flowyard.platform.http.torchserve import openapi
+from flowyard.platform.http.torchserve.answers import JSON, Answer, Headers, json_answer, status_answer
+from flowyard.platform.http.torchserve.entries import Model, Models
+from flowyard.platform.http.torchserve.errors import NodeFailedError
+from flowyard.platform.http.torchserve.inputs import HandlerRequest, Input, field_of, inputs_of, told_headers
+from flowyard.platform.http.torchserve.outcomes import answer_of, send_stream
+from flowyard.platform.http.torchserve.requests import HttpRequest
+from flowyard.platform.http.torchserve.routes import Call, torchserve_call
+from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.shadows import mirror
+from flowyard.platform.telemetry.traffic import Exchange
+from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.workers.process import Outcome
+from flowyard.platform.workers.tasks import Task
+from flowyard.schemas.errors import (
+    FlowyardError,
+    InvalidRequestError,
+    NodeError,
+    NotReadyError,
+    QueueFullError,
+    ShutDownError,
+    UnavailableError,
+    WorkerDiedError,
+)
+
+NO_NAME = "Parameter model_name is required."
+#: Seconds that a model may be without workers before `/ping` says so, as the original goes on trying to start them.
+RETRY_S = 300.0
+#: Why nobody can answer now; the original has one text for all of it.
+NOBODY = (ShutDownError, NotReadyError, QueueFullError)
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction that can be made.
+
+    Attributes:
+        call: How it was asked for.
+        model: The model.
+        inputs: The named inputs of its handler.
+    """
+
+    call: Call
+    model: Model
+    inputs: list[Input]
+
+
+class Inference:
+    """Answers the inference API.
+
+    Args:
+        registry: Where models are.
+        measure: Is told of every prediction that was made: the model's name and version, as far as it was named, and its times.
+    """
+
+    def __init__(self, registry: Registry, measure: Callable[[Model, Call, float, float], None]) -> None:
+        self._registry = registry
+        self._settings = registry.settings
+        self._models = Models(registry.endpoints)
+        self._measure = measure
+        self._watch = Watch()
+
+    def call_of(self, segments: tuple[str, ...]) -> Call | None:
+        """What is to be predicted at a path, `None` for nothing."""
+        return torchserve_call(segments)
+
+    async def answer(self, request: HttpRequest) -> Answer | None:
+        """Answers what is no prediction; `None` where nothing is at its path.
+
+        Raises:
+            FlowyardError: It cannot be done.
+        """
+        match request.segments:
+            case ["ping", *_]:
+                return self._ping()
+            case ["v2", *rest] if (self._settings.ts_open_inference_protocol or "").lower() == "true":
+                return self._open_inference(rest)
+        return None
+
+    def _ping(self) -> Answer:
+        is_healthy = all(self._is_healthy(model) for model in self._models.default_models())
+        return status_answer("Healthy") if is_healthy else status_answer("Unhealthy", 500)
+
+    def _is_healthy(self, model: Model) -> bool:
+        pool = model.pool
+        return pool is None or pool.healthy or pool.failing_s(time.monotonic()) <= RETRY_S
+
+    @staticmethod
+    def _open_inference(rest: list[str]) -> Answer | None:
+        match rest:
+            case []:
+                extensions = ["kserve", "kubeflow"]
+                # The original spells it so; clients may look for either.
+                about = {"name": "Torchserve", "version": "0.12.0", "extenstion": extensions, "extensions": extensions}
+                return json_answer(about)
+            case ["health", ("ready" | "live") as what]:
+                return json_answer({what: True})
+        return None
+
+    # ---- predictions ----
+
+    def find(self, call: Call, request: HttpRequest) -> Model:
+        """The model that is asked, before the body is read.
+
+        Raises:
+            InvalidRequestError: The path names none, and neither does the query.
+            ModelNotFoundError: There is no such model or version.
+        """
+        return self._found(call, self._name(call, request, []))
+
+    def _found(self, call: Call, name: str) -> Model:
+        return Model(self._models.workflow(name), name) if call.workflow else self._models.find(name, call.version)
+
+    def described(self, call: Call, request: HttpRequest) -> Answer:
+        """The document of how to run a model."""
+        return json_answer(openapi.torchserve_model(self.find(call, request).name))
+
+    def prediction(self, call: Call, request: HttpRequest) -> Prediction:
+        """What is to be predicted.
+
+        Raises:
+            FlowyardError: There is no such model, or the form cannot be read.
+        """
+        inputs = inputs_of(call, request.query, request.headers.get("content-type", ""), request.body)
+        model = self._found(call, self._name(call, request, inputs))
+        return Prediction(call=call, model=model, inputs=inputs)
+
+    def _name(self, call: Call, request: HttpRequest, inputs: list[Input]) -> str:
+        if call.name is not None:
+            return call.name
+        said = next((value for name, value in request.query if name == "model_name"), None)
+        if said is None:
+            said = self.named_in_form(inputs)
+        found = said if said is not None else self._models.only_at_startup()
+        if found is None:
+            raise InvalidRequestError(NO_NAME)
+        return found
+
+    def named_in_form(self, inputs: list[Input]) -> str | None:
+        """The model that a form names."""
+        return field_of(inputs, "model_name")
+
+    async def predict(
+        self, asked: Prediction, request: HttpRequest, exchange: Exchange, receive: Receive, send: Any, cross_origin: Headers
+    ) -> Answer | None:
+        """Predicts.
+
+        Returns:
+            The answer, `None` where it has been sent in pieces.
+
+        Raises:
+            FlowyardError: The prediction failed.
+            ClientGoneError: The client went away.
+        """
+        reply = Reply()
+        started = time.monotonic()
+        try:
+            deployment = self._models.route(asked.model, versioned=asked.call.version is not None)
+            exchange.routed(deployment)
+            run = self._run(asked, request, deployment, reply)
+            run.start()
+            first = reply.first
+            result = first.result() if first.done() else await self._watch.wait(first, run, receive)
+        except NOBODY:
+            raise self.no_worker(asked) from None
+        if asked.call.workflow:
+            return workflow_answer(result)
+        if isinstance(result, NOBODY):
+            raise self.no_worker(asked)
+        self._measure(asked.model, asked.call, time.monotonic() - started, run.queued_s)
+        if isinstance(result, WorkerDiedError):
+            raise self.worker_died(result)
+        if isinstance(result, FlowyardError):
+            raise result
+        if isinstance(result, Stream):
+            sending = send_stream(result, request.request_id, cross_origin, exchange.sending(send))
+            await self._send(result, run, receive, sending)
+            return None
+        return answer_of(result, request.headers.get("accept", ""), request.headers.get("content-type", ""))
+
+    async def _send(self, stream: Stream, run: Any, receive: Receive, sending: Coroutine[Any, Any, None]) -> None:
+        """Sends a stream while its client is there."""
+        listening = asyncio.ensure_future(listen_for_end(stream.gone, run, receive))
+        try:
+            await sending
+        finally:
+            listening.cancel()
+            run.cancel()
+
+    def _run(
+        self, asked: Prediction, request: HttpRequest, deployment: Deployment, reply: Reply
+    ) -> Execution | SingleCall | NodeCall:
+        headers = dict(request.headers)
+        payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
+        if asked.model.key:
+            pool = deployment.pools[asked.model.key]
+            task = functools.partial(
+                Task, (payload,), callee=asked.model.function, request_id=request.request_id, headers=headers
+            )
+            return NodeCall(pool, task, reply)
+        run = Asked(payload, headers, dict(request.query), request.request_id, deadline_of(headers), priority_of(headers))
+        endpoints = self._registry.endpoints
+        shadows = endpoints.shadows.get(asked.model.name, ()) if asked.call.version is None else ()
+        if shadows:
+            mirror(run, shadows, endpoints.route)
+        return execute(deployment, run, endpoints.route, reply.on_answer, reply.on_chunk)
+
+    def no_worker(self, asked: Prediction) -> UnavailableError:
+        """Nobody can answer now: no worker, or a full queue. The quote behind the version is the original's."""
+        version = asked.call.version
+        label = f'"{asked.model.name}"' if version is None else f'"{asked.model.name}" Version {version}"'
+        return UnavailableError(
+            f"Model {label} has no worker to serve inference request. Please use scale workers API to add workers. "
+            "If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+        )
+
+    @staticmethod
+    def worker_died(error: WorkerDiedError) -> WorkerDiedError:
+        """The worker ended while it computed, or took too long."""
+        return WorkerDiedError("Worker died.", error.message)
+
+
+def workflow_answer(result: Outcome | Stream) -> Answer:
+    """Tells what a workflow has answered: the bytes of its last node, always as JSON.
+
+    Raises:
+        NodeFailedError: A node failed; the original says no more than which.
+        FlowyardError: The workflow failed otherwise.
+    """
+    if isinstance(result, NodeError) and result.node:
+        raise NodeFailedError(f"Error executing {result.node}", str(getattr(result, "detail", "") or result))
+    if isinstance(result, FlowyardError):
+        raise result
+    assert not isinstance(result, Stream)
+    told = answer_of(result, "", "")
+    return Answer(200, told.body, JSON)
+
+
+class NodeCall:
+    """A call of one node of a workflow as if it were a model.
+
+    Args:
+        pool: Where it is computed.
+        task: Makes the task of what takes its outcome.
+        reply: Gets the answer.
+    """
+
+    def __init__(self, pool: ModelPool, task: Callable[..., Task], reply: Reply) -> None:
+        self._pool = pool
+        self._task = task
+        self._reply = reply
+        self._job: Any = None
+        self.queued_s = 0.0
+
+    def start(self) -> None:
+        """Queues the call."""
+        self._job = self._pool.submit(self._task(self._done, on_chunk=self._reply.on_chunk))
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self._job is not None:
+            self._pool.cancel(self._job)
+
+    def _done(self, outcome: Outcome) -> None:
+        self._reply.on_answer(outcome)

@@ -1,0 +1,366 @@
+"""TorchServe's management API (TorchServe reference §1.2)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import structlog
+
+from flowyard.platform.archives.remote import is_remote
+from flowyard.platform.http.torchserve import openapi
+from flowyard.platform.http.torchserve.answers import Answer, json_answer, status_answer
+from flowyard.platform.http.torchserve.descriptions import ModelList, describe, item, limits
+from flowyard.platform.http.torchserve.entries import NO_VERSION, Model, Models
+from flowyard.platform.http.torchserve.errors import (
+    NO_METHOD,
+    DefaultVersionError,
+    DownloadError,
+    FileExistsAlreadyError,
+    VersionNotFoundError,
+)
+from flowyard.platform.http.torchserve.metadata import ask_model
+from flowyard.platform.http.torchserve.pages import matches, slice_of
+from flowyard.platform.http.torchserve.parameters import Parameters, of_json, of_query
+from flowyard.platform.http.torchserve.placement import spread, with_gpus
+from flowyard.platform.http.torchserve.registrations import (
+    MOST_WORKERS,
+    TORCHSERVE_RUNTIMES,
+    Asked,
+    read_registration,
+    reason_of,
+    start_failure,
+)
+from flowyard.platform.http.torchserve.requests import HttpRequest
+from flowyard.platform.http.torchserve.urls import check_relative, in_store, is_file_url, is_web_or_file, taken_name
+from flowyard.platform.http.torchserve.workflows import Workflows
+from flowyard.platform.registry.deployment import FUNCTIONS, Scaling
+from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.registry import Registry, Request
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import (
+    AlreadyRegisteredError,
+    ConflictError,
+    FlowyardError,
+    ForbiddenError,
+    InvalidArchiveError,
+    InvalidModelError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    ModelNotFoundError,
+    UnavailableError,
+)
+from flowyard.schemas.models import ModelSpec
+
+log = structlog.stdlib.get_logger(__name__)
+
+NO_NAME = "Model name is not defined."
+NO_STORE = "Model store has not been configured."
+
+
+class Management:
+    """Answers the management API.
+
+    Args:
+        registry: Where models are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._settings = registry.settings
+        self._models = Models(registry.endpoints)
+        self._workflows = Workflows(registry, self._models)
+        self._may_change = registry.settings.torchserve_model_api and registry.settings.enable_model_api
+
+    async def answer(self, request: HttpRequest) -> Answer | None:
+        """Answers a request, `None` where nothing is at its path.
+
+        Raises:
+            FlowyardError: It cannot be done.
+        """
+        match request.segments:
+            case ["models"]:
+                return await self._all(request)
+            case ["models", name]:
+                return await self._one(request, name, None)
+            case ["models", name, version]:
+                return await self._one(request, name, version)
+            case ["models", name, version, "set-default"]:
+                return await self._default(request, name, version)
+            case ["v1", "models", target]:
+                return self._ready(request, target)
+            case ["workflows", *names]:
+                return await self._workflows.answer(request, names)
+        return None
+
+    # ---- what is at a path ----
+
+    async def _all(self, request: HttpRequest) -> Answer:
+        match request.method:
+            case "GET":
+                return self._list(of_query(request.query))
+            case "POST" if self._may_change:
+                return await self._register(self._given(request))
+        raise MethodNotAllowedError(NO_METHOD)
+
+    async def _one(self, request: HttpRequest, name: str, version: str | None) -> Answer:
+        given = of_query(request.query)
+        match request.method:
+            case "GET":
+                return await self._describe(name, version, given)
+            case "PUT":
+                return await self._scale(name, version, given)
+            case "DELETE" if self._may_change:
+                return await self._unregister(name, version, given)
+            case "OPTIONS":
+                self._models.find(name, version)
+                return json_answer(openapi.torchserve_model_management(name))
+        raise MethodNotAllowedError(NO_METHOD)
+
+    async def _default(self, request: HttpRequest, name: str, version: str) -> Answer:
+        match request.method:
+            case "PUT":
+                return await self._set_default(name, version)
+            case "GET":
+                return await self._describe(name, None, of_query(request.query))
+            case "OPTIONS":
+                self._models.find(name, version)
+                return json_answer(openapi.torchserve_model_management(name))
+        raise MethodNotAllowedError(NO_METHOD)
+
+    def _ready(self, request: HttpRequest, target: str) -> Answer:
+        if request.method != "GET":
+            raise MethodNotAllowedError(NO_METHOD)
+        name = target.partition(":")[0]
+        pool = self._models.default(name).pool
+        return json_answer({"name": name, "ready": pool is not None and bool(pool.workers())})
+
+    @staticmethod
+    def _given(request: HttpRequest) -> Parameters:
+        """The parameters of a registration: those of a JSON body alone, else those of the query."""
+        return of_json(request.body) if request.media_type == "application/json" else of_query(request.query)
+
+    # ---- reading ----
+
+    def _list(self, given: Parameters) -> Answer:
+        models = self._models.default_models()
+        pattern = given.text("model_name_pattern")
+        if pattern:
+            models = [model for model in models if matches(pattern, model.name)]
+        found, token = slice_of([item(model, self._settings) for model in models], given)
+        return json_answer(ModelList(models=found, next_page_token=msgspec.UNSET if token is None else token))
+
+    async def _describe(self, name: str, version: str | None, given: Parameters) -> Answer:
+        if version == "all":
+            return json_answer([describe(model, self._settings) for model in self._models.versions(name)])
+        model = self._models.find(name, version)
+        if not given.flag("customized", default=False):
+            return json_answer([describe(model, self._settings)])
+        status, metadata = await ask_model(model)
+        return json_answer([describe(model, self._settings, metadata)], status)
+
+    # ---- registering ----
+
+    async def _register(self, given: Parameters) -> Answer:
+        asked = read_registration(given, self._settings, TORCHSERVE_RUNTIMES)
+        url = self._checked_url(asked.url)
+        entry = await self._registered(asked, url)
+        model = self._registered_model(entry)
+        low, _ = limits(model.pool)
+        label = f'Model "{model.name}" Version: {model.version} registered with'
+        if not low:
+            return status_answer(f"{label} 0 initial workers. Use scale workers API to add workers for the model.")
+        if not asked.synchronous:
+            return status_answer("Processing worker updates...", 202)
+        return status_answer(f"{label} {low} initial workers")
+
+    def _registered_model(self, entry: Entry) -> Model:
+        return Model(entry, entry.record.name)
+
+    def _checked_url(self, url: str) -> str:
+        """Where a registration's URL leads, in the order in which the original looks (TorchServe reference §1.2)."""
+        if not self._settings.model_store:
+            raise ModelNotFoundError(NO_STORE)
+        if not url:
+            raise ModelNotFoundError("empty url")
+        check_relative(url)
+        if is_web_or_file(url):
+            return self._checked_download(url)
+        if is_remote(url):
+            try:
+                self._registry.check_url(url)
+            except FlowyardError:
+                raise ModelNotFoundError(f"Model not found at: {url}") from None
+            return url
+        inside = in_store(url, self._settings)
+        if inside is None:
+            raise ModelNotFoundError(f"Model not found at: {url}")
+        if url.endswith("/"):
+            raise InvalidModelError(NO_NAME)
+        if not self._registry.has_file(url):
+            raise ModelNotFoundError(f"Model not found at: {url}")
+        return url
+
+    def _checked_download(self, url: str) -> str:
+        if is_file_url(url) or not self._registry.allows_url(url):
+            raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
+        taken = taken_name(url, self._settings, self._registry.endpoints)
+        if taken is not None:
+            raise FileExistsAlreadyError(f"Model file already exists {taken}")
+        try:
+            self._registry.check_url(url)
+        except FlowyardError as error:
+            error.fetching = True
+            raise self._refusal(error, url) from None
+        return url
+
+    async def _registered(self, asked: Asked, url: str) -> Entry:
+        try:
+            return await self._register_at(asked, url)
+        except AlreadyRegisteredError as error:
+            raise self._taken(error.name, error.version) from None
+        except FlowyardError as error:
+            if error.starting is not None:
+                raise start_failure(self._not_started(*error.starting), reason_of(error)) from None
+            raise self._refusal(error, asked.url) from None
+
+    def _taken(self, name: str, version: str) -> FlowyardError:
+        """What is told of a name and version that are taken."""
+        return ConflictError(f"Model version {version or NO_VERSION} is already registered for model {name}")
+
+    def _not_started(self, name: str, version: str) -> str:
+        """What is told when the workers of a new model cannot be started."""
+        return f"Failed to start workers for model {name} version: {version or NO_VERSION}"
+
+    def _refusal(self, error: FlowyardError, url: str) -> FlowyardError:
+        """What the original says of an archive that cannot be had or read."""
+        log.warning("registration refused", url=url, reason=str(error))
+        if error.fetching:
+            return DownloadError(f"Failed to download archive from: {url}")
+        if isinstance(error, ForbiddenError):
+            return ModelNotFoundError(f"Model not found at: {url}")
+        return archive_refusal(error)
+
+    async def _register_at(self, asked: Asked, url: str) -> Entry:
+        """Registers a model; where nobody waits, its workers start afterwards, so that it is there whatever becomes of them."""
+        spec = asked.spec
+        if not asked.synchronous:
+            spec = deferred(spec)
+        entry = await self._registry.register(Request(url=url, name=asked.name, spec=spec, infer_name=False))
+        model = self._registered_model(entry)
+        assert model.pool is not None
+        low, high = model.pool.spec.own_workers
+        if not asked.synchronous and high:
+            await self._share(model, low * len(model.pool.spec.devices), high * len(model.pool.spec.devices), wait=False)
+        return entry
+
+    # ---- changing ----
+
+    async def _scale(self, name: str, version: str | None, given: Parameters) -> Answer:
+        low, high = read_workers(given)
+        model = self._models.find(name, version if version is not None else given.text("model_version"))
+        wait = given.flag("synchronous", default=False)
+        label = version if version is not None else given.text("model_version")
+        was_failing = model.pool is not None and model.pool.failing
+        try:
+            await self.scale(model, low, high, given, wait=wait)
+        except UnavailableError as error:
+            if was_failing:
+                return status_answer("Workers scaling in progress...", 206)
+            told = f"Failed to start workers for model {name} version: {label or 'null'}"
+            raise start_failure(told, reason_of(error)) from None
+        if not wait:
+            return status_answer("Processing worker updates...", 202)
+        return status_answer(f"Workers scaled to {low} for model: {name}{f', version: {label}' if label else ''}")
+
+    async def scale(self, model: Model, low: int, high: int, given: Parameters, *, wait: bool) -> None:
+        """Changes the number of workers of a model; with `number_gpu` and `timeout` as the early documents have them.
+
+        Raises:
+            UnavailableError: It does not run, or its workers cannot be started.
+        """
+        model.running()
+        number_gpu = given.integer("number_gpu")
+        if number_gpu is not None and number_gpu >= 0:
+            await self._apply(model, with_gpus(number_gpu, low, high, self._registry.gpus), wait=wait)
+        else:
+            await self._share(model, low, high, wait=wait)
+        timeout_s = given.integer("timeout")
+        if timeout_s is not None and timeout_s >= 0:
+            self._end_surplus(model, timeout_s)
+
+    async def _share(self, model: Model, low: int, high: int, *, wait: bool) -> None:
+        assert model.pool is not None
+        await self._apply(model, spread(low, high, [group.device for group in model.pool.groups]), wait=wait)
+
+    async def _apply(self, model: Model, shares: dict[Device, tuple[int, int]], *, wait: bool) -> None:
+        record = model.entry.record
+        pool = "" if model.key in ("", FUNCTIONS) else model.key
+        *others, last = shares.items()
+        for device, (low, high) in others:
+            await self._registry.scale(record.name, record.version, Scaling(low, high, device, pool), wait=False)
+        device, (low, high) = last
+        await self._registry.scale(record.name, record.version, Scaling(low, high, device, pool), wait=wait)
+
+    def _end_surplus(self, model: Model, timeout_s: float) -> None:
+        """Workers that are on their way out get so long to finish."""
+        pool = model.pool
+        assert pool is not None
+        asyncio.get_running_loop().call_later(timeout_s, pool.end_leaving, f"no time left: timeout={timeout_s:g}")
+
+    async def _set_default(self, name: str, version: str) -> Answer:
+        try:
+            model = self._models.find(name, version)
+        except VersionNotFoundError:
+            raise VersionNotFoundError(f"Model version {version} does not exist for model {name}") from None
+        await self._registry.set_default(model.entry.record.name, model.entry.record.version)
+        return status_answer(f'Default version successfully updated for model "{name}" to "{version}"')
+
+    async def _unregister(self, name: str, version: str | None, given: Parameters) -> Answer:
+        model = self._models.find(name, version)
+        if model.key:
+            raise InvalidRequestError(f"{name} is a node of the workflow {model.entry.record.name}; unregister that.")
+        if len(self._models.versions(name)) > 1 and self._models.is_default(model):
+            raise DefaultVersionError(f"Cannot remove default version for model {name}")
+        await unregister(self._registry, model, given)
+        return status_answer(f'Model "{name}" unregistered')
+
+
+def archive_refusal(error: FlowyardError) -> FlowyardError:
+    """What the originals say of an archive that is none, or says too little of itself: a message without our part of it."""
+    if isinstance(error, (InvalidArchiveError, ModelNotFoundError)):
+        return InvalidModelError(NO_NAME)
+    if isinstance(error, InvalidModelError):
+        return InvalidModelError(error.message.partition(" (")[0])
+    return error
+
+
+async def unregister(registry: Registry, model: Model, given: Parameters) -> None:
+    """Unregisters a model; `timeout` is how long running requests get, as the early documents have it."""
+    timeout_s = given.integer("timeout")
+    drain_s = float(timeout_s) if timeout_s is not None and timeout_s >= 0 else None
+    record = model.entry.record
+    await registry.unregister(record.name, record.version, drain_s=drain_s)
+
+
+def read_workers(given: Parameters) -> tuple[int, int]:
+    """Least and most workers that are asked for.
+
+    Raises:
+        InvalidRequestError: The most are fewer than the least, or they are no numbers of workers.
+    """
+    low = given.integer("min_worker")
+    low = 1 if low is None else low
+    high = given.integer("max_worker")
+    high = low if high is None else high
+    if high < low:
+        raise InvalidRequestError("max_worker cannot be less than min_worker.")
+    if low < 0 or high > MOST_WORKERS:
+        name, number = ("min_worker", low) if low < 0 else ("max_worker", high)
+        raise InvalidRequestError(f"Parameter {name}: {number} is not allowed; allowed is a whole number up to {MOST_WORKERS}.")
+    return low, high
+
+
+def deferred(spec: ModelSpec) -> ModelSpec:
+    """The same model without workers for now."""
+    return msgspec.structs.replace(spec, min_worker=0, max_worker=0)
