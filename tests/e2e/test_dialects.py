@@ -1,0 +1,306 @@
+"""TorchServe's and MMS's APIs beside the native one, on one registry."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from support.archives import linear_onnx, zipped
+from support.server import ServerProcess, is_gone, running, wait_until
+
+HANDLER = """
+import os, time
+
+class Handler:
+    def initialize(self, context):
+        self.context = context
+        if context.model_name == "broken":
+            raise ValueError("the weights are missing")
+
+    def handle(self, data, context):
+        if context.get_request_header(0, "describe") == "True":
+            return [{"rows": len(data)}]
+        out = []
+        for index, row in enumerate(data):
+            body = row.get("body") or b""
+            text = body.decode() if isinstance(body, (bytes, bytearray)) else str(body)
+            if text.startswith("sleep"):
+                time.sleep(float(text.split()[1]))
+            if text == "pid":
+                text = str(os.getpid())
+            out.append(f"{context.manifest['model'].get('modelVersion')}:{text}")
+        return out
+"""
+ADDRESSES = {
+    "FLOWYARD_TORCHSERVE_INFERENCE_ADDRESS": "http://127.0.0.1:0",
+    "FLOWYARD_TORCHSERVE_MANAGEMENT_ADDRESS": "http://127.0.0.2:0",
+    "FLOWYARD_TORCHSERVE_METRICS_ADDRESS": "http://127.0.0.3:0",
+    "FLOWYARD_MMS_INFERENCE_ADDRESS": "http://127.0.0.4:0",
+    "FLOWYARD_MMS_MANAGEMENT_ADDRESS": "http://127.0.0.5:0",
+}
+SETTINGS = {
+    "FLOWYARD_TORCHSERVE_MODEL_API": "true",
+    "FLOWYARD_DISABLE_TOKEN_AUTHORIZATION": "true",
+    "FLOWYARD_METRICS_MODE": "prometheus",
+}
+
+
+def archive(name: str, version: str = "1.0") -> bytes:
+    manifest = {
+        "createdOn": "01/01/2026 00:00:00",
+        "runtime": "python",
+        "model": {"modelName": name, "handler": "handler.py", "modelVersion": version},
+        "archiverVersion": "0.12.0",
+    }
+    return zipped({"handler.py": HANDLER, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
+
+
+class Server:
+    """The addresses of one server."""
+
+    def __init__(self, process: ServerProcess) -> None:
+        self.process = process
+        self.clients = [process.client_of(url) for url in process.urls]
+        self.inference, self.management, self.metrics, self.mms, self.mms_management, self.native = self.clients
+
+    def archive(self, name: str, version: str = "1.0") -> str:
+        file = f"{name}-{version}.mar"
+        (self.process.model_store / file).write_bytes(archive(name, version))
+        return file
+
+    def register(self, name: str, version: str = "1.0", **parameters: object) -> httpx2.Response:
+        url = self.archive(name, version)
+        return self.management.post("/models", params={"url": url, **parameters})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    flags = ("--dialect", "torchserve", "--dialect", "mms")
+    with running(tmp_path_factory.mktemp("dialects"), *flags, env=ADDRESSES | SETTINGS) as process:
+        started = Server(process)
+        yield started
+        for client in started.clients:
+            client.close()
+
+
+def test_a_model_is_seen_and_answers_through_every_api(server):
+    assert server.register("shared", initial_workers=1).json() == {
+        "status": 'Model "shared" Version: 1.0 registered with 1 initial workers'
+    }
+    assert server.mms_management.get("/models/shared").json()["modelVersion"] == "1.0"
+    assert server.native.get("/models/shared").json()[0]["version"] == "1.0"
+    for client in (server.inference, server.mms, server.native):
+        answer = client.post("/predictions/shared", content=b"hi")
+        assert (answer.status_code, answer.text) == (200, "1.0:hi")
+    server.native.delete("/models/shared").raise_for_status()
+    assert server.inference.post("/predictions/shared").json()["message"] == "Model not found: shared"
+
+
+def test_a_model_of_another_engine_answers_too(server):
+    (server.process.model_store / "double.onnx").write_bytes(linear_onnx([[2.0]]))
+    server.management.post(
+        "/models", params={"url": "double.onnx", "model_name": "double", "initial_workers": 1}
+    ).raise_for_status()
+    answer = server.inference.post("/predictions/double", json=[[3.0]])
+    assert (answer.status_code, answer.json()) == (200, [[6.0]])
+    assert server.management.get("/models/double").json()[0]["runtime"] == "python"
+
+
+def test_the_first_version_answers_until_another_one_is_chosen(server):
+    for version in ("1.0", "2.0"):
+        server.register("versions", version, initial_workers=1).raise_for_status()
+    assert [server.inference.post("/predictions/versions", content=b"x").text for _ in range(3)] == ["1.0:x"] * 3
+    assert server.inference.post("/predictions/versions/2.0", content=b"x").text == "2.0:x"
+    refused = server.management.delete("/models/versions")
+    assert (refused.status_code, refused.json()["message"]) == (403, "Cannot remove default version for model versions")
+    server.management.put("/models/versions/2.0/set-default").raise_for_status()
+    assert server.inference.post("/predictions/versions", content=b"x").text == "2.0:x"
+    server.management.delete("/models/versions/1.0").raise_for_status()
+    server.management.delete("/models/versions").raise_for_status()
+    assert server.management.get("/models/versions").status_code == 404
+
+
+def test_a_registration_that_fails_says_why_and_leaves_nothing(server):
+    for _ in range(2):
+        answer = server.register("broken", initial_workers=1)
+        assert (answer.status_code, answer.json()["message"]) == (500, "Failed to start workers for model broken version: 1.0")
+        assert "the weights are missing" in answer.json()["detail"]
+        assert server.management.get("/models/broken").status_code == 404
+    assert server.register("broken").status_code == 200
+    answer = server.management.put("/models/broken", params={"min_worker": 1, "synchronous": "true"})
+    assert (answer.status_code, answer.json()["message"]) == (500, "Failed to start workers for model broken version: null")
+    assert "the weights are missing" in answer.json()["detail"]
+    assert server.inference.get("/ping").json() == {"status": "Healthy"}
+    again = server.management.put("/models/broken", params={"min_worker": 1, "synchronous": "true"})
+    assert (again.status_code, again.json()) == (206, {"status": "Workers scaling in progress..."})
+    server.management.delete("/models/broken").raise_for_status()
+
+
+def test_where_nobody_waits_the_workers_come_later(server):
+    answer = server.register("later", initial_workers=1, synchronous="false")
+    assert (answer.status_code, answer.json()) == (202, {"status": "Processing worker updates..."})
+    wait_until(lambda: [worker["status"] for worker in server.management.get("/models/later").json()[0]["workers"]] == ["READY"])
+    assert server.inference.post("/predictions/later", content=b"x").text == "1.0:x"
+
+
+def test_a_description_travels_alone(server):
+    server.register("alone", initial_workers=1, batch_size=8, max_batch_delay=300).raise_for_status()
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(server.inference.post("/predictions/alone", content=b"x").text))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    described = server.management.get("/models/alone", params={"customized": "true"}).json()[0]
+    for thread in threads:
+        thread.join()
+    assert described["customizedMetadata"] == {"rows": 1}
+    assert answers == ["1.0:x"] * 4
+
+
+def test_timeout_says_how_long_running_requests_get_when_a_model_goes(server):
+    server.register("hasty", initial_workers=1).raise_for_status()
+    (worker,) = server.management.get("/models/hasty").json()[0]["workers"]
+    answers: list[httpx2.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(server.inference.post("/predictions/hasty", content=b"sleep 50")))
+    thread.start()
+    wait_until(
+        lambda: server.native.get("/models/hasty").json()[0]["models"][0]["workerGroups"][0]["workers"][0]["state"] == "busy"
+    )
+    began = time.monotonic()
+    server.management.delete("/models/hasty", params={"timeout": 0}).raise_for_status()
+    thread.join()
+    assert time.monotonic() - began < 20
+    assert answers[0].status_code in (500, 503)
+    wait_until(lambda: is_gone(worker["pid"]))
+
+
+def test_timeout_says_how_long_surplus_workers_get(server):
+    server.register("shrinking", initial_workers=1).raise_for_status()
+    (worker,) = server.management.get("/models/shrinking").json()[0]["workers"]
+    thread = threading.Thread(target=lambda: server.inference.post("/predictions/shrinking", content=b"sleep 50"))
+    thread.start()
+    wait_until(
+        lambda: server.native.get("/models/shrinking").json()[0]["models"][0]["workerGroups"][0]["workers"][0]["state"] == "busy"
+    )
+    server.management.put("/models/shrinking", params={"min_worker": 0, "timeout": 0}).raise_for_status()
+    thread.join()
+    wait_until(lambda: is_gone(worker["pid"]))
+
+
+def test_number_gpu_without_gpus_means_the_cpu(server):
+    server.register("placed").raise_for_status()
+    answer = server.management.put("/models/placed", params={"min_worker": 1, "number_gpu": 0, "synchronous": "true"})
+    assert answer.json() == {"status": "Workers scaled to 1 for model: placed"}
+    assert [worker["gpu"] for worker in server.management.get("/models/placed").json()[0]["workers"]] == [False]
+
+
+def test_metrics_have_torchserve_s_names(server):
+    server.register("measured", initial_workers=1).raise_for_status()
+    server.inference.post("/predictions/measured", content=b"x").raise_for_status()
+    text = server.metrics.get("/metrics", params={"name[]": "ts_inference_requests_total"}).text
+    assert 'ts_inference_requests_total{model_name="measured",model_version="default",hostname="' in text
+    assert text.endswith("\n")
+    assert '",} ' in text
+
+
+WRONG = [
+    ("management", "POST", "/models", {}, 400),
+    ("management", "POST", "/models", {"url": ""}, 404),
+    ("management", "POST", "/models", {"url": "none.mar"}, 404),
+    ("management", "POST", "/models", {"url": "../x.mar"}, 404),
+    ("management", "POST", "/models", {"url": "/etc/passwd"}, 404),
+    ("management", "POST", "/models", {"url": "file:///etc/passwd"}, 404),
+    ("management", "POST", "/models", {"url": "https://models.example/x.mar"}, 404),
+    ("management", "POST", "/models", {"url": "m\x00.mar"}, 404),
+    ("management", "POST", "/models", {"url": "x" * 9000}, 404),
+    ("management", "PUT", "/models/none", {"min_worker": "1"}, 404),
+    ("management", "PUT", "/models/none", {"min_worker": "2", "max_worker": "1"}, 400),
+    ("management", "PUT", "/models/none", {"min_worker": "-1"}, 400),
+    ("management", "PUT", "/models/none", {"min_worker": "99999"}, 400),
+    ("management", "PUT", "/models/none/1.0/set-default", {}, 404),
+    ("management", "DELETE", "/models/none", {}, 404),
+    ("management", "GET", "/models/none", {"customized": "true"}, 404),
+    ("management", "GET", "/v1/models/none", {}, 404),
+    ("management", "POST", "/v1/models/none", {}, 405),
+    ("management", "POST", "/workflows", {}, 400),
+    ("management", "POST", "/workflows", {"url": "none.war"}, 404),
+    ("management", "POST", "/workflows", {"url": "../x.war"}, 404),
+    ("management", "DELETE", "/workflows/none", {}, 404),
+    ("inference", "POST", "/predictions/none", {}, 404),
+    ("inference", "POST", "/predictions/none/1.0", {}, 404),
+    ("inference", "POST", "/invocations", {"model_name": ""}, 404),
+    ("inference", "POST", "/invocations", {"model_name": "none"}, 404),
+    ("inference", "POST", "/wfpredict/none", {}, 404),
+    ("inference", "GET", "/nothing", {}, 404),
+    ("inference", "GET", "/", {}, 405),
+    ("metrics", "GET", "/nothing", {}, 404),
+    ("mms", "POST", "/predictions/none", {}, 404),
+    ("mms", "POST", "/invocations", {}, 400),
+    ("mms", "POST", "/none/1.0/predict", {}, 404),
+    ("mms_management", "POST", "/models", {}, 400),
+    ("mms_management", "POST", "/models", {"url": "none.mar"}, 404),
+    ("mms_management", "POST", "/models", {"url": "../x.mar"}, 404),
+    ("mms_management", "POST", "/models", {"url": "https://models.example/x.mar"}, 404),
+    ("mms_management", "POST", "/models", {"url": "none.mar", "preload_model": "maybe"}, 400),
+    ("mms_management", "PUT", "/models/none", {"min_worker": "1"}, 404),
+    ("mms_management", "PUT", "/models/none", {"min_worker": "2", "max_worker": "1"}, 400),
+    ("mms_management", "DELETE", "/models/none", {}, 404),
+    ("mms_management", "GET", "/models/none", {}, 404),
+    ("mms_management", "PATCH", "/models/none", {}, 405),
+]
+
+
+@pytest.mark.parametrize(("client", "method", "path", "params", "status"), WRONG)
+def test_a_mistake_is_answered_with_the_original_s_error(server, client, method, path, params, status):
+    answer = getattr(server, client).request(method, path, params=params)
+    body = answer.json()
+    assert (answer.status_code, body["code"]) == (status, status)
+    assert body.keys() == {"code", "type", "message"}
+    assert answer.headers["connection"] == "close"
+    assert str(server.process.model_store) not in answer.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"nonsense", b'{"url": {}}', b'{"url": "x.mar", "batch_size": "dd"}', b"\xff", b"{" * 100_000]
+)
+@pytest.mark.parametrize("client", ["management", "mms_management"])
+def test_a_body_of_json_that_is_none_is_a_4xx(server, client, body):
+    answer = getattr(server, client).post("/models", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 404)
+
+
+def test_a_request_id_is_the_server_s_own(server):
+    answer = server.inference.get("/ping", headers={"x-request-id": "mine"})
+    assert answer.headers["x-request-id"] != "mine"
+    assert answer.headers["cache-control"] == "no-cache; no-store, must-revalidate, private"
+
+
+def test_tokens_are_asked_for_unless_the_operator_says_otherwise(tmp_path):
+    addresses = {key: value for key, value in ADDRESSES.items() if "MMS" not in key}
+    process = ServerProcess(tmp_path, "--dialect", "torchserve", host=None, env=addresses | {"FLOWYARD_CORS_ALLOWED_ORIGIN": "*"})
+    process.cwd = tmp_path
+    process.start()
+    with process.client_of(process.urls[0]) as inference, process.client_of(process.urls[1]) as management:
+        check_tokens(tmp_path, inference, management)
+    assert process.stop() == 0
+    assert not (tmp_path / "key_file.json").exists()
+
+
+def check_tokens(folder: Path, inference: httpx2.Client, management: httpx2.Client) -> None:
+    assert inference.get("/ping").json()["type"] == "InvalidKeyException"
+    keys = json.loads((folder / "key_file.json").read_text())
+    bearer = {"authorization": f"Bearer {keys['inference']['key']}"}
+    assert inference.get("/ping", headers=bearer).json() == {"status": "Healthy"}
+    preflight = {"origin": "http://a", "access-control-request-method": "POST"}
+    assert inference.options("/ping", headers=preflight).status_code == 200
+    api = {"authorization": f"Bearer {keys['API']['key']}"}
+    assert management.get("/token", params={"type": "inference"}, headers=api).status_code == 200
+    assert inference.get("/ping", headers=bearer).status_code == 400
+    assert management.post("/models", headers={"authorization": f"Bearer {keys['management']['key']}"}).status_code == 405
