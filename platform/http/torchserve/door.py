@@ -16,6 +16,7 @@ from flowyard.platform.http.torchserve.openapi import Json, Part
 from flowyard.platform.http.torchserve.requests import HttpRequest, read_head, with_body
 from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.http.torchserve.tokens import KeyKind, Tokens
+from flowyard.platform.registry.history import CALLER
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.schemas.errors import FlowyardError, InternalError, MethodNotAllowedError, NotFoundError
@@ -102,6 +103,9 @@ class Door:
             return
         exchange = Exchange()
         request_id = request_id_of({})
+        # For the history of the registry; a socket file has no address.
+        client = scope.get("client")
+        CALLER.set(client[0] if client and client[0] else "local")
         try:
             try:
                 answer = await self._answer(exchange, scope, request_id, receive, send)

@@ -295,7 +295,7 @@ class Management:
 
     async def _apply(self, model: Model, shares: dict[Device, tuple[int, int]], *, wait: bool) -> None:
         record = model.entry.record
-        pool = "" if model.key in ("", FUNCTIONS) else model.key
+        pool = None if model.key in ("", FUNCTIONS) else model.key
         *others, last = shares.items()
         for device, (low, high) in others:
             await self._registry.scale(record.name, record.version, Scaling(low, high, device, pool), wait=False)
