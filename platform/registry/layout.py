@@ -109,17 +109,15 @@ def _of_manifest(folder: Path, text: bytes) -> WorkflowPlace:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidArchiveError(f"Failed to parse signature.json. ({WAR_MANIFEST}: {error})") from None
     workflow = found.workflow or _Workflow()
-    for said, words in (
-        (workflow.workflow_name, "Workflow name"),
-        (found.archiver_version, "Workflow archive version"),
-        (found.created_on, "Workflow archive createdOn"),
-    ):
-        if not said:
-            raise InvalidArchiveError(f"{words} is not defined. ({WAR_MANIFEST})")
-    for path in (workflow.spec_file, *([workflow.handler] if workflow.handler else [])):
-        if not path or not _is_inside(path) or not (folder / path).is_file():
+    if not workflow.workflow_name:
+        raise InvalidArchiveError(f"Workflow name is not defined. ({WAR_MANIFEST})")
+    for path in (workflow.spec_file or "", *([workflow.handler] if workflow.handler else [])):
+        if not _is_inside(path) or not (folder / path).is_file():
             raise InvalidArchiveError(f'{WAR_MANIFEST}: no file "{path}" in the archive')
-    return WorkflowPlace(folder / str(workflow.spec_file), workflow.handler, workflow.workflow_name or "")
+    for said, words in ((found.archiver_version, "archive version"), (found.created_on, "archive createdOn")):
+        if not said:
+            raise InvalidArchiveError(f"Workflow {words} is not defined. ({WAR_MANIFEST})")
+    return WorkflowPlace(folder / str(workflow.spec_file), workflow.handler, workflow.workflow_name)
 
 
 def _is_inside(path: str) -> bool:

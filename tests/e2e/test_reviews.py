@@ -28,7 +28,8 @@ def test_the_example_answers_as_its_readme_says(http, server):
 def test_check_and_graph_know_what_is_in_a_war(tmp_path):
     subprocess.run([sys.executable, str(REVIEWS / "pack.py"), str(tmp_path)], check=True)
     command = [sys.executable, "-m", "flowyard.platform.cli.main"]
-    checked = subprocess.run([*command, "check", "reviews.war"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    check = [*command, "check", "reviews.war", "--model-store", "."]
+    checked = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert checked.stdout == "reviews.war: workflow reviews is valid\n"
     graph = subprocess.run([*command, "graph", "reviews.war"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert all(node in graph.stdout for node in ("clean", "sentiment", "topics", "verdict"))

@@ -153,6 +153,25 @@ def test_requirements_are_not_installed(tmp_path):
         assert not (server.state_dir / "requirements").exists()
 
 
+MAR = {
+    "MAR-INF/MANIFEST.json": '{"model": {"modelName": "hello", "handler": "h.py", "requirementsFile": "needs.txt"}}',
+    "h.py": "from greeting import greet\ndef handle(data, context): return data and [greet(row['body']) for row in data]",
+    "needs.txt": "greeting==1.0\n",
+    "requirements/greeting-1.0-py3-none-any.whl": zipped(WHEEL),
+}
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_requirements_that_a_manifest_of_torchserve_names(tmp_path, allowed):
+    with running(tmp_path, env=ALLOWED if allowed else None) as server:
+        answer = server.client.post("/models", content=zipped(MAR))
+        if allowed:
+            assert server.client.post("/predictions/hello", json="you").text == "hello you"
+        else:
+            assert answer.status_code == 400
+            assert "setting install_requirements" in answer.json()["message"]
+
+
 def test_requirements_are_installed_for_their_archive_only(tmp_path):
     with running(tmp_path, env=ALLOWED) as server:
         answer = server.client.post("/workflows", content=zipped(FLOW))

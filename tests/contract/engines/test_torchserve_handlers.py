@@ -475,6 +475,7 @@ def test_metrics_are_logged_in_torchserves_format_and_collected(load, caplog):
     """
     model = load(code)
     caplog.set_level(logging.INFO)
+    model.take_metrics()
     ask(model)
     lines = [line for line in caplog.messages if line.startswith("[METRICS]")]
     assert len(lines) == 6
