@@ -68,6 +68,6 @@ def _no_worker(model: Model) -> UnavailableError:
 def _object_of(body: bytes) -> Any:
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

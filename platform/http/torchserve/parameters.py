@@ -6,6 +6,7 @@ text for a number is fine as long as it is one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
 _LARGEST = 2**31 - 1
+#: What is no JSON is only read like Gson up to this length: the parser of YAML is slow.
+MAX_LENIENT_BYTES = 1 << 16
 #: Characters of a value that a message repeats.
 _SHOWN = 100
 
@@ -105,11 +108,9 @@ def _text(value: Any) -> str:
 
 def _document(body: bytes) -> Any:
     """JSON, or what Gson takes for it (single quotes, names without quotes), which is the flow style of YAML."""
-    try:
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        pass
-    if body.lstrip()[:1] != b"{":
+    if body.lstrip()[:1] != b"{" or len(body) > MAX_LENIENT_BYTES:
         raise InvalidRequestError("The body is not a JSON object of parameters.")
     try:
         # The base loader makes nothing but texts, lists and mappings; an alias refers, it does not copy.

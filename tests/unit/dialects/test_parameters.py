@@ -65,11 +65,29 @@ def test_json_is_read_as_leniently_as_gson_reads_it(body):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"nonsense", b'{"url": ', b'{"url": {"a": 1}}', b"{a: &x [*x]}", b'"text"', b"{" * 5000, b"\xff\xfe"]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"nonsense",
+        b'{"url": ',
+        b'{"url": {"a": 1}}',
+        b"{a: &x [*x]}",
+        b'"text"',
+        b"{" * 5000,
+        b'{"a":' * 100_000,
+        b"{a: " * 10_000,
+        b"\xff\xfe",
+    ],
 )
 def test_json_that_is_none_is_the_callers_mistake(body):
     with pytest.raises(InvalidRequestError):
         of_json(body)
+
+
+def test_what_is_no_json_is_not_read_any_further_where_that_would_take_long():
+    with pytest.raises(InvalidRequestError):
+        of_json(b"{url: " + b"x" * 70_000 + b"}")
 
 
 @pytest.mark.parametrize("body", [b'{"n": "dd"}', b'{"n": 2.5}', b'{"n": true}', b'{"n": ""}'])
