@@ -127,7 +127,7 @@ def recognise(path: Path, engine: str | None = None) -> DjlModel | None:
         return None
     engine = _engine(properties, engine)
     if engine in ("Python", None):
-        found = _python(folder, path, properties)
+        found = _python(folder, path, properties, engine)
         if found is not None:
             return found
         if path.is_dir() and is_pretrained(folder, properties):
@@ -167,7 +167,7 @@ def _engine(properties: Mapping[str, Property], asked: str | None) -> str | None
         raise InvalidModelError(f"{place}{error}") from error
 
 
-def _python(folder: Path, path: Path, properties: Mapping[str, Property]) -> DjlModel | None:
+def _python(folder: Path, path: Path, properties: Mapping[str, Property], engine: str | None) -> DjlModel | None:
     entry = properties.get(OPTION + "entryPoint")
     if entry is not None and entry.value.strip():
         return DjlModel(engine="Python", folder=folder, path=_entry_point(folder, entry), properties=properties)
@@ -177,7 +177,9 @@ def _python(folder: Path, path: Path, properties: Mapping[str, Property]) -> Djl
     for file in candidates:
         if file.is_file() and is_handler(file, handler):
             return DjlModel(engine="Python", folder=folder, path=str(file), properties=properties)
-    if path.is_dir() and any(file.suffix in SKLEARN_SUFFIXES for file in folder.iterdir()):
+    suffixes = {file.suffix for file in folder.iterdir()} if path.is_dir() else set()
+    goes_first = engine is None and not suffixes.isdisjoint(_FIRST.values())
+    if not goes_first and not suffixes.isdisjoint(SKLEARN_SUFFIXES):
         return DjlModel(engine="Python", folder=folder, path=SKLEARN, properties=properties)
     return None
 

@@ -105,3 +105,19 @@ def test_mistakes(folder, text, words):
     with pytest.raises(InvalidModelError) as caught:
         recognise(folder(model__py=HANDLER, serving__properties=text)).spec()
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "path"),
+    [
+        (["m.pkl"], "", "djl_python.sklearn_handler"),
+        (["m.skops", "labels.txt"], "", "djl_python.sklearn_handler"),
+        (["m.pkl", "model.onnx"], "", None),
+        (["m.pkl", "model.onnx"], "engine=Python", "djl_python.sklearn_handler"),
+    ],
+)
+def test_models_of_scikit_learn_come_behind_those_that_djl_looks_for_first(folder, tmp_path, names, said, path):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    found = recognise(folder(serving__properties=said) if said else tmp_path)
+    assert (found.path if found is not None else None) == path
