@@ -181,6 +181,8 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
                 "content": _results(),
             },
             "202": {"description": "Nothing has come of the asynchronous request yet."},
+            "204": {"description": "The handler had nothing to answer."},
+            "default": {"description": "A handler's answer with a status of its own.", "content": {"*/*": {}}},
         }
         | {status: _failure(text) for status, text in failures.items()},
     }
