@@ -88,7 +88,6 @@ WITHOUT_EFFECT = {
     "io_ratio": _NETTY,
     "number_of_netty_threads": _NETTY,
     "plugin_folder": "Java plugins cannot be loaded",
-    "reserved_memory_mb": "no memory is set aside for a model",
     "timeout_http_code": _UNUSED,
     "use_native_io": _NETTY,
     "web_root": "no static files are served",

@@ -140,7 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         keystore: PKCS #12 file with both.
         keystore_pass: Password of that file.
         keystore_type: Its format.
-        reserved_memory_mb: Without effect.
+        reserved_memory_mb: Memory in MiB that starting workers must leave free.
         cluster_address: Without effect.
         number_of_netty_threads: Without effect.
         use_native_io: Without effect.

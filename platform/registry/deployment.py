@@ -26,6 +26,7 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.measures import RequestMeasures
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.room import check_room
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
@@ -104,7 +105,8 @@ class Deployment:
         closing: Whether it finishes what it has and takes nothing new.
     """
 
-    def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
+    def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec], reserved_bytes: int = 0) -> None:
+        self._reserved_bytes = reserved_bytes
         self.name = name
         self.version = version
         self.identity = (name, version)
@@ -131,12 +133,14 @@ class Deployment:
 
         Raises:
             InvalidRequestError: The minimum would be over the maximum, or there is no such model.
+            OutOfMemoryError: There is no memory for so many workers.
         """
         pools = {key: pool for key, pool in self.pools.items() if key != FUNCTIONS and scaling.model in (None, key)}
         if scaling.model is not None and not pools:
             known = ", ".join(sorted(self.numbers()))
             raise InvalidRequestError(f"Parameter model: there is no model {scaling.model} in {self.name}; it has {known}.")
         changes = [(pool, device, scaling.apply(pool, device)) for pool in pools.values() for device in scaling.on(pool)]
+        check_room((pool.more_workers(low, device) for pool, device, (low, _) in changes), self._reserved_bytes)
         for pool, device, (low, high) in changes:
             pool.scale(low, high, device)
         return self.numbers()
@@ -169,6 +173,8 @@ class Deployment:
                 running.
         """
         began = time.monotonic()
+        groups = [(pool, group) for pool in self.pools.values() for group in pool.groups]
+        check_room((pool.more_workers(group.min, group.device) for pool, group in groups), self._reserved_bytes)
         starts = [asyncio.ensure_future(self._start(key, pool)) for key, pool in self.pools.items()]
         try:
             await asyncio.gather(*starts)

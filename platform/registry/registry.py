@@ -55,6 +55,7 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import let_through
 from flowyard.platform.telemetry.measures import RegistrationMeasures
 from flowyard.platform.torchserve_config import model_defaults
+from flowyard.platform.workers.room import MIB
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     ConflictError,
@@ -631,7 +632,7 @@ class Registry:
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._parts(record))
         specs = await self._requirements.satisfy(specs)
-        deployment = Deployment(record.name, record.version, plan, specs)
+        deployment = Deployment(record.name, record.version, plan, specs, self.settings.reserved_memory_mb * MIB)
         entry.attempt = deployment
         deployment.restore(record.workers)
         begin_with_adapters(deployment, record, stored.folder)

@@ -34,7 +34,8 @@ from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages
 from flowyard.platform.workers.notes import CallNote, CallNotes
-from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess
+from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, resident_bytes
+from flowyard.platform.workers.room import UNKNOWN_WORKER_BYTES, Wanted
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import Device
@@ -255,6 +256,12 @@ class ModelPool:
     def scale(self, min_workers: int, max_workers: int, device: Device | None = None) -> None:
         """Changes the number of workers; takes effect on its own."""
         self._act(self._scheduler.scale(min_workers, max_workers, time.monotonic(), device))
+
+    def more_workers(self, low: int, device: Device) -> Wanted:
+        """The workers that would have to be started on a device for so many, and what each of them takes."""
+        there = next((group.staying() for group in self.groups if group.device == device), 0)
+        taken = [resident_bytes(worker.pid) for worker in self.workers() if worker.pid is not None]
+        return Wanted(low - there, max([UNKNOWN_WORKER_BYTES, *taken]))
 
     async def settled(self) -> None:
         """Waits until every group has the workers it should have at least.

@@ -133,3 +133,17 @@ def test_scaling_up_to_workers_that_cannot_start_is_answered_and_the_others_go_o
     assert (answer.status_code, answer.json()["type"]) == (503, "WlmException")
     assert http.post("/predictions/crowded", json=7).json() == 7
     assert http.put("/models/crowded", params={"min_worker": 1, "max_worker": 1}).status_code == 200
+
+
+def test_more_workers_than_memory_has_room_for_are_refused(tmp_path):
+    with running(tmp_path, env={"FLOWYARD_RESERVED_MEMORY_MB": str(10**8)}) as server:
+        archive = zipped({"model.py": "def predict(x):\n    return x\n"})
+        refused = server.client.post("/models", params={"model_name": "one"}, content=archive)
+        assert (refused.status_code, refused.json()["type"]) == (507, "WlmOutOfMemoryException")
+        assert refused.json()["message"].startswith("No enough memory to load the model")
+        assert server.client.get("/models/one").status_code == 404
+        assert server.client.post("/models", params={"model_name": "none", "min_worker": 0}, content=archive).status_code == 200
+        scaled = server.client.put("/models/none", params={"min_worker": 1})
+        assert (scaled.status_code, scaled.json()["code"]) == (507, 507)
+        (group,) = server.client.get("/models/none").json()[0]["models"][0]["workerGroups"]
+        assert (group["minWorkers"], group["workers"]) == (0, [])
