@@ -233,7 +233,8 @@ def _path_parameter(name: str) -> JSON:
 
 
 def _results() -> JSON:
-    return {"application/json": {"schema": {}}, "text/plain": {}, "application/octet-stream": {}}
+    """What a result may be; a handler says itself of which type its answer is."""
+    return {"application/json": {"schema": {}}, "text/plain": {}, "application/octet-stream": {}, "*/*": {}}
 
 
 def _failure(text: str) -> JSON:
