@@ -54,6 +54,9 @@ BACKOFF_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
 CRASH_LOOP = 3
 #: A worker that lived this long did not die of its start.
 SETTLED_S = 60.0
+#: Workers of a group that load at the same time; the others follow as these are ready. More would take the processors from each
+#: other and from everybody else.
+STARTING_AT_ONCE = 8
 #: Another worker is started when the oldest queued job has waited this long.
 SCALE_UP_AFTER_S = 0.1
 #: Batches are quick while they take less than this on the average. Only then is a batch sent ahead: for longer ones the transfer
@@ -574,7 +577,8 @@ class Scheduler:
             self._wake(group.retry_at)
             return []
         out: list[Instruction] = []
-        for _ in range(count):
+        starting = sum(worker.state == "starting" for worker in group.workers.values())
+        for _ in range(min(count, STARTING_AT_ONCE - starting)):
             worker = Worker(next(self._worker_ids), group.device, now)
             self._workers[worker.id] = group.workers[worker.id] = worker
             out.append(Spawn(worker.id, group.device))
@@ -650,6 +654,8 @@ class Scheduler:
 
     def _check_started(self) -> list[Instruction]:
         if self.phase != "starting" or any(worker.state == "starting" for worker in self._workers.values()):
+            return []
+        if any(group.staying() < group.min for group in self.groups.values()):
             return []
         self.phase = "serving"
         return [Started()]

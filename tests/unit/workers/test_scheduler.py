@@ -9,7 +9,16 @@ import pytest
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, Started, StartFailed
 from flowyard.platform.workers.jobs import PRIORITY_STEP_S, SWEEP_AT, Job
-from flowyard.platform.workers.scheduler import BACKOFF_S, CRASH_LOOP, QUICK_S, SCALE_UP_AFTER_S, SETTLED_S, Policy, Scheduler
+from flowyard.platform.workers.scheduler import (
+    BACKOFF_S,
+    CRASH_LOOP,
+    QUICK_S,
+    SCALE_UP_AFTER_S,
+    SETTLED_S,
+    STARTING_AT_ONCE,
+    Policy,
+    Scheduler,
+)
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import (
     DeadlineError,
@@ -67,6 +76,20 @@ class TestStart:
         assert spawned == [Spawn(1, CPU), Spawn(2, CPU), Spawn(3, GPU), Spawn(4, GPU)]
         assert [kinds(scheduler.worker_ready(worker, 1)) for worker in (1, 2, 3)] == [[], [], []]
         assert scheduler.worker_ready(4, 1) == [Started()]
+
+    def test_many_workers_start_a_few_at_a_time_and_all_are_waited_for(self):
+        scheduler = make(2 * STARTING_AT_ONCE, 2 * STARTING_AT_ONCE)
+        starting = [item.worker for item in scheduler.start(0)]
+        assert len(starting) == STARTING_AT_ONCE
+        ready = 0
+        while starting:
+            out = scheduler.worker_ready(starting.pop(0), 1)
+            ready += 1
+            starting += [item.worker for item in out if isinstance(item, Spawn)]
+            assert len(starting) <= STARTING_AT_ONCE
+            assert (Started in kinds(out)) == (ready == 2 * STARTING_AT_ONCE)
+        assert ready == 2 * STARTING_AT_ONCE
+        assert scheduler.phase == "serving"
 
     def test_with_a_minimum_of_zero_it_is_started_at_once(self):
         assert make(0, 1).start(0) == [Started()]
