@@ -30,7 +30,7 @@ def host_use(root: Path = Path("/")) -> HostUse:
     Args:
         root: Root of the file system; its disk is the one that counts.
     """
-    total, available = _memory(root)
+    total, available = memory_bytes(root)
     disk = shutil.disk_usage(root)
     cores = os.cpu_count() or 1
     return HostUse(
@@ -44,8 +44,8 @@ def host_use(root: Path = Path("/")) -> HostUse:
     )
 
 
-def _memory(root: Path) -> tuple[int, int]:
-    """Bytes of memory, and bytes of it that are free to use."""
+def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
+    """Bytes of memory, and bytes of it that are free to use; 0 and 0 where nobody says."""
     numbers: dict[str, int] = {}
     try:
         for line in (root / "proc/meminfo").read_text().splitlines():

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from flowyard.platform.telemetry.host import memory_bytes
 from flowyard.schemas.errors import OutOfMemoryError
 
 MIB = 1 << 20
@@ -50,11 +51,8 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 
 def _machine(root: Path) -> int | None:
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
+    total, available = memory_bytes(root)
+    return available if total else None
 
 
 def _control_group(root: Path) -> int | None:

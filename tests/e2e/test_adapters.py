@@ -12,7 +12,7 @@ import pytest
 from support.archives import linear_onnx, zipped
 from support.server import running, wait_until
 
-ADAPTECHO = Path(__file__).parents[1] / "support/models/adaptecho"
+ADAPTECHO = Path(__file__).parents[1] / "contract/recorded/djl/fixtures/models/adaptecho"
 A1 = {"name": "a1", "src": "src1", "echooption": "opt"}
 
 
