@@ -140,6 +140,16 @@ class Endpoints:
         """Whether this very entry is registered."""
         return self.get(entry.record.name, entry.record.version) is entry
 
+    def check_held(self, entry: Entry) -> None:
+        """Checks that this very entry is registered.
+
+        Raises:
+            ConflictError: It was unregistered meanwhile.
+        """
+        if not self.holds(entry):
+            label = shown(entry.record.name, entry.record.version)
+            raise ConflictError(f"Workflow {label} was unregistered while it was being registered.")
+
     # ---- what is registered ----
 
     def add(self, entry: Entry, *, again: bool = False) -> Entry | None:

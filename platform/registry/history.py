@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from flowyard.platform.registry.records import Record
+
 #: Who asks for what happens now: the address or the token of a request; the server itself outside of one.
 CALLER: ContextVar[str] = ContextVar("caller", default="server")
 
@@ -42,6 +44,11 @@ def change(action: str, name: str, version: str = "", **detail: str) -> Change:
     """
     said = {key: value for key, value in detail.items() if value}
     return Change(time=now(), who=CALLER.get(), action=action, name=name, version=version, detail=said)
+
+
+def registered(record: Record) -> Change:
+    """The change that a registration is."""
+    return change("register", record.name, record.version, url=record.url, digest=record.digest)
 
 
 def now() -> str:

@@ -13,7 +13,7 @@ from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.names import LoadItem, is_archive_name, parse_load_item
 from flowyard.platform.archives.recognise import Kind, recognise
 from flowyard.platform.devices import cpu_count
-from flowyard.platform.registry.deployment import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT, fill
+from flowyard.platform.registry.precedence import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT, fill
 from flowyard.platform.settings import Settings
 from flowyard.platform.torchserve_config import ModelDefaults
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError

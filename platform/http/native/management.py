@@ -22,9 +22,9 @@ from flowyard.platform.http.native.registrations import (
     query_values,
     workflow_registration,
 )
-from flowyard.platform.registry.deployment import Scaling
 from flowyard.platform.registry.endpoints import shown
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.registry.traffic import parse_weights
 from flowyard.platform.telemetry.traces import Traces
 from flowyard.schemas.errors import InvalidRequestError, ModelNotFoundError

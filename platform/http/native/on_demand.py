@@ -9,7 +9,7 @@ from flowyard.platform.http.request import body_contents
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.registry.registry import Request as Registration
+from flowyard.platform.registry.request import Request as Registration
 from flowyard.schemas.errors import ConflictError, ModelNotFoundError, NotReadyError
 from flowyard.schemas.models import ModelSpec
 

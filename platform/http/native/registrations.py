@@ -18,7 +18,7 @@ from flowyard.platform.archives.names import infer_model_name, is_archive_url
 from flowyard.platform.http.bodies import MULTIPART, Upload, content_type, is_form, read_body, read_form
 from flowyard.platform.http.native.parameters import RegisterModel, RegisterWorkflow, check_replace, read
 from flowyard.platform.registry.registry import Registry
-from flowyard.platform.registry.registry import Request as Registration
+from flowyard.platform.registry.request import Request as Registration
 from flowyard.schemas.errors import InvalidRequestError
 
 HttpRequest = Request[Any, Any, State]

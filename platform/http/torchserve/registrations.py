@@ -10,7 +10,7 @@ import structlog
 from flowyard.platform.archives.names import check_name
 from flowyard.platform.http.torchserve.errors import StartFailedError, StartOutOfMemoryError
 from flowyard.platform.http.torchserve.parameters import Parameters
-from flowyard.platform.registry.deployment import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT
+from flowyard.platform.registry.precedence import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, OutOfMemoryError
 from flowyard.schemas.models import ModelSpec

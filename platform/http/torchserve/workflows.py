@@ -21,9 +21,11 @@ from flowyard.platform.http.torchserve.parameters import Parameters, of_json, of
 from flowyard.platform.http.torchserve.registrations import reason_of
 from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.urls import is_file_url, is_web_or_file
-from flowyard.platform.registry.deployment import FUNCTIONS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT
+from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.endpoints import Entry
-from flowyard.platform.registry.registry import Registry, Request
+from flowyard.platform.registry.precedence import RESPONSE_TIMEOUT, STARTUP_TIMEOUT
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.registry.request import Request
 from flowyard.schemas.errors import (
     AlreadyRegisteredError,
     ConflictError,

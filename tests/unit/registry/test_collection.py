@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.archives import zipped
 
-from flowyard.platform.registry.registry import Registry, Request
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.registry.request import Request
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import StorageError
 from flowyard.schemas.models import ModelSpec
@@ -144,7 +145,7 @@ def test_a_removal_that_cannot_be_recorded_puts_back_what_was_there(tmp_path):
 
 
 def test_what_is_scaled_while_it_is_unregistered_does_not_come_back(tmp_path):
-    from flowyard.platform.registry.deployment import Scaling
+    from flowyard.platform.registry.scaling import Scaling
     from flowyard.schemas.errors import ConflictError
 
     async def work(registry):

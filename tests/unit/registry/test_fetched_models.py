@@ -9,9 +9,11 @@ from support.archives import linear_onnx, zipped
 from support.files import file_server
 from support.server import wait_until
 
-from flowyard.platform.registry.deployment import Places, Planner, inside_urls, outside_urls
 from flowyard.platform.registry.endpoints import Progress
-from flowyard.platform.registry.registry import Registry, Request
+from flowyard.platform.registry.places import Places, inside_urls, outside_urls
+from flowyard.platform.registry.planner import Planner
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.registry.request import Request
 from flowyard.platform.settings import Settings
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError

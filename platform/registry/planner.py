@@ -1,0 +1,162 @@
+"""From a plan and an unpacked archive to the pools of workers that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from flowyard.engines.torchserve.folder import ArchivedModel
+from flowyard.platform.archives.remote import url_arguments
+from flowyard.platform.devices import cpu_count, parse_devices
+from flowyard.platform.registry.deployment import FUNCTIONS
+from flowyard.platform.registry.locating import Located, Locator
+from flowyard.platform.registry.places import Places
+from flowyard.platform.registry.precedence import fill, late_spec, overridden, workers
+from flowyard.platform.settings import Settings
+from flowyard.platform.workers.confinement import Confinement
+from flowyard.platform.workers.pool import PoolSpec
+from flowyard.platform.workers.scheduler import Policy
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import ForbiddenError
+from flowyard.schemas.messages import Handlers
+from flowyard.schemas.models import ModelSpec
+from flowyard.workflows.plan import Plan, Spelling
+
+#: Most calls of functions that are sent to a worker together.
+FUNCTION_CALLS = 8
+
+
+class Planner:
+    """Turns a plan and an unpacked archive into the specification of the pools it needs."""
+
+    def __init__(self, settings: Settings, available: tuple[Device, ...]) -> None:
+        self._settings = settings
+        self._available = available
+        self._locator = Locator(settings, available)
+        self._cores = cpu_count()
+        self.confinement = Confinement.of(settings)
+
+    def pool_specs(
+        self, name: str, plan: Plan, folder: Path, overrides: ModelSpec, parts: Mapping[str, Path]
+    ) -> dict[str, PoolSpec]:
+        """The pools of a workflow.
+
+        Args:
+            name: Name of the endpoint.
+            plan: The compiled workflow; a model that refers to a registered one (`{model: x}`) gets no pool.
+            folder: Where the workflow file is.
+            overrides: What the registration says about every model that does not say it itself.
+            parts: Where the models are that are not in the archive, by URL.
+
+        Returns:
+            Pool specifications by local model name, and `FUNCTIONS` when there are functions.
+
+        Raises:
+            UserError: A model that is not there, an engine or device that does not exist, something not allowed.
+        """
+        specs = {
+            key: self._model_pool(name, key, overridden(spec, overrides), Places(folder, parts))
+            for key, spec in plan.models.items()
+            if not spec.model
+        }
+        if plan.functions:
+            specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder, plan.spelling)
+        return specs
+
+    def _model_pool(self, name: str, key: str, spec: ModelSpec, places: Places) -> PoolSpec:
+        if spec.trusted and not self._settings.allow_trusted:
+            raise ForbiddenError(f'model "{key}": `trusted` is not allowed here; the setting allow_trusted permits it')
+        spec = msgspec.structs.replace(spec, arguments=url_arguments(spec.url) | spec.arguments)
+        located = self._locator.find(key, spec, places)
+        # What the caller says counts, then the model's own file, then the settings.
+        spec = fill(spec, ModelSpec(device=located.spec().device))
+        devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
+        own = fill(located.spec(devices[0].type), late_spec(spec.options, len(devices)))
+        spec = fill(spec, own)
+        spec = fill(spec, ModelSpec(min_worker=self._settings.min_workers, max_worker=self._settings.max_workers))
+        low, high = workers(spec, self._default_workers(located, devices))
+        policy = self._policy(key, spec)
+        return PoolSpec(
+            name=key if key == name else f"{name}:{key}",
+            engine=located.engine,
+            root=str(located.root),
+            path=located.path,
+            spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
+            policy=policy if located.described is None else policy_of_handlers(policy, located),
+            devices=devices,
+            min_workers=low,
+            max_workers=high,
+            threads=max(1, self._cores // max(1, low * len(devices))),
+            own_workers=workers(own),
+            startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
+            silent_limit_s=self._settings.silent_limit_s,
+            handlers=located.handlers,
+            properties=_properties(located, key if key == name else f"{name}__{key}"),
+            confinement=self.confinement,
+        )
+
+    def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
+        """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
+        return self._cores if located.is_djl_handler and devices[0].type == "cpu" else 1
+
+    def _functions_pool(self, name: str, functions: dict[str, str], folder: Path, spelling: Spelling) -> PoolSpec:
+        return PoolSpec(
+            name=f"{name} functions",
+            engine="Python",
+            root=str(folder),
+            path="",
+            spec=ModelSpec(),
+            policy=msgspec.structs.replace(
+                self._policy(f"{name} functions", ModelSpec(batch_size=FUNCTION_CALLS)), join_quick=True
+            ),
+            devices=(Device("cpu"),),
+            min_workers=1,
+            max_workers=max(1, self._cores),
+            functions=functions,
+            handlers="torchserve" if spelling == "torchserve" else "",
+            properties={"model_name": name} if spelling == "torchserve" else {},
+            confinement=self.confinement,
+            startup_timeout_s=self._settings.startup_timeout_s,
+            silent_limit_s=self._settings.silent_limit_s,
+        )
+
+    def _policy(self, name: str, spec: ModelSpec) -> Policy:
+        settings = self._settings
+        delay_ms = settings.max_batch_delay if spec.max_batch_delay is None else spec.max_batch_delay
+        return Policy(
+            name=name,
+            batch_size=spec.batch_size or settings.batch_size,
+            batch_delay_s=delay_ms / 1000,
+            fill=spec.batching == "fill",
+            queue_size=spec.job_queue_size or settings.job_queue_size,
+            idle_s=settings.max_idle_time if spec.max_idle_time is None else spec.max_idle_time,
+            timeout_s=spec.timeout or settings.default_timeout_s,
+        )
+
+
+def _properties(located: Located, model_name: str) -> dict[str, str]:
+    """What workers are told; handlers of TorchServe and MMS also under which name the model is served."""
+    named = isinstance(located.described, ArchivedModel)
+    return located.parameters | {"model_name": model_name} if named else located.parameters
+
+
+#: What is told of a request that took too long, and of one whose worker died, by whose handlers they are (DJL §2.8; TorchServe
+#: reference §2.3).
+_TOLD: dict[Handlers, tuple[str, str]] = {
+    "djl": (
+        "java.util.concurrent.TimeoutException",
+        "java.util.concurrent.ExecutionException: java.io.IOException: Python worker disconnected.",
+    ),
+    "torchserve": ("Worker died.", "Worker died."),
+    "mms": ("Worker died.", "Worker died."),
+}
+
+
+def policy_of_handlers(policy: Policy, located: Located) -> Policy:
+    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do."""
+    if located.handlers == "djl" and not located.is_djl_handler:
+        return policy
+    timeout_error, died_error = _TOLD[located.handlers]
+    return msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)

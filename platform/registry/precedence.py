@@ -1,0 +1,57 @@
+"""What counts where several say how a model is to be served: the caller, the model's own file, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from flowyard.schemas.models import ModelSpec
+
+#: What a registration may say in `options` that only counts where the model's own file does not say it, as in TorchServe.
+INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT = "initial_workers", "response_timeout", "startup_timeout"
+
+
+def late_spec(options: Mapping[str, str], devices: int) -> ModelSpec:
+    """What a registration says that gives way to the model's own file.
+
+    Args:
+        options: The options of the registration.
+        devices: How many devices the model is loaded on; workers are shared out among them.
+
+    Returns:
+        Workers and compute time, as far as they are said.
+    """
+    said = options.get(INITIAL_WORKERS)
+    per_device = -(-int(said) // devices) if said is not None else None
+    timeout = options.get(RESPONSE_TIMEOUT)
+    return ModelSpec(min_worker=per_device, max_worker=per_device, timeout=float(timeout) if timeout else None)
+
+
+def workers(spec: ModelSpec, default_high: int = 1) -> tuple[int, int]:
+    """Minimum and maximum of workers per device.
+
+    Args:
+        spec: What is said about the model.
+        default_high: The maximum where nothing is said; it is at least the minimum.
+    """
+    low = spec.min_worker if spec.min_worker is not None else (1 if spec.max_worker != 0 else 0)
+    high = spec.max_worker if spec.max_worker is not None else max(low, default_high)
+    return min(low, high), high
+
+
+def fill(spec: ModelSpec, defaults: ModelSpec) -> ModelSpec:
+    """Fills what a specification leaves open from another one."""
+    absent = {
+        field: value
+        for field in ModelSpec.__struct_fields__
+        if getattr(spec, field) is None and (value := getattr(defaults, field)) is not None
+    }
+    return msgspec.structs.replace(spec, **absent) if absent else spec
+
+
+def overridden(spec: ModelSpec, overrides: ModelSpec) -> ModelSpec:
+    """A model of a registration that says something about all of its models; that they are trusted, it can only add."""
+    options = overrides.options | spec.options
+    filled = fill(msgspec.structs.replace(spec, options=options) if options != spec.options else spec, overrides)
+    return msgspec.structs.replace(filled, trusted=True) if overrides.trusted else filled
