@@ -29,8 +29,9 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest
+# A file's tests stay in one process: they share the server that the file starts.
+test: $(STAMP) ## Run the whole test suite, in as many processes as there are cores, at most four
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 schemas: $(STAMP) ## Write the JSON Schemas in schemas/ anew, after a change of settings, API or workflow language
 	$(BIN)/python -m flowyard.platform.cli.schemas schemas
