@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -206,6 +207,7 @@ class World:
         raise AssertionError("a request was never answered")
 
 
+@pytest.mark.timeout(600)  # so many sequences that a busy machine takes minutes
 @settings(max_examples=10_000, deadline=None)
 @given(
     low=st.integers(0, 2),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,7 @@ class Watched:
         return self.run.done(call_id, Payload.of(value), now)
 
 
+@pytest.mark.timeout(600)  # so many runs that a busy machine takes minutes
 @settings(max_examples=400, deadline=None)
 @given(text=workflows(), data=st.data())
 def test_every_run_ends_with_one_answer_and_nothing_running(text: str, data: st.DataObject) -> None:
