@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := schemas engines workflows platform
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint format test schemas problems bench bench-peers demo serve clean kills
+.PHONY: help install lint format test schemas protos problems bench bench-peers demo serve clean kills
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: $(STAMP) ## Run the whole test suite, in as many processes as there are co
 
 schemas: $(STAMP) ## Write the JSON Schemas in schemas/ anew, after a change of settings, API or workflow language
 	$(BIN)/python -m flowyard.platform.cli.schemas schemas
+
+protos: $(STAMP) ## Compile platform/rpc/protos anew, after a change of the gRPC services
+	cd platform/rpc && $(abspath $(BIN))/python -m grpc_tools.protoc -I protos --include_imports --descriptor_set_out=protos.binpb \
+		inference.proto management.proto open_inference_grpc.proto google/rpc/error_details.proto
 
 problems: $(STAMP) ## Write docs/workflow-problems.md anew, after a change of what a check says
 	PYTHONPATH=tests $(BIN)/python -m contract.workflows.page

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from flowyard.platform.addresses import Address, parse_address
+from flowyard.platform.rpc.places import places
 from flowyard.platform.settings import Settings, listening
 from flowyard.schemas.errors import InvalidRequestError
 
@@ -96,4 +97,7 @@ def open_to_others(settings: Settings, *, has_tokens: bool = False) -> list[str]
     """
     asking = {"native": has_tokens, "torchserve": not settings.disable_token_authorization, "mms": False}
     found = [door for door in doors(settings) if not door.address.is_local and door.parts != {"metrics"}]
-    return list(dict.fromkeys(str(door.address) for door in found if not asking[door.dialect]))
+    served = [str(door.address) for door in found if not asking[door.dialect]]
+    if not asking["torchserve"]:
+        served += [str(place) for place in places(settings) if not place.address.is_local]
+    return list(dict.fromkeys(served))

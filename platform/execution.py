@@ -43,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
         deadline: When the answer must be there, monotonic seconds, `None` without a limit.
         priority: 0 to 9, lower is served first.
         depth: How many workflows have called each other to get here.
+        alone: Whether the call of a single model shares its batch with no other.
     """
 
     payload: Payload
@@ -52,6 +53,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     deadline: float | None
     priority: int
     depth: int = 0
+    alone: bool = False
 
 
 def execute(
@@ -110,6 +112,7 @@ class SingleCall:
             priority=asked.priority,
             on_chunk=self._on_chunk,
         )
+        task.alone = asked.alone
         self._job = self._pool.submit(task)
 
     def cancel(self) -> None:

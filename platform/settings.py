@@ -25,6 +25,8 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 ErrorCode = Annotated[int, Meta(ge=400, le=599)]
+Host = Annotated[str, Meta(min_length=1, max_length=255)]
+Milliseconds = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Connections = Annotated[int, Meta(ge=1, le=1_000_000)]
 OpenFiles = Annotated[int, Meta(ge=64, le=2**20)]
@@ -167,6 +169,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         decode_input_request: Whether handlers get JSON and text decoded.
         metrics_mode: `prometheus`, or `log` for metrics in the log only, or `legacy`.
         enable_metrics_api: Whether TorchServe's metrics have an address.
+        enable_grpc_api: Whether TorchServe's gRPC services are served, where the extra `grpc` is installed.
+        grpc_inference_address: Host where its inference service listens.
+        grpc_inference_port: Port of it; `None` for 7070 where that is free, 0 takes a free one.
+        grpc_inference_max_connection_age_ms: How long a connection to it may last; `None` for ever.
+        grpc_inference_max_connection_age_grace_ms: How long its calls may go on after that; `None` for ever.
+        grpc_management_address: Host where its management service listens.
+        grpc_management_port: Port of it; `None` for 7071 where that is free, 0 takes a free one.
+        grpc_management_max_connection_age_ms: How long a connection to it may last; `None` for ever.
+        grpc_management_max_connection_age_grace_ms: How long its calls may go on after that; `None` for ever.
+        enable_grpc_ssl: Whether both are encrypted, with the certificate of the https addresses.
         ts_open_inference_protocol: `true` for the Open Inference Protocol's health paths under `/v2`.
         models: How models are served that are loaded at the start, as TorchServe's JSON by name and version.
         restore: Whether what was registered in an earlier life of the server is brought back, or forgotten.
@@ -275,6 +287,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decode_input_request: bool = True
     metrics_mode: Literal["log", "prometheus", "legacy"] = "log"
     enable_metrics_api: bool = True
+    enable_grpc_api: bool = True
+    grpc_inference_address: Host = "127.0.0.1"
+    grpc_inference_port: Port | None = None
+    grpc_inference_max_connection_age_ms: Milliseconds | None = None
+    grpc_inference_max_connection_age_grace_ms: Milliseconds | None = None
+    grpc_management_address: Host = "127.0.0.1"
+    grpc_management_port: Port | None = None
+    grpc_management_max_connection_age_ms: Milliseconds | None = None
+    grpc_management_max_connection_age_grace_ms: Milliseconds | None = None
+    enable_grpc_ssl: bool = False
     ts_open_inference_protocol: str | None = None
     models: str | None = None
     restore: bool = True
@@ -489,6 +511,7 @@ def _matching(pattern: str) -> Callable[[str], None]:
 
 _HEADER = (_matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"), "the name of a header")
 _HEADER_VALUE = (_matching(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?"), "a list of names separated by commas, or *")
+_HOST = (_matching(r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+|[A-Za-z0-9_.-]+"), "a host name or IP address")
 _RATE = (error_rates.parse_rate, error_rates.ALLOWED)
 #: What a type cannot say, and the words for it.
 _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
@@ -499,6 +522,8 @@ _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "torchserve_metrics_address": (parse_address, ALLOWED_ADDRESSES),
     "mms_inference_address": (parse_address, ALLOWED_ADDRESSES),
     "mms_management_address": (parse_address, ALLOWED_ADDRESSES),
+    "grpc_inference_address": _HOST,
+    "grpc_management_address": _HOST,
     "error_rate_wlm": _RATE,
     "error_rate_server": _RATE,
     "error_rate_any": _RATE,

@@ -31,9 +31,20 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         _load_files(context, Path(settings.certificate_file), Path(settings.private_key_file))
     else:
         said = [name for name in ("certificate_file", "private_key_file") if getattr(settings, name)]
+        asks = "enable_grpc_ssl is set" if settings.enable_grpc_ssl else "an address is https"
         lack = f"{said[0]} is only one half" if said else "there is no certificate"
-        raise InvalidRequestError(f"an address is https and {lack}: set certificate_file and private_key_file (PEM), or keystore")
+        raise InvalidRequestError(f"{asks} and {lack}: set certificate_file and private_key_file (PEM), or keystore")
     return context
+
+
+def pem_pair(settings: Settings) -> tuple[bytes, bytes]:
+    """The key and its certificates in PEM, for gRPC, which takes no context; arguments and errors as for `tls_context`."""
+    tls_context(settings)
+    if settings.keystore:
+        both = _pem_of(_read("keystore", Path(settings.keystore)), settings.keystore_pass, Path(settings.keystore))
+        return both, both
+    assert settings.private_key_file is not None and settings.certificate_file is not None
+    return Path(settings.private_key_file).read_bytes(), Path(settings.certificate_file).read_bytes()
 
 
 def _load_files(context: ssl.SSLContext, certificate: Path, key: Path) -> None:

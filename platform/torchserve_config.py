@@ -62,7 +62,17 @@ _SAME = frozenset(
         "decode_input_request",
         "default_workers_per_model",
         "disable_token_authorization",
+        "enable_grpc_api",
+        "enable_grpc_ssl",
         "enable_metrics_api",
+        "grpc_inference_address",
+        "grpc_inference_max_connection_age_grace_ms",
+        "grpc_inference_max_connection_age_ms",
+        "grpc_inference_port",
+        "grpc_management_address",
+        "grpc_management_max_connection_age_grace_ms",
+        "grpc_management_max_connection_age_ms",
+        "grpc_management_port",
         "job_queue_size",
         "keystore",
         "keystore_pass",
@@ -81,7 +91,6 @@ _SAME = frozenset(
 )
 _NETTY = "it tunes Netty, which is not in use here"
 _OWN = "workers are processes of flowyard's own"
-_GRPC = "gRPC is not served"
 #: Keys that are understood and do nothing.
 WITHOUT_EFFECT = {
     "async_logging": "logs are written without holding up requests anyway",
@@ -93,15 +102,6 @@ WITHOUT_EFFECT = {
     "default_service_handler": "a registration names the handler of an archive without one",
     "disable_system_metrics": "metrics of the machine are read when somebody asks",
     "enable_envvars_config": "it has been looked at",
-    "enable_grpc_ssl": _GRPC,
-    "grpc_inference_address": _GRPC,
-    "grpc_inference_max_connection_age_ms": _GRPC,
-    "grpc_inference_max_connection_grace_ms": _GRPC,
-    "grpc_inference_port": _GRPC,
-    "grpc_management_address": _GRPC,
-    "grpc_management_max_connection_age_ms": _GRPC,
-    "grpc_management_max_connection_grace_ms": _GRPC,
-    "grpc_management_port": _GRPC,
     "initial_distribution_port": _OWN,
     "initial_worker_port": _OWN,
     "io_ratio": _NETTY,

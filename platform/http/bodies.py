@@ -24,7 +24,7 @@ MAX_CHUNK_BYTES = 1 << 20
 MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-_JSON_STARTS = (b"{", b"[")
+JSON_STARTS = (b"{", b"[")
 
 
 class ClientGoneError(Exception):
@@ -100,7 +100,7 @@ def payload_of(header: str, body: bytes) -> Payload:
     if is_form(media_type, options, body):
         return Payload.of(dict(read_form(media_type, options, body, text=True)))
     if media_type == URLENCODED:
-        return Payload.from_json(body) if body[:1] in _JSON_STARTS else Payload.of(body)
+        return Payload.from_json(body) if body[:1] in JSON_STARTS else Payload.of(body)
     if media_type == "application/octet-stream":
         return _untyped(body)
     codec = BY_TYPE.get(media_type)
@@ -125,7 +125,7 @@ def is_form(media_type: str, options: Mapping[str, str], body: bytes) -> bool:
     """
     if media_type == MULTIPART:
         return "boundary" in options
-    if media_type != URLENCODED or body[:1] in _JSON_STARTS:
+    if media_type != URLENCODED or body[:1] in JSON_STARTS:
         return False
     # A form without a single field is not one.
     return body.isascii() and not any(byte < 0x20 and byte not in b"\r\n\t" for byte in body) and bool(_fields(body))
@@ -180,7 +180,7 @@ def _file_type(segment: multipart.MultipartSegment) -> str:
 
 def looks_like_json(media_type: str, body: bytes) -> bool:
     """Whether a body that is said to be a form is JSON."""
-    return media_type == URLENCODED and body[:1] in _JSON_STARTS
+    return media_type == URLENCODED and body[:1] in JSON_STARTS
 
 
 def _fields(body: bytes) -> list[tuple[str, str]]:

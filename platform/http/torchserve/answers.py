@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -39,6 +39,18 @@ class Status(msgspec.Struct, frozen=True):
     """The body of an answer to a change."""
 
     status: str
+
+
+class Change(NamedTuple):
+    """What became of a change.
+
+    Attributes:
+        text: The original's words.
+        status: HTTP status.
+    """
+
+    text: str
+    status: int = 200
 
 
 def json_answer(body: object, status: int = 200) -> Answer:

@@ -27,6 +27,10 @@ class InvalidKeyError(errors.UserError):
     """No token, or the wrong one."""
 
 
+class ModelApiOffError(errors.ForbiddenError):
+    """Models may not be registered and unregistered through the API; over HTTP that is a 405."""
+
+
 class DownloadError(errors.UserError):
     """A remote archive could not be fetched; `cause` says why."""
 
@@ -95,6 +99,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     WorkflowNotFoundError: (404, "WorkflowNotFoundException"),
     DefaultVersionError: (403, "InvalidModelVersionException"),
     InvalidKeyError: (400, "InvalidKeyException"),
+    ModelApiOffError: (403, "ModelException"),
     DownloadError: (400, "DownloadArchiveException"),
     InvalidDagError: (400, "InvalidDAGException"),
     NodeFailedError: (500, "InternalServerException"),
@@ -128,9 +133,13 @@ def error_answer(error: errors.FlowyardError, table: dict[type[errors.FlowyardEr
         error: The error. One that a handler answered with a status of its own keeps it.
         table: The dialect's table.
     """
+    body = error_body(error, table)
+    return Answer(413) if body.code == 413 else json_answer(body, body.code)
+
+
+def error_body(error: errors.FlowyardError, table: dict[type[errors.FlowyardError], tuple[int, str]] = TABLE) -> ErrorBody:
+    """What an error is told as; arguments as for `error_answer`."""
     status, kind = next(table[cls] for cls in type(error).__mro__ if cls in table)
-    if status == 413:
-        return Answer(413)
     status = getattr(error, "status", status)
     detail = getattr(error, "detail", "") if status >= 500 else ""
-    return json_answer(ErrorBody(code=status, type=kind, message=error.message, detail=detail), status)
+    return ErrorBody(code=status, type=kind, message=error.message, detail=detail)

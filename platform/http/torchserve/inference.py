@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from flowyard.platform.http.torchserve.entries import Model, Models
 from flowyard.platform.http.torchserve.errors import NodeFailedError
 from flowyard.platform.http.torchserve.inputs import HandlerRequest, Input, field_of, inputs_of, told_headers
 from flowyard.platform.http.torchserve.outcomes import answer_of, send_stream
-from flowyard.platform.http.torchserve.requests import HttpRequest
+from flowyard.platform.http.torchserve.requests import HttpRequest, Received
 from flowyard.platform.http.torchserve.routes import Call, torchserve_call
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
@@ -39,8 +39,11 @@ from flowyard.schemas.errors import (
     UnavailableError,
     WorkerDiedError,
 )
+from flowyard.schemas.payload import Payload
 
 NO_NAME = "Parameter model_name is required."
+#: What the server says of itself where it speaks the Open Inference Protocol.
+NAME, VERSION, EXTENSIONS = "Torchserve", "0.12.0", ("kserve", "kubeflow")
 #: Seconds that a model may be without workers before `/ping` says so, as the original goes on trying to start them.
 RETRY_S = 300.0
 #: Why nobody can answer now; the original has one text for all of it.
@@ -54,11 +57,20 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         call: How it was asked for.
         model: The model.
         inputs: The named inputs of its handler.
+        deadline: When the answer must be there, monotonic seconds; `None` for what the headers say.
+        alone: Whether it shares its batch with no other.
     """
 
     call: Call
     model: Model
     inputs: list[Input]
+    deadline: float | None = None
+    alone: bool = False
+
+
+Running: TypeAlias = "Execution | SingleCall | NodeCall"
+#: Waits for the first outcome of a run, and takes the run back where nobody waits for it any more.
+Wait: TypeAlias = Callable[[asyncio.Future[Outcome | Stream], Running], Awaitable[Outcome | Stream]]
 
 
 class Inference:
@@ -88,16 +100,23 @@ class Inference:
         """
         match request.segments:
             case ["ping", *_]:
-                return self._ping()
-            case ["v2", *rest] if (self._settings.ts_open_inference_protocol or "").lower() == "true":
+                return self.ping()
+            case ["v2", *rest] if self.is_open_inference:
                 return self._open_inference(rest)
         return None
 
-    def _ping(self) -> Answer:
-        is_healthy = all(self._is_healthy(model) for model in self._models.default_models())
+    @property
+    def is_open_inference(self) -> bool:
+        """Whether the Open Inference Protocol is served."""
+        return (self._settings.ts_open_inference_protocol or "").lower() == "true"
+
+    def ping(self) -> Answer:
+        """Whether all models are well."""
+        is_healthy = all(self.is_healthy(model) for model in self._models.default_models())
         return status_answer("Healthy") if is_healthy else status_answer("Unhealthy", 500)
 
-    def _is_healthy(self, model: Model) -> bool:
+    def is_healthy(self, model: Model) -> bool:
+        """Whether a model has its workers, or is given time to get them."""
         pool = model.pool
         return pool is None or pool.healthy or pool.failing_s(time.monotonic()) <= RETRY_S
 
@@ -105,9 +124,8 @@ class Inference:
     def _open_inference(rest: list[str]) -> Answer | None:
         match rest:
             case []:
-                extensions = ["kserve", "kubeflow"]
                 # The original spells it so; clients may look for either.
-                about = {"name": "Torchserve", "version": "0.12.0", "extenstion": extensions, "extensions": extensions}
+                about = {"name": NAME, "version": VERSION, "extenstion": EXTENSIONS, "extensions": EXTENSIONS}
                 return json_answer(about)
             case ["health", ("ready" | "live") as what]:
                 return json_answer({what: True})
@@ -122,10 +140,24 @@ class Inference:
             InvalidRequestError: The path names none, and neither does the query.
             ModelNotFoundError: There is no such model or version.
         """
-        return self._found(call, self._name(call, request, []))
+        return self.found(call, self._name(call, request, []))
 
-    def _found(self, call: Call, name: str) -> Model:
+    def found(self, call: Call, name: str) -> Model:
+        """The model, version or workflow of a name.
+
+        Raises:
+            ModelNotFoundError: There is no such model or version.
+            WorkflowNotFoundError: There is no such workflow.
+        """
         return Model(self._models.workflow(name), name) if call.workflow else self._models.find(name, call.version)
+
+    def versions_of(self, name: str) -> list[str]:
+        """The versions of a model.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+        """
+        return [model.version for model in self._models.versions(name)]
 
     def described(self, call: Call, request: HttpRequest) -> Answer:
         """The document of how to run a model."""
@@ -138,7 +170,7 @@ class Inference:
             FlowyardError: There is no such model, or the form cannot be read.
         """
         inputs = inputs_of(call, request.query, request.headers.get("content-type", ""), request.body)
-        model = self._found(call, self._name(call, request, inputs))
+        model = self.found(call, self._name(call, request, inputs))
         return Prediction(call=call, model=model, inputs=inputs)
 
     def _name(self, call: Call, request: HttpRequest, inputs: list[Input]) -> str:
@@ -168,6 +200,33 @@ class Inference:
             FlowyardError: The prediction failed.
             ClientGoneError: The client went away.
         """
+        result, run = await self.outcome(asked, request, exchange, functools.partial(self._watched, receive))
+        if isinstance(result, Stream):
+            sending = send_stream(result, request.request_id, cross_origin, exchange.sending(send))
+            await self._send(result, run, receive, sending)
+            return None
+        return told(asked, result, request)
+
+    def _watched(self, receive: Receive, first: asyncio.Future[Outcome | Stream], run: Running) -> Awaitable[Outcome | Stream]:
+        return self._watch.wait(first, run, receive)
+
+    async def outcome(
+        self, asked: Prediction, request: Received, exchange: Exchange, wait: Wait
+    ) -> tuple[Payload | Stream, Running]:
+        """Runs a prediction.
+
+        Args:
+            asked: What is to be predicted.
+            request: What it was asked with.
+            exchange: Learns who answers.
+            wait: Waits for the first outcome.
+
+        Returns:
+            The result, or its pieces, and the run.
+
+        Raises:
+            FlowyardError: The prediction failed.
+        """
         reply = Reply()
         started = time.monotonic()
         try:
@@ -176,11 +235,11 @@ class Inference:
             run = self._run(asked, request, deployment, reply)
             run.start()
             first = reply.first
-            result = first.result() if first.done() else await self._watch.wait(first, run, receive)
+            result = first.result() if first.done() else await wait(first, run)
         except NOBODY:
             raise self.no_worker(asked) from None
         if asked.call.workflow:
-            return workflow_answer(result)
+            return workflow_result(result), run
         if isinstance(result, NOBODY):
             raise self.no_worker(asked)
         self._measure(asked.model, asked.call, time.monotonic() - started, run.queued_s)
@@ -188,11 +247,7 @@ class Inference:
             raise self.worker_died(result)
         if isinstance(result, FlowyardError):
             raise result
-        if isinstance(result, Stream):
-            sending = send_stream(result, request.request_id, cross_origin, exchange.sending(send))
-            await self._send(result, run, receive, sending)
-            return None
-        return answer_of(result, request.headers.get("accept", ""), request.headers.get("content-type", ""))
+        return result, run
 
     async def _send(self, stream: Stream, run: Any, receive: Receive, sending: Coroutine[Any, Any, None]) -> None:
         """Sends a stream while its client is there."""
@@ -203,18 +258,23 @@ class Inference:
             listening.cancel()
             run.cancel()
 
-    def _run(
-        self, asked: Prediction, request: HttpRequest, deployment: Deployment, reply: Reply
-    ) -> Execution | SingleCall | NodeCall:
+    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply) -> Running:
         headers = dict(request.headers)
+        deadline = asked.deadline if asked.deadline is not None else deadline_of(headers)
         payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
         if asked.model.key:
             pool = deployment.pools[asked.model.key]
             task = functools.partial(
-                Task, (payload,), callee=asked.model.function, request_id=request.request_id, headers=headers
+                Task,
+                (payload,),
+                callee=asked.model.function,
+                request_id=request.request_id,
+                headers=headers,
+                deadline=deadline,
             )
             return NodeCall(pool, task, reply)
-        run = Asked(payload, headers, dict(request.query), request.request_id, deadline_of(headers), priority_of(headers))
+        priority = priority_of(headers)
+        run = Asked(payload, headers, dict(request.query), request.request_id, deadline, priority, alone=asked.alone)
         endpoints = self._registry.endpoints
         shadows = endpoints.shadows.get(asked.model.name, ()) if asked.call.version is None else ()
         if shadows:
@@ -236,8 +296,19 @@ class Inference:
         return WorkerDiedError("Worker died.", error.message)
 
 
-def workflow_answer(result: Outcome | Stream) -> Answer:
-    """Tells what a workflow has answered: the bytes of its last node, always as JSON.
+def told(asked: Prediction, result: Payload, request: Received) -> Answer:
+    """Tells a result; that of a workflow are the bytes of its last node, always as JSON.
+
+    Raises:
+        FlowyardError: It cannot be told.
+    """
+    if asked.call.workflow:
+        return Answer(200, answer_of(result, "", "").body, JSON)
+    return answer_of(result, request.headers.get("accept", ""), request.headers.get("content-type", ""))
+
+
+def workflow_result(result: Outcome | Stream) -> Payload:
+    """What a workflow has answered.
 
     Raises:
         NodeFailedError: A node failed; the original says no more than which.
@@ -248,8 +319,7 @@ def workflow_answer(result: Outcome | Stream) -> Answer:
     if isinstance(result, FlowyardError):
         raise result
     assert not isinstance(result, Stream)
-    told = answer_of(result, "", "")
-    return Answer(200, told.body, JSON)
+    return result
 
 
 class NodeCall:

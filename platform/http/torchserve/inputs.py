@@ -9,11 +9,12 @@ from urllib.parse import parse_qsl
 
 import multipart
 
-from flowyard.platform.http.bodies import MAX_PARTS, MULTIPART, URLENCODED, content_type
-from flowyard.platform.http.request import RequestPayload
+from flowyard.platform.http.bodies import JSON_STARTS, MAX_PARTS, MULTIPART, URLENCODED, content_type, payload_of
+from flowyard.platform.http.request import RequestPayload, request_properties
 from flowyard.platform.http.torchserve.routes import Call
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.messages import REQUEST_ID, Handlers, Message
+from flowyard.schemas.payload import Payload
 
 #: Name, content, and content type without parameters; empty for none.
 Input: TypeAlias = tuple[str, bytes, str]
@@ -32,24 +33,25 @@ class HandlerRequest(RequestPayload):
     Args:
         headers: Request headers, names in lower case.
         query: Query parameters in order.
-        body: The body.
+        body: The body; `None` where there are only inputs.
         request_id: The request's id.
         inputs: What handlers of TorchServe and MMS get.
         told: Headers that the server adds for them.
     """
 
-    __slots__ = ("_inputs", "_told")
+    __slots__ = ("_has_body", "_inputs", "_told")
 
     def __init__(
         self,
         headers: Mapping[str, str],
         query: Sequence[tuple[str, str]],
-        body: bytes,
+        body: bytes | None,
         request_id: str,
         inputs: Sequence[Input],
         told: Mapping[str, str],
     ) -> None:
-        super().__init__(headers, query, body, request_id)
+        super().__init__(headers, query, body or b"", request_id)
+        self._has_body = body is not None
         self._inputs = inputs
         self._told = told
 
@@ -63,6 +65,24 @@ class HandlerRequest(RequestPayload):
             contents=tuple([(name, content) for name, content, _ in self._inputs]),
             types=tuple([kind for _, _, kind in self._inputs]),
         )
+
+    def _for_djl(self) -> Message:
+        if self._has_body:
+            return super()._for_djl()
+        contents = tuple([(name, content) for name, content, _ in self._inputs])
+        return Message(properties=request_properties(self._headers, self._request_id), contents=contents)
+
+    def _decoded(self) -> Payload:
+        """The body, else the only input, or a mapping of several. Nobody has said what these are: tensors and JSON are known."""
+        if self._inner is None and not self._has_body:
+            values = {name: _value_of(content) for name, content, _ in self._inputs}
+            only = next(iter(values.values())) if len(values) == 1 else None
+            self._inner = only or Payload.of({name: payload.value() for name, payload in values.items()})
+        return super()._decoded()
+
+
+def _value_of(content: bytes) -> Payload:
+    return Payload.from_json(content) if content[:1] in JSON_STARTS else payload_of("", content)
 
 
 def told_headers(call: Call) -> dict[str, str]:

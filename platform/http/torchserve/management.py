@@ -9,8 +9,8 @@ import structlog
 
 from flowyard.platform.archives.remote import is_remote
 from flowyard.platform.http.torchserve import openapi
-from flowyard.platform.http.torchserve.answers import Answer, json_answer, status_answer
-from flowyard.platform.http.torchserve.descriptions import ModelList, describe, item, limits
+from flowyard.platform.http.torchserve.answers import Answer, Change, json_answer, status_answer
+from flowyard.platform.http.torchserve.descriptions import ModelInfo, ModelList, describe, item, limits
 from flowyard.platform.http.torchserve.entries import NO_VERSION, Model, Models
 from flowyard.platform.http.torchserve.errors import (
     NO_METHOD,
@@ -65,6 +65,9 @@ class Management:
 
     Args:
         registry: Where models are.
+
+    Attributes:
+        may_change: Whether models may be registered and unregistered.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -72,7 +75,7 @@ class Management:
         self._settings = registry.settings
         self._models = Models(registry.endpoints)
         self._workflows = Workflows(registry, self._models)
-        self._may_change = registry.settings.torchserve_model_api and registry.settings.enable_model_api
+        self.may_change = registry.settings.torchserve_model_api and registry.settings.enable_model_api
 
     async def answer(self, request: HttpRequest) -> Answer | None:
         """Answers a request, `None` where nothing is at its path.
@@ -101,8 +104,8 @@ class Management:
         match request.method:
             case "GET":
                 return self._list(of_query(request.query))
-            case "POST" if self._may_change:
-                return await self._register(self._given(request))
+            case "POST" if self.may_change:
+                return status_answer(*await self.register(self._given(request)))
         raise MethodNotAllowedError(NO_METHOD)
 
     async def _one(self, request: HttpRequest, name: str, version: str | None) -> Answer:
@@ -111,9 +114,9 @@ class Management:
             case "GET":
                 return await self._describe(name, version, given)
             case "PUT":
-                return await self._scale(name, version, given)
-            case "DELETE" if self._may_change:
-                return await self._unregister(name, version, given)
+                return status_answer(*await self.change_workers(name, version, given))
+            case "DELETE" if self.may_change:
+                return status_answer(await self.remove(name, version, given))
             case "OPTIONS":
                 self._models.find(name, version)
                 return json_answer(openapi.torchserve_model_management(name))
@@ -122,7 +125,7 @@ class Management:
     async def _default(self, request: HttpRequest, name: str, version: str) -> Answer:
         match request.method:
             case "PUT":
-                return await self._set_default(name, version)
+                return status_answer(await self.set_default(name, version))
             case "GET":
                 return await self._describe(name, None, of_query(request.query))
             case "OPTIONS":
@@ -145,25 +148,52 @@ class Management:
     # ---- reading ----
 
     def _list(self, given: Parameters) -> Answer:
+        return json_answer(self.page(given))
+
+    def page(self, given: Parameters) -> ModelList:
+        """Some of the models."""
         models = self._models.default_models()
         pattern = given.text("model_name_pattern")
         if pattern:
             models = [model for model in models if matches(pattern, model.name)]
         found, token = slice_of([item(model, self._settings) for model in models], given)
-        return json_answer(ModelList(models=found, next_page_token=msgspec.UNSET if token is None else token))
+        return ModelList(models=found, next_page_token=msgspec.UNSET if token is None else token)
 
     async def _describe(self, name: str, version: str | None, given: Parameters) -> Answer:
+        is_customized = version != "all" and given.flag("customized", default=False)
+        status, described = await self.description(name, version, customized=is_customized)
+        return json_answer(described, status)
+
+    async def description(self, name: str, version: str | None, *, customized: bool) -> tuple[int, list[ModelInfo]]:
+        """Describes a model.
+
+        Args:
+            name: The model.
+            version: Its version, `None` for the default one, `all` for all.
+            customized: Whether it is asked what it says of itself; not of all versions.
+
+        Returns:
+            The status that it answers with where it is asked, and the versions.
+
+        Raises:
+            FlowyardError: There is no such model or version, or it cannot answer.
+        """
         if version == "all":
-            return json_answer([describe(model, self._settings) for model in self._models.versions(name)])
+            return 200, [describe(model, self._settings) for model in self._models.versions(name)]
         model = self._models.find(name, version)
-        if not given.flag("customized", default=False):
-            return json_answer([describe(model, self._settings)])
+        if not customized:
+            return 200, [describe(model, self._settings)]
         status, metadata = await ask_model(model)
-        return json_answer([describe(model, self._settings, metadata)], status)
+        return status, [describe(model, self._settings, metadata)]
 
     # ---- registering ----
 
-    async def _register(self, given: Parameters) -> Answer:
+    async def register(self, given: Parameters) -> Change:
+        """Registers a model.
+
+        Raises:
+            FlowyardError: It cannot be registered.
+        """
         asked = read_registration(given, self._settings, TORCHSERVE_RUNTIMES)
         url = self._checked_url(asked.url)
         entry = await self._registered(asked, url)
@@ -171,10 +201,10 @@ class Management:
         low, _ = limits(model.pool)
         label = f'Model "{model.name}" Version: {model.version} registered with'
         if not low:
-            return status_answer(f"{label} 0 initial workers. Use scale workers API to add workers for the model.")
+            return Change(f"{label} 0 initial workers. Use scale workers API to add workers for the model.")
         if not asked.synchronous:
-            return status_answer("Processing worker updates...", 202)
-        return status_answer(f"{label} {low} initial workers")
+            return Change("Processing worker updates...", 202)
+        return Change(f"{label} {low} initial workers")
 
     def _registered_model(self, entry: Entry) -> Model:
         return Model(entry, entry.record.name)
@@ -258,7 +288,12 @@ class Management:
 
     # ---- changing ----
 
-    async def _scale(self, name: str, version: str | None, given: Parameters) -> Answer:
+    async def change_workers(self, name: str, version: str | None, given: Parameters) -> Change:
+        """Changes the number of workers of a model; the version can be a parameter, too.
+
+        Raises:
+            FlowyardError: There is no such model or version, or its workers cannot be started.
+        """
         low, high = read_workers(given)
         model = self._models.find(name, version if version is not None else given.text("model_version"))
         wait = given.flag("synchronous", default=False)
@@ -268,12 +303,12 @@ class Management:
             await self.scale(model, low, high, given, wait=wait)
         except UnavailableError as error:
             if was_failing:
-                return status_answer("Workers scaling in progress...", 206)
+                return Change("Workers scaling in progress...", 206)
             told = f"Failed to start workers for model {name} version: {label or 'null'}"
             raise start_failure(told, reason_of(error)) from None
         if not wait:
-            return status_answer("Processing worker updates...", 202)
-        return status_answer(f"Workers scaled to {low} for model: {name}{f', version: {label}' if label else ''}")
+            return Change("Processing worker updates...", 202)
+        return Change(f"Workers scaled to {low} for model: {name}{f', version: {label}' if label else ''}")
 
     async def scale(self, model: Model, low: int, high: int, given: Parameters, *, wait: bool) -> None:
         """Changes the number of workers of a model; with `number_gpu` and `timeout` as the early documents have them.
@@ -310,22 +345,32 @@ class Management:
         assert pool is not None
         asyncio.get_running_loop().call_later(timeout_s, pool.end_leaving, f"no time left: timeout={timeout_s:g}")
 
-    async def _set_default(self, name: str, version: str) -> Answer:
+    async def set_default(self, name: str, version: str) -> str:
+        """Makes a version the default one, and says so.
+
+        Raises:
+            FlowyardError: There is no such model or version.
+        """
         try:
             model = self._models.find(name, version)
         except VersionNotFoundError:
             raise VersionNotFoundError(f"Model version {version} does not exist for model {name}") from None
         await self._registry.set_default(model.entry.record.name, model.entry.record.version)
-        return status_answer(f'Default version successfully updated for model "{name}" to "{version}"')
+        return f'Default version successfully updated for model "{name}" to "{version}"'
 
-    async def _unregister(self, name: str, version: str | None, given: Parameters) -> Answer:
+    async def remove(self, name: str, version: str | None, given: Parameters) -> str:
+        """Unregisters a model, and says so.
+
+        Raises:
+            FlowyardError: There is no such model or version, or it is the default one of several.
+        """
         model = self._models.find(name, version)
         if model.key:
             raise InvalidRequestError(f"{name} is a node of the workflow {model.entry.record.name}; unregister that.")
         if len(self._models.versions(name)) > 1 and self._models.is_default(model):
             raise DefaultVersionError(f"Cannot remove default version for model {name}")
         await unregister(self._registry, model, given)
-        return status_answer(f'Model "{name}" unregistered')
+        return f'Model "{name}" unregistered'
 
 
 def archive_refusal(error: FlowyardError) -> FlowyardError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flowyard.platform.http.native.messages import headers_of
@@ -60,19 +61,7 @@ async def send_stream(stream: Stream, request_id: str, cross_origin: Headers, se
     Raises:
         FlowyardError: It failed before its first piece; nothing has been sent.
     """
-    piece = await stream.next()
-    message = piece.message() if piece is not None else None
-    if message is not None:
-        begin = message_answer(message)
-        piece = await stream.next()
-        encode = bytes_of
-    else:
-        content_type, encode_value = framing("", piece.value() if piece is not None else b"")
-        begin = Answer(200, content_type=content_type, headers=[(b"ts_stream_next", b"true")])
-
-        def encode(piece: Payload) -> bytes:
-            return encode_value(piece.value())
-
+    begin, encode, piece = await open_stream(stream)
     headers = head_headers(begin, request_id, cross_origin)
     await send({"type": "http.response.start", "status": begin.status, "headers": headers})
     try:
@@ -82,6 +71,27 @@ async def send_stream(stream: Stream, request_id: str, cross_origin: Headers, se
     except FlowyardError:
         return
     await send({"type": "http.response.body", "body": b""})
+
+
+async def open_stream(stream: Stream) -> tuple[Answer, Callable[[Payload], bytes], Payload | None]:
+    """Takes the first piece of a stream, and what a handler says before it.
+
+    Args:
+        stream: The pieces; at least one has come.
+
+    Returns:
+        The head of the answer, what makes bytes of a piece, and the first piece, `None` where there is none.
+
+    Raises:
+        FlowyardError: It failed before its first piece.
+    """
+    piece = await stream.next()
+    message = piece.message() if piece is not None else None
+    if message is not None:
+        return message_answer(message), bytes_of, await stream.next()
+    content_type, encode = framing("", piece.value() if piece is not None else b"")
+    head = Answer(200, content_type=content_type, headers=[(b"ts_stream_next", b"true")])
+    return head, lambda one: encode(one.value()), piece
 
 
 def bytes_of(piece: Payload) -> bytes:

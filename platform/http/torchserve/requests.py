@@ -13,23 +13,33 @@ from flowyard.platform.http.torchserve.routes import segments_of
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError
 
 
-class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a request reaches a model, whatever it came in by.
+
+    Attributes:
+        headers: Names in lower case; of a repeated one the last value.
+        request_id: The id that the server gave it.
+        query: Query parameters in order.
+        body: The body; `None` where there are only inputs.
+    """
+
+    headers: Mapping[str, str]
+    request_id: str
+    query: Sequence[tuple[str, str]] = ()
+    body: bytes | None = b""
+
+
+class HttpRequest(Received, frozen=True, kw_only=True):
     """One request, with its body.
 
     Attributes:
         method: The method.
         segments: Segments of the decoded path.
-        query: Query parameters in order.
-        headers: Names in lower case; of a repeated one the last value.
         body: The body.
-        request_id: The id that the server gave it.
     """
 
     method: str
     segments: tuple[str, ...]
-    query: Sequence[tuple[str, str]]
-    headers: Mapping[str, str]
-    request_id: str
     body: bytes = b""
 
     @property

@@ -1,0 +1,201 @@
+"""One call of a gRPC client: who may make it, what came with it, how it ends, and who is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+import msgspec
+import structlog
+from google.protobuf.message import DecodeError
+
+from flowyard.platform.http.native.predictions import request_id_of
+from flowyard.platform.http.torchserve.api import TorchServe
+from flowyard.platform.http.torchserve.tokens import KeyKind
+from flowyard.platform.registry.history import CALLER
+from flowyard.platform.rpc.messages import POOL, Message, message_class
+from flowyard.platform.rpc.statuses import Failure, failure_of, prediction_failure_of
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
+from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, ShutDownError
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: A deadline that is further away is none.
+FOREVER_S = 10 * 365 * 86_400.0
+_KINDS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class Call:
+    """One call.
+
+    Args:
+        path: Service and method.
+        context: gRPC's.
+
+    Attributes:
+        headers: Its metadata, those that are text; of a repeated one the last value.
+        request_id: The id that the server gives it.
+        deadline: When the caller wants the answer, monotonic seconds; `None` for whenever.
+        exchange: What metrics and log see of it.
+        scope: What it is called there.
+    """
+
+    __slots__ = ("_context", "deadline", "exchange", "headers", "request_id", "scope")
+
+    def __init__(self, path: str, context: Any) -> None:
+        self._context = context
+        self.headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self.request_id = request_id_of({})
+        left_s = context.time_remaining()
+        self.deadline = time.monotonic() + left_s if left_s is not None and left_s < FOREVER_S else None
+        self.exchange = Exchange()
+        self.scope = {"method": "gRPC", "path": path, "client": client_of(context.peer())}
+
+    async def send(self, reply: Message) -> None:
+        """Sends one of several answers, as fast as the client takes them."""
+        encoded = reply.SerializeToString()
+        self.exchange.bytes_out += len(encoded)
+        await self._context.write(encoded)
+
+
+#: Answers a call: with a message, or with none where all have been sent. A call of many requests gets them one by one.
+Act: TypeAlias = Callable[[Any, Call], Awaitable[Message | None]]
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One service.
+
+    Attributes:
+        name: Its full name.
+        key: Whose token a caller must have.
+        acts: What answers its methods, by name; one that is missing is unimplemented.
+        predicts: The methods that run a model.
+        finishes: Whether a call that has begun goes on when its caller leaves.
+    """
+
+    name: str
+    key: KeyKind
+    acts: Mapping[str, Act]
+    predicts: frozenset[str] = frozenset()
+    finishes: bool = False
+
+
+class Desk:
+    """Takes the calls of one address.
+
+    Args:
+        api: Knows the tokens, and counts answers.
+        traffic: Is told of every call.
+    """
+
+    def __init__(self, api: TorchServe, traffic: Traffic) -> None:
+        self._api = api
+        self._traffic = traffic
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unfinished: set[asyncio.Future[Any]] = set()
+
+    def handlers(self, service: Service) -> Any:
+        """What gRPC calls for a service."""
+        found = {}
+        for method in POOL.FindServiceByName(service.name).methods:
+            if method.name not in service.acts:
+                continue
+            answer = functools.partial(self._answer, service, method.name, message_class(method.input_type.full_name))
+            found[method.name] = _KINDS[method.client_streaming, method.server_streaming](answer)
+        return grpc.method_handlers_generic_handler(service.name, found)
+
+    def stop(self) -> None:
+        """The server stops: calls of many requests get no more of them."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    async def finish(self) -> None:
+        """Waits for what goes on although its caller has left."""
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
+
+    async def _answer(self, service: Service, method: str, request_class: Any, request: Any, context: Any) -> bytes | None:
+        """Answers one call, whatever happens, unless its caller is gone."""
+        call = Call(f"/{service.name}/{method}", context)
+        exchange = call.exchange
+        exchange.prediction = method in service.predicts
+        client = call.scope["client"]
+        CALLER.set(client[0] if client else "local")
+        try:
+            if self._api.tokens is not None:
+                self._api.tokens.check(call.headers.get("authorization", ""), (service.key,))
+            given = self._read(request_class, request, exchange)
+            answering = service.acts[method](given, call)
+            reply = await (self._finished(answering) if service.finishes else answering)
+            exchange.status = 200
+            if reply is None:
+                return None
+            encoded: bytes = reply.SerializeToString()
+            exchange.bytes_out = len(encoded)
+            return encoded
+        except FlowyardError as error:
+            tell = prediction_failure_of if exchange.prediction else failure_of
+            await self._fail(tell(error), exchange, context)
+        except Exception:
+            log.exception("call failed", request_id=call.request_id, path=call.scope["path"])
+            await self._fail(failure_of(InternalError("internal error; the log has the details")), exchange, context)
+        finally:
+            self._api.answered(exchange.status)
+            self._traffic.ended(exchange, call.scope, call.request_id)
+        return None
+
+    @staticmethod
+    async def _fail(failure: Failure, exchange: Exchange, context: Any) -> None:
+        exchange.status = failure.status
+        await context.abort(failure.code, failure.details)
+
+    def _read(self, request_class: Any, request: Any, exchange: Exchange) -> Any:
+        if isinstance(request, bytes):
+            return _decoded(request_class, request, exchange)
+        return self._requests(request_class, request, exchange)
+
+    async def _requests(self, request_class: Any, requests: Any, exchange: Exchange) -> AsyncIterator[Message]:
+        """The requests of a call that has many; none comes any more once the server stops."""
+        while True:
+            reading = asyncio.ensure_future(anext(requests, None))
+            try:
+                await asyncio.wait([reading, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    raise ShutDownError("the server is stopping")
+                request = reading.result()
+            finally:
+                reading.cancel()
+            if request is None:
+                return
+            yield _decoded(request_class, request, exchange)
+
+    async def _finished(self, answering: Awaitable[Message | None]) -> Message | None:
+        """Goes on to the end even if nobody waits for it any more: a change is not left half made."""
+        task = asyncio.ensure_future(answering)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return await asyncio.shield(task)
+
+
+def _decoded(request_class: Any, request: bytes, exchange: Exchange) -> Message:
+    exchange.bytes_in += len(request)
+    try:
+        return request_class.FromString(request)
+    except DecodeError:
+        raise InvalidRequestError(f"The request is no {request_class.DESCRIPTOR.full_name}.") from None
+
+
+def client_of(peer: str) -> tuple[str, int] | None:
+    """The client's address, of what gRPC says of it: `ipv4:127.0.0.1:9000`, `ipv6:%5B::1%5D:9000`."""
+    family, _, rest = peer.partition(":")
+    host, _, port = unquote(rest).rpartition(":")
+    return (host.strip("[]"), int(port)) if family in ("ipv4", "ipv6") and port.isdecimal() else None

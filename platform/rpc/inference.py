@@ -1,0 +1,236 @@
+"""TorchServe's inference service (TorchServe reference §2.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+import msgspec
+
+from flowyard.platform.http.native.streaming import Stream
+from flowyard.platform.http.torchserve.api import TorchServe
+from flowyard.platform.http.torchserve.entries import Model
+from flowyard.platform.http.torchserve.errors import WorkflowNotFoundError
+from flowyard.platform.http.torchserve.inference import NO_NAME, Prediction, Running, told
+from flowyard.platform.http.torchserve.inputs import Input
+from flowyard.platform.http.torchserve.outcomes import open_stream
+from flowyard.platform.http.torchserve.requests import Received
+from flowyard.platform.http.torchserve.routes import Call as Asked
+from flowyard.platform.rpc.calls import Call, Service
+from flowyard.platform.rpc.messages import (
+    INFERENCE,
+    ErrorInfo,
+    Message,
+    PredictionResponse,
+    Status,
+    TorchServeHealthResponse,
+)
+from flowyard.platform.rpc.statuses import NameMissingError, prediction_failure_of
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
+from flowyard.platform.workers.process import Outcome
+from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
+
+#: Headers, and inputs of the same names, that tell a handler of its sequence.
+SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prediction is made of.
+
+    Attributes:
+        name: The model.
+        version: Its version, empty for the default one.
+        inputs: The named inputs of its handler.
+        headers: What else the handler is told.
+        body: The body, where there is one; else there are only inputs.
+    """
+
+    name: str
+    version: str
+    inputs: list[Input]
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+class Predictor:
+    """Makes predictions for calls.
+
+    Args:
+        api: What is behind it.
+    """
+
+    def __init__(self, api: TorchServe) -> None:
+        self._inference = api.inference
+
+    async def whole(self, source: Source, call: Call) -> bytes:
+        """One answer; pieces are put together.
+
+        Raises:
+            FlowyardError: The prediction failed.
+        """
+        pieces: list[bytes] = []
+
+        async def keep(piece: bytes) -> None:
+            pieces.append(piece)
+
+        await self.pieces(source, call, call.exchange, keep, alone=False)
+        return b"".join(pieces)
+
+    async def pieces(
+        self, source: Source, call: Call, exchange: Exchange, send: Callable[[bytes], Awaitable[None]], *, alone: bool = True
+    ) -> None:
+        """Hands on an answer, in pieces where the handler sends them.
+
+        Args:
+            source: What is to be predicted.
+            call: Who asks.
+            exchange: Learns who answers.
+            send: Gets the pieces; there is one at least.
+            alone: Whether it shares its batch with no other, as TorchServe has it for streams.
+
+        Raises:
+            FlowyardError: The prediction failed.
+        """
+        asked = self._asked(source, call, alone=alone)
+        request = Received(headers=source.headers, request_id=call.request_id, body=source.body)
+        result, run = await self._inference.outcome(asked, request, exchange, _until_done)
+        if not isinstance(result, Stream):
+            await send(told(asked, result, request).body)
+            return
+        try:
+            _, encode, piece = await open_stream(result)
+            while piece is not None:
+                await send(encode(piece))
+                piece = await result.next()
+        finally:
+            run.cancel()
+
+    def _asked(self, source: Source, call: Call, *, alone: bool) -> Prediction:
+        if not source.name:
+            raise NameMissingError(NO_NAME)
+        asked, model = self._found(source.name, source.version or None)
+        return Prediction(call=asked, model=model, inputs=source.inputs, deadline=call.deadline, alone=alone)
+
+    def _found(self, name: str, version: str | None) -> tuple[Asked, Model]:
+        """A model, else a workflow of that name, which the original does not serve here."""
+        asked = Asked(name, version)
+        try:
+            return asked, self._inference.found(asked, name)
+        except ModelNotFoundError:
+            workflow = Asked(name, workflow=True)
+            try:
+                return workflow, self._inference.found(workflow, name)
+            except WorkflowNotFoundError:
+                pass
+            raise
+
+
+class Inference:
+    """Answers the inference service.
+
+    Args:
+        api: What is behind it.
+        traffic: Is told of every prediction of a sequence.
+    """
+
+    def __init__(self, api: TorchServe, traffic: Traffic) -> None:
+        self._api = api
+        self._predictor = Predictor(api)
+        self._traffic = traffic
+
+    def service(self) -> Service:
+        """The service."""
+        acts = {
+            "Ping": self.ping,
+            "Predictions": self.predict,
+            "StreamPredictions": self.stream,
+            "StreamPredictions2": self.follow,
+        }
+        return Service(
+            name=f"{INFERENCE}.InferenceAPIsService",
+            key="inference",
+            acts=acts,
+            predicts=frozenset(("Predictions", "StreamPredictions")),
+        )
+
+    async def ping(self, request: Message, call: Call) -> Message:
+        """Whether all models are well."""
+        del request, call
+        return TorchServeHealthResponse(health=self._api.inference.ping().body.decode().rstrip("\n"))
+
+    async def predict(self, request: Message, call: Call) -> Message:
+        """One answer."""
+        return PredictionResponse(prediction=await self._predictor.whole(_source(request, call.headers), call))
+
+    async def stream(self, request: Message, call: Call) -> None:
+        """An answer in pieces."""
+
+        async def send(piece: bytes) -> None:
+            await call.send(PredictionResponse(prediction=piece))
+
+        await self._predictor.pieces(_source(request, call.headers), call, call.exchange, send)
+
+    async def follow(self, requests: AsyncIterator[Message], call: Call) -> None:
+        """Answers the requests of a sequence, one after the other; one that fails does not end it."""
+        sequence = ""
+        async for request in requests:
+            exchange = Exchange()
+            exchange.bytes_in = request.ByteSize()
+            exchange.prediction = True
+            try:
+                sequence = _sequence_of(request, sequence)
+                await self._next(request, sequence, call, exchange)
+                exchange.status = 200
+            except FlowyardError as error:
+                failure = prediction_failure_of(error)
+                exchange.status = failure.status
+                await call.send(_failed(error, sequence))
+            finally:
+                self._traffic.predicted(exchange, call.scope, call.request_id)
+
+    async def _next(self, request: Message, sequence: str, call: Call, exchange: Exchange) -> None:
+        headers = {**call.headers, SEQUENCE_ID: sequence}
+        headers |= {name: "true" for name in (SEQUENCE_START, SEQUENCE_END) if _is_true(request, name)}
+
+        async def send(piece: bytes) -> None:
+            exchange.bytes_out += len(piece)
+            await call.send(PredictionResponse(prediction=piece, sequence_id=sequence))
+
+        await self._predictor.pieces(_source(request, headers), call, exchange, send, alone=False)
+
+
+def _source(request: Message, headers: Mapping[str, str]) -> Source:
+    inputs = [(name, content, "") for name, content in request.input.items()]
+    return Source(name=request.model_name, version=request.model_version, inputs=inputs, headers=headers)
+
+
+async def _until_done(first: asyncio.Future[Outcome | Stream], run: Running) -> Outcome | Stream:
+    """Waits for an outcome; a call that is cancelled takes its run back."""
+    try:
+        return await first
+    except asyncio.CancelledError:
+        run.cancel()
+        raise
+
+
+def _sequence_of(request: Message, current: str) -> str:
+    """The sequence of a request: the one it names, a new one where it says that one starts, else the one that is under way."""
+    if request.sequence_id:
+        return str(request.sequence_id)
+    if _is_true(request, SEQUENCE_START):
+        return f"ts-seq-{uuid.uuid4()}"
+    if not current:
+        raise InvalidRequestError("Parameter sequenceId is required.")
+    return current
+
+
+def _is_true(request: Message, name: str) -> bool:
+    return bool(request.input.get(name, b"").lower() == b"true")
+
+
+def _failed(error: FlowyardError, sequence: str) -> Message:
+    failure = prediction_failure_of(error)
+    status = Status(code=failure.code.value[0], message=failure.message)
+    status.details.add().Pack(ErrorInfo(reason=failure.reason))
+    return PredictionResponse(sequence_id=sequence, status=status)
