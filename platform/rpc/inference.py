@@ -31,8 +31,9 @@ from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
 
-#: Headers, and inputs of the same names, that tell a handler of its sequence.
+#: Headers that tell a handler of its sequence; a client says them as inputs.
 SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"
+SAID = frozenset((SEQUENCE_START, SEQUENCE_END))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,17 +192,18 @@ class Inference:
 
     async def _next(self, request: Message, sequence: str, call: Call, exchange: Exchange) -> None:
         headers = {**call.headers, SEQUENCE_ID: sequence}
-        headers |= {name: "true" for name in (SEQUENCE_START, SEQUENCE_END) if _is_true(request, name)}
+        headers |= {name: "true" for name in SAID if _is_true(request, name)}
 
         async def send(piece: bytes) -> None:
             exchange.bytes_out += len(piece)
             await call.send(PredictionResponse(prediction=piece, sequence_id=sequence))
 
-        await self._predictor.pieces(_source(request, headers), call, exchange, send, alone=False)
+        await self._predictor.pieces(_source(request, headers, SAID), call, exchange, send, alone=False)
 
 
-def _source(request: Message, headers: Mapping[str, str]) -> Source:
-    inputs = [(name, content, "") for name, content in request.input.items()]
+def _source(request: Message, headers: Mapping[str, str], said: frozenset[str] = frozenset()) -> Source:
+    """What a prediction is made of; inputs that have been said as headers are none of the handler's."""
+    inputs = [(name, content, "") for name, content in request.input.items() if name not in said]
     return Source(name=request.model_name, version=request.model_version, inputs=inputs, headers=headers)
 
 

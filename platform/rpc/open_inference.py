@@ -181,7 +181,7 @@ def answer_of(body: bytes) -> Message:
     try:
         answer = msgspec.json.decode(body, type=Answer)
         outputs = [_output(output) for output in answer.outputs]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError, TypeError, ValueError) as error:
         raise InternalError(f"the model's answer is none of the Open Inference Protocol: {error}") from None
     return _message(
         "ModelInferResponse",
@@ -193,7 +193,9 @@ def answer_of(body: bytes) -> Message:
 
 
 def _output(output: Output) -> Message:
+    if output.datatype not in CONTENTS:
+        raise ValueError(f"datatype {output.datatype!r} has no contents")
     data = [one.encode() for one in output.data] if output.datatype == STRINGS else output.data
     contents = _message("InferTensorContents", **{CONTENTS[output.datatype]: data})
-    kind = message_class(f"{OPEN_INFERENCE}.ModelInferResponse.InferOutputTensor")
+    kind = message_class(f"{OPEN_INFERENCE}.ModelInferResponse").InferOutputTensor
     return kind(name=output.name, datatype=output.datatype, shape=output.shape, contents=contents)

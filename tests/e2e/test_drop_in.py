@@ -40,6 +40,7 @@ class DropIn:
         addresses = [f"{key}_address={ONE_PORT}" for key in keys]
         self.config.write_text("\n".join([*addresses, "disable_token_authorization=true", "enable_model_api=true", *lines]))
         self.ready = folder / "ready"
+        self.env = os.environ | {"TMPDIR": str(folder), "FLOWYARD_ENABLE_GRPC_API": "false"}
 
     def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
         command = [
@@ -53,9 +54,7 @@ class DropIn:
         ]
         # The server in the background keeps the output: a file can be read while it runs, a pipe would be waited for.
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
-            done = subprocess.run(
-                command, stdout=out, stderr=err, cwd=self.folder, env=os.environ | {"TMPDIR": str(self.folder)}, check=False
-            )
+            done = subprocess.run(command, stdout=out, stderr=err, cwd=self.folder, env=self.env, check=False)
         texts = [(self.folder / name).read_text() for name in ("out", "err")]
         return subprocess.CompletedProcess(command, done.returncode, *texts)
 

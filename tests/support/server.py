@@ -31,7 +31,8 @@ class ServerProcess:
         self._ready = folder / "ready"
         #: Without a host, the flags or the environment say where to listen.
         self._flags = ("--host", host, "--port", str(port), *flags) if host else flags
-        self._env = env or {}
+        #: The ports of gRPC are fixed where nobody names others.
+        self._env = {"FLOWYARD_ENABLE_GRPC_API": "false"} | (env or {})
         self.has_store = True
         self.status: int | None = None
         self.trusts: ssl.SSLContext | bool = True
