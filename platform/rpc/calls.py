@@ -183,7 +183,17 @@ class Desk:
         task = asyncio.ensure_future(answering)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_left)
+            raise
+
+
+def _left(task: asyncio.Future[Any]) -> None:
+    """A call has ended whose caller had left before."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("a call failed after its caller had left", reason=str(error))
 
 
 def _decoded(request_class: Any, request: bytes, exchange: Exchange) -> Message:

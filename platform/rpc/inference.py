@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -119,11 +120,11 @@ class Predictor:
         try:
             return asked, self._inference.found(asked, name)
         except ModelNotFoundError:
+            if version is not None:
+                raise
             workflow = Asked(name, workflow=True)
-            try:
+            with contextlib.suppress(WorkflowNotFoundError):
                 return workflow, self._inference.found(workflow, name)
-            except WorkflowNotFoundError:
-                pass
             raise
 
 

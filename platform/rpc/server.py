@@ -19,6 +19,9 @@ from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import pem_pair
 from flowyard.schemas.errors import InvalidRequestError
 
+#: How often a client is asked whether it is still there while it waits for something.
+KEEPALIVE_MS = 60_000
+
 
 class RpcServer:
     """Serves one of the services at its address.
@@ -43,6 +46,8 @@ class RpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", most),
             ("grpc.max_allowed_incoming_connections", most),
+            # A client that is gone without a word is noticed within a minute and a half, not within two hours.
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             # Without this a second server would get half of the connections instead of an error.
             ("grpc.so_reuseport", 0),
         ]
@@ -96,15 +101,14 @@ class RpcServer:
 
 
 def _check_free(place: Place) -> None:
-    """Listens for a moment: gRPC says of a port that cannot be had no more than that it cannot.
+    """Listens for a moment: gRPC says of an address that cannot be had no more than that it cannot.
 
     Raises:
         InvalidRequestError: With the reason.
     """
-    if not place.address.port:
-        return
     try:
         with Listener(place.address):
             pass
     except InvalidRequestError as error:
-        raise InvalidRequestError(f"{error.message} (setting grpc_{place.part}_port)") from None
+        settings = f"settings grpc_{place.part}_address, grpc_{place.part}_port"
+        raise InvalidRequestError(f"{error.message} ({settings})") from None

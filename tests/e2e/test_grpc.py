@@ -69,6 +69,17 @@ class Handler:
             return str(self.sums[sequence])
         return "done"
 """
+SLOW = """
+import os, time
+
+class Handler:
+    def initialize(self, context):
+        while not os.path.exists("GO"):
+            time.sleep(0.005)
+
+    def handle(self, data, context):
+        return ["loaded"] * len(data)
+"""
 KSERVE = """
 import json
 
@@ -184,9 +195,12 @@ def test_a_model_lives_through_grpc_and_http_sees_it(server, rpc):
         "Workers scaled to 1 for model: living, version: 1.0"
     )
     assert rpc.manage("ScaleWorker", model_name="living") == "Processing worker updates..."
-    described = json.loads(rpc.manage("DescribeModel", model_name="living"))
-    assert described == server.http_management.get("/models/living").json()
-    assert (described[0]["minWorkers"], described[0]["maxWorkers"]) == (1, 1)
+    (described,) = json.loads(rpc.manage("DescribeModel", model_name="living"))
+    (seen,) = server.http_management.get("/models/living").json()
+    assert list(described) == list(seen)
+    assert {**described, "workers": None} == {**seen, "workers": None}
+    assert [worker["id"] for worker in described["workers"]] == [worker["id"] for worker in seen["workers"]]
+    assert (described["minWorkers"], described["maxWorkers"]) == (1, 1)
     assert server.register("living", "2.0") == 'Model "living" Version: 2.0 registered with 1 initial workers'
     assert len(json.loads(rpc.manage("DescribeModel", model_name="living", model_version="all", customized=True))) == 2
     assert rpc.manage("SetDefault", model_name="living", model_version="2.0") == (
@@ -278,15 +292,17 @@ def test_workers_that_cannot_start_say_why(server, rpc):
     assert failure(lambda: rpc.manage("DescribeModel", model_name="broken"))[0] == "NOT_FOUND"
 
 
-def test_a_registration_goes_on_when_its_caller_leaves(server, rpc):
-    request = rpc.management_pb2.RegisterModelRequest(url=server.store("left"), initial_workers=1, synchronous=True)
+def test_a_registration_goes_on_when_its_caller_leaves(server, rpc, tmp_path):
+    url = server.store("left", code=SLOW.replace("GO", f"{tmp_path}/go"))
+    request = rpc.management_pb2.RegisterModelRequest(url=url, initial_workers=1, synchronous=True)
     calling = rpc.management.RegisterModel.future(request)
     wait_until(lambda: server.http_management.get("/models/left").status_code == 200)
     assert calling.cancel()
+    (tmp_path / "go").touch()
     wait_until(
         lambda: [worker["status"] for worker in server.http_management.get("/models/left").json()[0]["workers"]] == ["READY"]
     )
-    assert rpc.predict("left", b"version") == b"1.0"
+    assert rpc.predict("left") == b"loaded"
 
 
 # ---- predictions ----
@@ -361,6 +377,25 @@ def test_models_of_other_engines_take_tensors_and_json(server, rpc):
     assert json.loads(rpc.predict("double", input={"x": b"[[4.0]]"})) == [[8.0]]
     code, details = failure(lambda: rpc.predict("double", b'[["a"]]'))
     assert (code, details.splitlines()[1]) == ("INVALID_ARGUMENT", f"{HTTP}.BadRequestException")
+
+
+def test_a_workflow_answers_by_its_name(server, rpc):
+    workflow = {"workflowName": "twice", "specFile": "spec.yaml", "handler": "functions.py"}
+    manifest = {"createdOn": "01/01/2026 00:00:00", "archiverVersion": "0.2.15", "workflow": workflow}
+    functions = (
+        "def first(data, context):\n    return data and [bytes(row['data']) + b'!' for row in data]\n"
+        "def last(data, context):\n    if data and data[0]['body'] == b'no!':\n        raise ValueError('refused')\n"
+        "    return data and [bytes(row['body']) * 2 for row in data]\n"
+    )
+    spec = "models: {}\ndag:\n  first: [last]\n"
+    files = {"WAR-INF/MANIFEST.json": json.dumps(manifest), "spec.yaml": spec, "functions.py": functions}
+    (server.process.model_store / "twice.war").write_bytes(zipped(files))
+    registered = server.http_management.post("/workflows", params={"url": "twice.war"})
+    assert registered.status_code == 200, registered.text
+    assert rpc.predict("twice", b"yes") == b"yes!yes!"
+    code, details = failure(lambda: rpc.predict("twice", b"no"))
+    assert (code, details.splitlines()[0]) == ("INTERNAL", "Error executing last")
+    assert failure(lambda: rpc.predict("twice", b"yes", model_version="1.0"))[0] == "INTERNAL"
 
 
 def test_deadlines_are_those_of_jobs(rpc, model, tmp_path):
@@ -570,7 +605,7 @@ def test_a_port_that_is_taken_and_named_ends_the_start(tmp_path):
         process = ServerProcess(tmp_path, *FLAGS, env=ENV | {"FLOWYARD_GRPC_MANAGEMENT_PORT": str(port)}, host=None)
         with pytest.raises(AssertionError):
             process.start()
-    told = f"cannot listen on 127.0.0.1:{port}: Address already in use (setting grpc_management_port)"
+    told = f"cannot listen on 127.0.0.1:{port}: Address already in use (settings grpc_management_address, grpc_management_port)"
     assert told in process.log.read_text()
     assert process.status not in (0, None)
 
@@ -589,6 +624,16 @@ def test_what_runs_is_finished_when_the_server_stops_and_what_waits_is_told(tmp_
         more.set()
         (tmp_path / "go").touch()
         assert running_one.result(60).prediction == b"done"
+
+
+def test_connections_are_bounded(tmp_path):
+    with serving(tmp_path, {"FLOWYARD_MAX_CONNECTIONS": "1"}) as server:
+        assert server.rpc.inference.Ping(Empty()).health
+        alone = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(addresses(server.process)[0], alone) as channel:
+            ping = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping")
+            assert failure(lambda: ping(b""))[0] == "UNAVAILABLE"
+        assert server.rpc.inference.Ping(Empty()).health
 
 
 def test_connections_end_at_the_age_that_is_set(tmp_path):

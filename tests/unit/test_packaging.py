@@ -76,7 +76,7 @@ def test_every_folder_with_modules_is_in_the_wheel():
 def test_the_server_imports_neither_an_engines_library_nor_the_clients():
     code = (
         "import sys, flowyard.platform.server, flowyard.platform.cli.main;"
-        "print([name for name in ('torch', 'onnxruntime', 'httpx2') if name in sys.modules])"
+        "print([name for name in ('torch', 'onnxruntime', 'httpx2', 'grpc', 'google.protobuf') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -69,7 +69,9 @@ def test_a_taken_port_that_nobody_has_named_is_passed_over(monkeypatch):
         monkeypatch.setitem(places.PORTS, "management", 0)
         with capture_logs() as logs:
             assert asyncio.run(_opened(Settings(**TORCHSERVE))) == ["management"]
-        told = f"cannot listen on 127.0.0.1:{taken.getsockname()[1]}: Address already in use (setting grpc_inference_port)"
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = "settings grpc_inference_address, grpc_inference_port"
+        told = f"cannot listen on {address}: Address already in use ({settings})"
         assert [(line["log_level"], line["reason"]) for line in logs] == [("warning", told)]
 
 
