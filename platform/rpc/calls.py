@@ -119,9 +119,10 @@ class Desk:
         if not self._stopping.done():
             self._stopping.set_result(None)
 
-    async def finish(self) -> None:
-        """Waits for what goes on although its caller has left."""
-        await asyncio.gather(*self._unfinished, return_exceptions=True)
+    async def finish(self, limit_s: float) -> None:
+        """Waits for what goes on although its caller may have left."""
+        if self._unfinished:
+            await asyncio.wait(self._unfinished, timeout=limit_s)
 
     async def _answer(self, service: Service, method: str, request_class: Any, request: Any, context: Any) -> bytes | None:
         """Answers one call, whatever happens, unless its caller is gone."""

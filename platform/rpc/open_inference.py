@@ -16,7 +16,6 @@ from flowyard.platform.http.torchserve.routes import Call as Asked
 from flowyard.platform.rpc.calls import Call, Service
 from flowyard.platform.rpc.inference import Predictor, Source
 from flowyard.platform.rpc.messages import OPEN_INFERENCE, Message, message_class
-from flowyard.platform.rpc.statuses import NameMissingError
 from flowyard.schemas.errors import InternalError, InvalidInputError, InvalidRequestError
 
 JSON = "application/json"
@@ -93,7 +92,8 @@ class OpenInference:
     async def model_ready(self, request: Message, call: Call) -> Message:
         """Whether a model has its workers."""
         del call
-        return _message("ModelReadyResponse", ready=self._inference.is_healthy(self._inference.found(*_asked(request))))
+        model = self._inference.found(*_asked(request))
+        return _message("ModelReadyResponse", ready=model.pool is not None and self._inference.is_healthy(model))
 
     async def about(self, request: Message, call: Call) -> Message:
         """What the server is."""
@@ -109,8 +109,6 @@ class OpenInference:
 
     async def infer(self, request: Message, call: Call) -> Message:
         """Runs a model: its handler gets the request as JSON, and answers with JSON."""
-        if not request.model_name:
-            raise NameMissingError("Parameter model_name is required.")
         body = msgspec.json.encode({"id": request.id, "model_name": request.model_name, "inputs": inputs_of(request)})
         source = Source(
             name=request.model_name,

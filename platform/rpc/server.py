@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import grpc.aio
 import msgspec
 
 from flowyard.platform.addresses import Address
+from flowyard.platform.http.protocol import HEAD_S
 from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.listeners import Listener
 from flowyard.platform.rpc.calls import Desk, Service
@@ -46,6 +49,7 @@ class RpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", most),
             ("grpc.max_allowed_incoming_connections", most),
+            ("grpc.server_handshake_timeout_ms", round(HEAD_S * 1000)),
             # A client that is gone without a word is noticed within a minute and a half, not within two hours.
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             # Without this a second server would get half of the connections instead of an error.
@@ -93,11 +97,11 @@ class RpcServer:
         Args:
             drain_s: How long they get.
         """
-        if self._desk is not None:
-            self._desk.stop()
-        await self._server.stop(drain_s)
-        if self._desk is not None:
-            await self._desk.finish()
+        if self._desk is None:
+            await self._server.stop(None)
+            return
+        self._desk.stop()
+        await asyncio.gather(self._server.stop(drain_s), self._desk.finish(drain_s))
 
 
 def _check_free(place: Place) -> None:
