@@ -299,9 +299,7 @@ def test_a_registration_goes_on_when_its_caller_leaves(server, rpc, tmp_path):
     wait_until(lambda: server.http_management.get("/models/left").status_code == 200)
     assert calling.cancel()
     (tmp_path / "go").touch()
-    wait_until(
-        lambda: [worker["status"] for worker in server.http_management.get("/models/left").json()[0]["workers"]] == ["READY"]
-    )
+    wait_until(lambda: server.http.post("/predictions/left").status_code == 200)
     assert rpc.predict("left") == b"loaded"
 
 
