@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from flowyard.platform.rpc.places import Place, places
+from flowyard.platform.rpc.places import places
 from flowyard.platform.settings import Settings
 from flowyard.platform.tls import pem_pair
 from flowyard.schemas.errors import InvalidRequestError
@@ -36,7 +36,10 @@ def bind(settings: Settings) -> list[RpcServer]:
         InvalidRequestError: A port that was named cannot be had, or there is no certificate, or no gRPC.
     """
     wanted = places(settings)
-    if not wanted or not _is_installed(wanted):
+    said = _said(settings)
+    if not wanted and said and settings.enable_grpc_api:
+        log.warning("gRPC is not served", reason=f"{said} is for the dialect torchserve, which is not served")
+    if not wanted or not _is_installed(said):
         return []
     # An extra, which takes 0.15 s to import.
     from flowyard.platform.rpc.server import RpcServer  # noqa: PLC0415
@@ -54,11 +57,16 @@ def bind(settings: Settings) -> list[RpcServer]:
     return opened
 
 
-def _is_installed(wanted: list[Place]) -> bool:
+def _said(settings: Settings) -> str:
+    """The ports that the operator has named."""
+    ports = {"grpc_inference_port": settings.grpc_inference_port, "grpc_management_port": settings.grpc_management_port}
+    return " and ".join(name for name, port in ports.items() if port is not None)
+
+
+def _is_installed(said: str) -> bool:
     if all(find_spec(name) is not None for name in ("grpc", "google", "google.protobuf")):
         return True
-    said = [f"grpc_{place.part}_port" for place in wanted if place.is_said]
     if said:
-        raise InvalidRequestError(f"{' and '.join(said)}: {LACKING}, or set enable_grpc_api=false")
+        raise InvalidRequestError(f"{said}: {LACKING}, or set enable_grpc_api=false")
     log.info("gRPC is not served", reason=LACKING)
     return False

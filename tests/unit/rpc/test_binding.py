@@ -49,12 +49,19 @@ def test_without_grpc_nothing_is_served_and_a_port_that_is_named_is_refused(monk
     with capture_logs() as logs:
         assert bind(Settings(**TORCHSERVE)) == []
         assert bind(Settings(**TORCHSERVE, grpc_inference_address="0.0.0.0")) == []
-        assert bind(Settings(dialects=("mms",), grpc_inference_port=1)) == []
     told = "gRPC needs the packages grpcio and protobuf: pip install 'flowyard[grpc]'"
     assert [line["reason"] for line in logs] == [told] * 2
     with pytest.raises(InvalidRequestError) as refused:
         bind(Settings(**TORCHSERVE, grpc_inference_port=0, grpc_management_port=7))
     assert refused.value.message == f"grpc_inference_port and grpc_management_port: {told}, or set enable_grpc_api=false"
+
+
+def test_a_port_that_nobody_serves_is_told():
+    with capture_logs() as logs:
+        assert bind(Settings(dialects=("mms",), grpc_inference_port=1)) == []
+        assert bind(Settings(enable_grpc_api=False, grpc_inference_port=1)) == []
+    told = "grpc_inference_port is for the dialect torchserve, which is not served"
+    assert [(line["log_level"], line["reason"]) for line in logs] == [("warning", told)]
 
 
 async def _opened(settings: Settings) -> list[str]:
