@@ -441,7 +441,7 @@ def test_a_stream_that_fails_ends_with_the_error(rpc, model):
 
 
 def test_a_stream_shares_its_batch_with_nobody(server, rpc):
-    server.register("batched", batch_size=4, max_batch_delay=200)
+    server.register("batched", batch_size=4, max_batch_delay=20_000)
     with ThreadPoolExecutor(8) as threads:
         streams = [threads.submit(list, rpc.inference.StreamPredictions(rpc.request("batched", b"rows"))) for _ in range(4)]
         calls = [threads.submit(rpc.predict, "batched", b"rows") for _ in range(4)]
@@ -615,7 +615,13 @@ def test_what_runs_is_finished_when_the_server_stops_and_what_waits_is_told(tmp_
         running_one = rpc.inference.Predictions.future(rpc.request("last", f"wait {tmp_path}/go".encode()))
         wait_until((tmp_path / "go.begun").exists)
         more = threading.Event()
-        waiting = rpc.inference.StreamPredictions2(iter(more.wait, True))
+
+        def requests() -> Iterator[object]:
+            yield rpc.request("absent", sequence_id="s")
+            more.wait(60)
+
+        waiting = rpc.inference.StreamPredictions2(requests())
+        assert next(waiting).status.message == "Model not found: absent"
         assert server.process.process is not None
         server.process.process.send_signal(signal.SIGTERM)
         assert failure(lambda: next(waiting)) == ("UNAVAILABLE", f"the server is stopping\n{HTTP}.ServiceUnavailableException")
