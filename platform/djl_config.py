@@ -92,6 +92,14 @@ WITHOUT_EFFECT = {
     "use_native_io": _NETTY,
     "web_root": "no static files are served",
 }
+#: Those of them without which something is answered otherwise, or not at all, and the values with which that is not so.
+CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
+    "cluster_address": ("http://127.0.0.1:8888",),
+    "grpc_address": (),
+    "grpc_port": (),
+    "plugin_folder": ("plugins",),
+    "web_root": (),
+}
 #: Variables of DJL Serving that begin like settings and are none (DJL §4.4).
 _OTHER_VARIABLES = frozenset(
     {

@@ -130,21 +130,67 @@ WITHOUT_EFFECT = {
     "use_native_io": _NETTY,
     "vmargs": "there is no Java",
 }
+#: Those of them without which something is answered otherwise, or not at all, and the values with which that is not so.
+CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
+    "enable_grpc_ssl": ("false",),
+    "grpc_inference_address": (),
+    "grpc_inference_port": (),
+    "grpc_management_address": (),
+    "grpc_management_port": (),
+    "limit_max_image_pixels": ("true",),
+    "metrics_config": (),
+    "model_metrics_auto_detect": ("false",),
+    "plugins_path": (),
+    "system_metrics_cmd": (),
+    "ts_header_key_sequence_end": (),
+    "ts_header_key_sequence_id": (),
+    "ts_header_key_sequence_start": (),
+}
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
+#: Every key of a `config.properties`.
+KEYS = frozenset({*_ADDRESSES, *_RENAMED, *_SAME, *WITHOUT_EFFECT, "default_response_timeout"})
+
+
+class PassedOver(msgspec.Struct, frozen=True):
+    """A key that becomes no setting.
+
+    Attributes:
+        item: The key.
+        reason: Why; empty where the original has no such key.
+        changes_answers: Whether something is answered otherwise without it.
+    """
+
+    item: Given
+    reason: str = ""
+    changes_answers: bool = False
 
 
 class Config(msgspec.Struct, frozen=True):
     """What an installation says.
 
     Attributes:
+        dialect: Which server it is of.
         given: Settings of its file.
         from_env: Settings of its environment, which win over flags.
-        warnings: What does nothing, or is not known.
+        passed_over: What does nothing, or is not known.
+        empty: Keys without a value, which say nothing.
     """
 
+    dialect: Dialect
     given: tuple[Given, ...] = ()
     from_env: tuple[Given, ...] = ()
-    warnings: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    empty: tuple[Given, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each key that does nothing, or is not known."""
+        return tuple(
+            f"{key.item.place} has no effect: {key.reason}"
+            if key.reason
+            else f"{key.item.place} is not a setting of {self.dialect}"
+            for key in self.passed_over
+        )
 
 
 def defaults(given: Iterable[Given]) -> list[Given]:
@@ -208,47 +254,73 @@ def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str]) -> 
         InvalidRequestError: The file cannot be read, or names a variable that is not there.
     """
     entries = {entry.key: entry for entry in read_properties(file)} if file is not None else {}
-    given: list[Given] = []
-    warnings: list[str] = []
+    keys = _Keys(dialect)
     for key, entry in entries.items():
         place = f"{file}:{entry.line}"
-        item = Given(key, _filled(entry.value, env, place), place, key)
-        if key == "model_snapshot":
-            given += _of_snapshot(item)
-        given += _known(item, dialect, warnings)
+        keys.add(Given(key, _filled(entry.value, env, place), place, key))
     overrides = entries["enable_envvars_config"].value if "enable_envvars_config" in entries else "false"
     allows_urls = entries["use_env_allowed_urls"].value if "use_env_allowed_urls" in entries else "false"
-    from_env = _of_env(dialect, env, warnings) if overrides.strip().lower() == "true" or dialect == "mms" else []
-    if allows_urls.strip().lower() != "true":
-        from_env = [item for item in from_env if item.name != "TS_ALLOWED_URLS"]
-    return Config(tuple(given), tuple(from_env), tuple(warnings))
+    given = keys.taken()
+    if overrides.strip().lower() == "true" or dialect == "mms":
+        for item in _of_env(dialect, env):
+            if item.name != "TS_ALLOWED_URLS" or allows_urls.strip().lower() == "true":
+                keys.add(item)
+    return Config(dialect, given, keys.taken(), tuple(keys.passed_over), tuple(keys.empty))
 
 
-def _of_env(dialect: Dialect, env: Mapping[str, str], warnings: list[str]) -> list[Given]:
+def _of_env(dialect: Dialect, env: Mapping[str, str]) -> list[Given]:
     prefix = ENV_PREFIXES[dialect]
     names = sorted(name for name in env if name.startswith(prefix) and name != CONFIG_VARIABLES[dialect])
-    found: list[Given] = []
-    for name in names:
-        found += _known(Given(name.removeprefix(prefix).lower(), env[name], name, name), dialect, warnings)
-    return found
+    return [Given(name.removeprefix(prefix).lower(), env[name], name, name) for name in names]
 
 
-def _known(item: Given, dialect: Dialect, warnings: list[str]) -> list[Given]:
-    """The setting that a key means; what does nothing, or is not known, is warned about."""
+class _Keys:
+    """Takes keys one by one: settings, what does nothing, and what says nothing."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._given: list[Given] = []
+        self._of_snapshot: list[Given] = []
+        self.passed_over: list[PassedOver] = []
+        self.empty: list[Given] = []
+
+    def add(self, item: Given) -> None:
+        """Takes a key."""
+        if item.key == "model_snapshot":
+            self._of_snapshot += _of_snapshot(item)
+        setting = _setting(item, self._dialect)
+        if setting is None:
+            self._pass_over(item)
+        elif item.value:
+            self._given.append(setting)
+        else:
+            self.empty.append(item)
+
+    def taken(self) -> tuple[Given, ...]:
+        """The settings since the last time; a snapshot counts more than what is loaded without one, wherever it stands."""
+        taken = (*self._given, *self._of_snapshot)
+        self._given, self._of_snapshot = [], []
+        return taken
+
+    def _pass_over(self, item: Given) -> None:
+        reason = WITHOUT_EFFECT.get(item.key, "")
+        harmless = ("", *CHANGES_ANSWERS[item.key]) if item.key in CHANGES_ANSWERS else None
+        changes = harmless is not None and str(item.value).strip().lower() not in harmless
+        self.passed_over.append(PassedOver(item, reason, changes))
+
+
+def _setting(item: Given, dialect: Dialect) -> Given | None:
+    """The setting that a key means, `None` where it does nothing or is not known."""
     key = item.key
     if key in _ADDRESSES:
-        return [] if not item.value else [_renamed(item, f"{dialect}_{key}")]
+        return _renamed(item, f"{dialect}_{key}")
     if key == "default_response_timeout":
-        return [_response_timeout(item, dialect)]
+        return _response_timeout(item, dialect)
     if key == "unregister_model_timeout" and str(item.value).strip() == "0":
-        return [_renamed(msgspec.structs.replace(item, value="0.001"), "drain_timeout_s")]
+        return _renamed(msgspec.structs.replace(item, value="0.001"), "drain_timeout_s")
     if key in _RENAMED:
-        return [_renamed(item, _RENAMED[key])]
-    if key in _SAME:
-        return [item] if item.value else []
-    reason = WITHOUT_EFFECT.get(key)
-    warnings.append(f"{item.place} has no effect: {reason}" if reason else f"{item.place} is not a setting of {dialect}")
-    return []
+        return _renamed(item, _RENAMED[key])
+    return item if key in _SAME else None
 
 
 def _renamed(item: Given, key: str) -> Given:

@@ -15,6 +15,12 @@ QueueSize = Annotated[int, Meta(ge=1, le=1_000_000, description="Most requests t
 DelayMs = Annotated[int, Meta(ge=0, le=3_600_000, description="Longest wait for company, in milliseconds.")]
 IdleS = Annotated[int, Meta(ge=0, le=3_600, description="Seconds after which a surplus idle worker is stopped.")]
 TimeoutS = Annotated[float, Meta(gt=0, le=86_400, description="Seconds until a request is given up.")]
+Envelope = Annotated[
+    Literal["body", "json", "kserve", "kservev2"], Meta(description="How the requests of a TorchServe handler are unwrapped.")
+]
+
+#: Parameters of a registration that are `options` of the handlers of TorchServe and MMS.
+HANDLER_OPTIONS = ("handler", "service_envelope", "decode_input_request", "startup_timeout")
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,3 +58,19 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, str] = {}
     dynamic_adapters: bool | None = None
     trusted: bool = False
+
+
+def handler_options(given: object) -> dict[str, str]:
+    """What is said of `HANDLER_OPTIONS`, as the `options` of a `ModelSpec` have it.
+
+    Args:
+        given: Something with these attributes, `None` where they are not said.
+    """
+    said = {name: getattr(given, name) for name in HANDLER_OPTIONS}
+    return {name: _option(value) for name, value in said.items() if value is not None}
+
+
+def _option(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

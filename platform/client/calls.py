@@ -80,6 +80,10 @@ class ModelOptions(WorkflowOptions, total=False):
     trusted: bool | None
     replace: bool | None
     sha256: str | None
+    handler: str | None
+    service_envelope: Literal["body", "json", "kserve", "kservev2"] | None
+    decode_input_request: bool | None
+    startup_timeout: float | None
 
 
 def endpoint(root: str, name: str, version: str | None = None, *further: str) -> str:

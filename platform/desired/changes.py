@@ -11,8 +11,16 @@ import msgspec
 from flowyard.platform.client import calls
 from flowyard.platform.client.answers import NameState, Status, VersionState
 from flowyard.platform.client.calls import Call
-from flowyard.platform.desired.documents import PARAMETERS, NameDocument, VersionDocument, Wanted, file_digest
+from flowyard.platform.desired.documents import (
+    PARAMETERS,
+    NameDocument,
+    VersionDocument,
+    Wanted,
+    file_digest,
+    handler_options_of,
+)
 from flowyard.platform.registry.traffic import DEFAULT
+from flowyard.schemas.models import HANDLER_OPTIONS
 
 Sign = Literal["+", "~", "-"]
 UPLOAD = "upload:"
@@ -143,7 +151,7 @@ class _Name:
         return [self._change("~", version.version, f"  {why}", call), *self._workers_of_new(version)]
 
     def _registration(self, version: VersionDocument, digest: str, *, replace: bool) -> Call[Status]:
-        options: dict[str, Any] = version.parameters()
+        options: dict[str, Any] = version.parameters() | version.options()
         options |= {"model_name": self._name, "model_version": version.exact or None, "sha256": digest or None}
         options |= {"min_worker": version.min_worker, "max_worker": version.max_worker, "replace": True if replace else None}
         source: str | Path = self._wanted.path(version) if version.file else version.url
@@ -236,6 +244,12 @@ def _differences(version: VersionDocument, digest: str, present: VersionState) -
         before, after = present.parameters.get(name), said.get(name)
         if (before or None) != (after or None):
             found.append(f"{name} {_told(before)} -> {_told(after)}")
+    wanted, there = version.options(), handler_options_of(present)
+    found += [
+        f"{name} {_told(there.get(name))} -> {_told(wanted.get(name))}"
+        for name in HANDLER_OPTIONS
+        if there.get(name) != wanted.get(name)
+    ]
     return found
 
 

@@ -16,7 +16,17 @@ from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.client.answers import NameState, VersionState
 from flowyard.platform.registry.traffic import DEFAULT, MAX_WEIGHT
 from flowyard.schemas.errors import InvalidRequestError
-from flowyard.schemas.models import BatchSize, DelayMs, IdleS, QueueSize, TimeoutS, Workers
+from flowyard.schemas.models import (
+    HANDLER_OPTIONS,
+    BatchSize,
+    DelayMs,
+    Envelope,
+    IdleS,
+    QueueSize,
+    TimeoutS,
+    Workers,
+    handler_options,
+)
 
 Name = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
 Version = Annotated[str, Meta(pattern=f"^{VERSION_PATTERN}$")]
@@ -52,6 +62,7 @@ class VersionDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
         min_worker: Least workers per device, of every model; not said: as they are.
         max_worker: The same, at most.
         workers: Minimum and maximum by model and device, where they differ.
+        handler: Handler of an archive of TorchServe or MMS, and further options of its registration.
     """
 
     version: Version = DEFAULT
@@ -70,6 +81,10 @@ class VersionDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     max_idle_time: IdleS | None = None
     timeout: TimeoutS | None = None
     trusted: bool = False
+    handler: str | None = None
+    service_envelope: Envelope | None = None
+    decode_input_request: bool | None = None
+    startup_timeout: TimeoutS | None = None
 
     @property
     def exact(self) -> str:
@@ -79,6 +94,10 @@ class VersionDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     def parameters(self) -> dict[str, object]:
         """What is said about its registration, without workers."""
         return {name: value for name in PARAMETERS if (value := getattr(self, name)) not in (None, False)}
+
+    def options(self) -> dict[str, str]:
+        """What is said to its handler."""
+        return handler_options(self)
 
 
 class NameDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -236,6 +255,8 @@ def _exported_version(state: VersionState) -> VersionDocument:
     parameters = {name: state.parameters[name] for name in (*PARAMETERS, "min_worker", "max_worker") if name in state.parameters}
     numbers = {pair for devices in state.workers.values() for pair in devices.values()}
     given: dict[str, object] = {"version": state.version or DEFAULT, "url": state.url, **parameters}
+    # Of TorchServe's API a startup_timeout of 0 comes, with which nothing starts: it is no wish for another server.
+    given |= {name: value for name, value in handler_options_of(state).items() if value != "0"}
     if state.sha256:
         given["sha256"] = state.sha256
     if len(numbers) == 1:
@@ -243,7 +264,13 @@ def _exported_version(state: VersionState) -> VersionDocument:
     elif numbers:
         given = {name: value for name, value in given.items() if name not in ("min_worker", "max_worker")}
         given["workers"] = state.workers
-    return msgspec.convert(given, VersionDocument)
+    return msgspec.convert(given, VersionDocument, strict=False)
+
+
+def handler_options_of(state: VersionState) -> dict[str, str]:
+    """What was said to the handler of a version when it was registered."""
+    options = state.parameters.get("options") or {}
+    return {name: str(options[name]) for name in HANDLER_OPTIONS if name in options}
 
 
 def to_yaml(document: NameDocument) -> str:

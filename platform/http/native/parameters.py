@@ -11,7 +11,17 @@ import structlog
 from msgspec import Meta
 
 from flowyard.schemas.errors import InvalidRequestError
-from flowyard.schemas.models import BatchSize, DelayMs, IdleS, ModelSpec, QueueSize, TimeoutS, Workers
+from flowyard.schemas.models import (
+    BatchSize,
+    DelayMs,
+    Envelope,
+    IdleS,
+    ModelSpec,
+    QueueSize,
+    TimeoutS,
+    Workers,
+    handler_options,
+)
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -20,6 +30,9 @@ log = structlog.stdlib.get_logger(__name__)
 MAX_NUMBER = 2**31 - 1
 MAX_LIMIT = 100
 Sha256 = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{64}$", description="Digest that the file at `url`, or the upload, must have.")]
+Handler = Annotated[str, Meta(description="Handler of an archive of TorchServe or MMS, instead of the one it names.")]
+Decode = Annotated[bool, Meta(description="Whether such a handler gets JSON and text decoded.")]
+StartupS = Annotated[float, Meta(gt=0, le=86_400, description="Seconds that loading such an archive may take.")]
 Limit = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Most names on a page; a larger number than 100 is 100.")]
 Token = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Where the page starts: `nextPageToken` of the page before.")]
 
@@ -54,11 +67,15 @@ class RegisterModel(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     trusted: bool = False
     sha256: Sha256 | None = None
     replace: bool = False
+    handler: Handler | None = None
+    service_envelope: Envelope | None = None
+    decode_input_request: Decode | None = None
+    startup_timeout: StartupS | None = None
 
     def spec(self) -> ModelSpec:
         """What is said about the model."""
         given = {name: getattr(self, name) for name in ModelSpec.__struct_fields__ if name in self.__struct_fields__}
-        return msgspec.convert(given | {"url": ""}, ModelSpec)
+        return msgspec.convert(given | {"url": "", "options": handler_options(self)}, ModelSpec)
 
 
 class RegisterWorkflow(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

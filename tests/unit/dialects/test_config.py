@@ -88,6 +88,15 @@ def test_what_does_nothing_is_told_with_the_reason(tmp_path, key):
     assert "config.properties:1" in warning
 
 
+def test_some_of_them_change_an_answer(tmp_path):
+    assert set(config.CHANGES_ANSWERS) <= set(config.WITHOUT_EFFECT)
+    lines = ("plugins_path=/x", "limit_max_image_pixels=true", "enable_grpc_ssl=true", "metrics_config=", "vmargs=-Xmx1g", "job_queue_size=")
+    said = config.read_config("torchserve", write(tmp_path, *lines), {})
+    changing = [key.item.name for key in said.passed_over if key.changes_answers]
+    assert changing == ["plugins_path", "enable_grpc_ssl"]
+    assert [item.name for item in said.empty] == ["job_queue_size"]
+
+
 def test_an_unknown_key_is_told():
     assert config.read_config("mms", None, {"MMS_NONSENSE": "1"}).warnings == ("MMS_NONSENSE is not a setting of mms",)
 
@@ -152,8 +161,10 @@ SNAPSHOT = {
 }
 
 
-def test_a_snapshot_says_what_is_loaded_and_how(tmp_path):
-    found = settings("torchserve", write(tmp_path, "load_models=old.mar", f"model_snapshot={json.dumps(SNAPSHOT)}"))
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_snapshot_says_what_is_loaded_and_how(tmp_path, order):
+    lines = ["load_models=old.mar", f"model_snapshot={json.dumps(SNAPSHOT)}"]
+    found = settings("torchserve", write(tmp_path, *lines[::order]))
     assert found.load_models == ("noop:1.0=noop.mar", "noop:2.0=noop2.mar")
     said = config.model_defaults(found.models)
     assert (said["noop", "1.0"].min_workers, said["noop", "1.0"].batch_size, said["noop", "2.0"].max_workers) == (2, 4, 0)
