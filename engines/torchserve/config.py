@@ -15,7 +15,7 @@ from flowyard.schemas.models import ModelSpec
 
 MAX_FILE_BYTES = 1 << 20
 #: Key of the file -> field of a `ModelSpec`.
-_NUMBERS = {
+NUMBERS = {
     "minWorkers": "min_worker",
     "maxWorkers": "max_worker",
     "batchSize": "batch_size",
@@ -37,6 +37,21 @@ _FLAGS = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommun
 #: What changes how a handler is called: served in the plain way, it would give wrong answers.
 _OTHER_PROTOCOLS = ("continuousBatching", "sequenceBatching", "asyncCommunication")
 _TORCHRUN = ("pp", "tp", "pptp")
+#: Every key that TorchServe itself reads.
+KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
+_SEQUENCES = "it is about sequences of requests"
+#: Those of them that are understood and do nothing.
+WITHOUT_EFFECT = {
+    "clientTimeoutInMills": "a request is given up when the client says so, or its model takes too long",
+    "maxRetryTimeoutInSec": "a worker that is lost is started again, however often",
+    "maxNumSequence": _SEQUENCES,
+    "maxSequenceJobQueueSize": _SEQUENCES,
+    "sequenceMaxIdleMSec": _SEQUENCES,
+    "sequenceTimeoutMSec": _SEQUENCES,
+    "torchrun": "a model runs in one process",
+    "useJobTicket": "requests wait for a worker that is free",
+    "useVenv": "requirements are installed for the workers of their archive alone anyway",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +75,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
     def spec(self) -> ModelSpec:
         """How the model is to be served."""
-        given = {field: self.settings[key] for key, field in _NUMBERS.items() if key in self.settings}
+        given = {field: self.settings[key] for key, field in NUMBERS.items() if key in self.settings}
         if given.get("min_worker") == 0 and given.get("max_worker", 0) > 0:
             # TorchServe starts one worker then.
             given["min_worker"] = 1
@@ -139,7 +154,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 def _is_right(file: str, key: str, value: object) -> bool:
     """Whether a key is TorchServe's, and its value of the right kind."""
-    if key in _NUMBERS:
+    if key in NUMBERS:
         return _fits(file, key, value)
     if key in _OTHER_NUMBERS:
         return _told(_is_int(value) and int(str(value)) >= 0, file, key, value, "integer")
@@ -158,7 +173,7 @@ def _fits(file: str, key: str, value: object) -> bool:
     if not _told(_is_int(value), file, key, value, "integer"):
         return False
     try:
-        msgspec.convert({_NUMBERS[key]: value}, ModelSpec)
+        msgspec.convert({NUMBERS[key]: value}, ModelSpec)
     except msgspec.ValidationError as error:
         logger.warning("%s: Invalid %s: %s: %s", file, key, value, str(error).partition(" - ")[0])
         return False

@@ -217,7 +217,7 @@ def _manifest(given: dict[str, Any]) -> Manifest:
     if isinstance(engine, dict) and not _text(engine, "engineName"):
         raise InvalidModelError(f"{NO_ENGINE} ({MANIFEST})")
     return Manifest(
-        handlers="torchserve" if _is_torchserve(given, model) else "mms",
+        handlers="torchserve" if is_of_torchserve(given) else "mms",
         file=MANIFEST,
         name=_text(model, "modelName"),
         version=_text(model, "modelVersion") or "1.0",
@@ -230,7 +230,10 @@ def _manifest(given: dict[str, Any]) -> Manifest:
     )
 
 
-def _is_torchserve(given: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+def is_of_torchserve(given: Mapping[str, Any]) -> bool:
+    """Whether a manifest is TorchServe's; else it is one of MMS."""
+    model = given.get("model")
+    model = model if isinstance(model, dict) else {}
     if any(key in given for key in _TORCHSERVE_KEYS) or any(key in model for key in _TORCHSERVE_MODEL_KEYS):
         return True
     return not any(key in given for key in ("specificationVersion", "modelServerVersion", "implementationVersion", "engine"))

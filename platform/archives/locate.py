@@ -61,7 +61,7 @@ def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:
         ForbiddenError: It leads elsewhere, whether or not something is there.
         ModelNotFoundError: It may lead there, but nothing is there, or it is relative and there is no model store.
     """
-    path = _absolute(_path_of(url), roots, trusted, url)
+    path = _absolute(path_of(url), roots, trusted, url)
     real = Path(os.path.realpath(path))
     if not (trusted or _inside(real, roots)):
         raise ForbiddenError(f"url {url!r} leads outside of the model store and of the folders in the setting allowed_paths")
@@ -70,7 +70,12 @@ def resolve_url(url: str, roots: Roots, trusted: bool = False) -> Path:
     return real
 
 
-def _path_of(url: str) -> str:
+def path_of(url: str) -> str:
+    """The path that a path or `file:` URL says, which may be relative.
+
+    Raises:
+        InvalidRequestError: It is no URL, or of a kind that is not supported.
+    """
     if len(url) > MAX_URL_CHARS:
         raise InvalidRequestError(f"Invalid url: it has {len(url)} characters, {MAX_URL_CHARS} are allowed")
     scheme = _SCHEME.match(url)

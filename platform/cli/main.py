@@ -236,6 +236,9 @@ app.command("flowyard.platform.cli.management:workflows", name="workflows", help
 app.command("flowyard.platform.cli.desired:apply", name="apply", help="Make what is registered equal to YAML documents.")
 app.command("flowyard.platform.cli.desired:export", name="export", help="Write what is registered as YAML documents.")
 app.command("flowyard.platform.cli.desired:history", name="history", help="Show who changed what and when.")
+app.command(
+    "flowyard.platform.cli.migrate:migrate", name="migrate", help="Move in from TorchServe, Multi Model Server or DJL Serving."
+)
 app.command("flowyard.platform.cli.inspect:inspect", name="inspect", help="Tell what an archive is and needs.")
 app.command("flowyard.platform.cli.drop_in:torchserve", name="torchserve", help="Serve as TorchServe: its flags, files and API.")
 app.command("flowyard.platform.cli.drop_in:mms", name="mms", help="Serve as Multi Model Server: its flags, files and API.")

@@ -96,16 +96,29 @@ def _everything(store: Path | None, limits: Limits) -> Iterator[LoadItem]:
     """Every folder, archive and model file of a store. What is none is passed over with a warning."""
     if store is None:
         raise InvalidRequestError("load_models: ALL is everything in the model store, and there is none (setting model_store)")
+    for entry, reason in entries_of(store, limits):
+        if reason:
+            log.warning("not loaded from the model store", entry=entry.name, reason=reason)
+        else:
+            yield LoadItem(str(entry))
+
+
+def entries_of(store: Path, limits: Limits) -> Iterator[tuple[Path, str]]:
+    """Everything that is in a store, in order, with why it is not to be loaded; see `no_model`.
+
+    Args:
+        store: The store.
+        limits: How many members a ZIP archive may list.
+
+    Raises:
+        InvalidRequestError: It cannot be read.
+    """
     try:
         entries = sorted(store.iterdir())
     except OSError as error:
         raise InvalidRequestError(f"model_store {store} cannot be read: {error.strerror}") from None
     for entry in entries:
-        reason = no_model(entry, limits)
-        if reason:
-            log.warning("not loaded from the model store", entry=entry.name, reason=reason)
-        else:
-            yield LoadItem(str(entry))
+        yield entry, no_model(entry, limits)
 
 
 def no_model(entry: Path, limits: Limits) -> str:

@@ -135,9 +135,11 @@ def running(
     env: dict[str, str] | None = None,
     host: str | None = "127.0.0.1",
     trusts: ssl.SSLContext | bool = True,
+    store: bool = True,
 ) -> Iterator[ServerProcess]:
-    """A server that must end with status 0 and take all its workers along."""
+    """A server that must end with status 0 and take all its workers along; without `store`, its flags name no model store."""
     server = ServerProcess(folder, *flags, env=env, host=host)
+    server.has_store = store
     server.trusts = trusts
     server.start()
     try:

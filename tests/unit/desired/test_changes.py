@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from flowyard.platform.client.answers import NameState, VersionState
 from flowyard.platform.desired.changes import compare
 from flowyard.platform.desired.documents import NameDocument, VersionDocument, Wanted, exported
+from flowyard.platform.http.native.parameters import RegisterModel
+from flowyard.platform.http.native.parameters import read as read_parameters
 
 
 def version(name="v1", url="a.zip", status="READY", **given):
@@ -42,6 +44,9 @@ def test_what_is_not_there_is_registered():
         ({"trusted": True}, {}, "~ m:v1  trusted none -> true"),
         ({}, {"status": "FAILED"}, "~ m:v1  it has failed"),
         ({"sha256": "b" * 64}, {"digest": "a" * 64}, "~ m:v1  sha256"),
+        ({"handler": "h.py"}, {}, "~ m:v1  handler none -> h.py"),
+        ({"decode_input_request": False}, {}, "~ m:v1  decode_input_request none -> false"),
+        ({}, {"parameters": {"options": {"service_envelope": "json"}}}, "~ m:v1  service_envelope json -> none"),
     ],
 )
 def test_what_differs_is_replaced(asked, present, told):
@@ -49,6 +54,21 @@ def test_what_differs_is_replaced(asked, present, told):
     ((line, method, path, query),) = lines(document, version(**present))
     assert (line.replace(" 5 ", " 5.0 ").rstrip(), method, path, query["replace"]) == (line, "POST", "/models", "true")
     assert line.split("->")[0] == told.split("->")[0]
+
+
+def test_what_is_said_to_handlers_is_said_in_the_registration_and_then_there():
+    said = {"handler": "h.py:f", "service_envelope": "kserve", "decode_input_request": False, "startup_timeout": 7.5}
+    document = wanted(VersionDocument(version="v1", url="a.mar", **said))
+    ((_, _, _, query),) = lines(document)
+    parameters = read_parameters(RegisterModel, {name: query[name] for name in said}, text=True)
+    options = parameters.spec().options
+    assert options == {**said, "decode_input_request": "false", "startup_timeout": "7.5"}
+    # Workers and the like of TorchServe's API are options, too; a document says them in its own words.
+    present = version(url="a.mar", parameters={"options": options | {"initial_workers": "2"}})
+    assert lines(document, present) == []
+    assert exported(NameState(name="m", versions=(present,))).versions[0] == document.document.versions[0]
+    none = version(parameters={"options": {"startup_timeout": "0"}})
+    assert exported(NameState(name="m", versions=(none,))).versions[0].startup_timeout is None
 
 
 def test_another_url_is_another_archive():

@@ -90,7 +90,14 @@ def test_what_does_nothing_is_told_with_the_reason(tmp_path, key):
 
 def test_some_of_them_change_an_answer(tmp_path):
     assert set(config.CHANGES_ANSWERS) <= set(config.WITHOUT_EFFECT)
-    lines = ("plugins_path=/x", "limit_max_image_pixels=true", "enable_grpc_ssl=true", "metrics_config=", "vmargs=-Xmx1g", "job_queue_size=")
+    lines = (
+        "plugins_path=/x",
+        "limit_max_image_pixels=true",
+        "enable_grpc_ssl=true",
+        "metrics_config=",
+        "vmargs=-Xmx1g",
+        "job_queue_size=",
+    )
     said = config.read_config("torchserve", write(tmp_path, *lines), {})
     changing = [key.item.name for key in said.passed_over if key.changes_answers]
     assert changing == ["plugins_path", "enable_grpc_ssl"]
