@@ -19,8 +19,8 @@ from flowyard.platform.desired.documents import file_digest
 from flowyard.platform.devices import discover
 from flowyard.platform.migration.verdicts import Outcome, Verdict
 from flowyard.platform.registry.checking import check_place
-from flowyard.platform.registry.deployment import Planner
 from flowyard.platform.registry.layout import WORKFLOW_FILES, find_workflow
+from flowyard.platform.registry.planner import Planner
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidModelError, InvalidWorkflowError
 from flowyard.schemas.models import ModelSpec

@@ -11,7 +11,7 @@ import msgspec
 from flowyard.platform.devices import cpu_count
 from flowyard.platform.migration.archives import Archive
 from flowyard.platform.migration.verdicts import Outcome, Verdict, verdict
-from flowyard.platform.registry.deployment import fill
+from flowyard.platform.registry.precedence import fill
 from flowyard.platform.settings import Settings
 from flowyard.platform.sources import Given
 from flowyard.platform.torchserve_config import ModelDefaults
