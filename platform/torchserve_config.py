@@ -358,7 +358,7 @@ def _of_snapshot(item: Given) -> list[Given]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequestError(f"{item.place}: this is no snapshot of TorchServe: {error}") from None
     return [
-        msgspec.structs.replace(item, key="load_models", value=",".join(loads)),
+        msgspec.structs.replace(item, key="load_models", value=tuple(loads)),
         msgspec.structs.replace(item, key="models", value=json.dumps(models)),
     ]
 

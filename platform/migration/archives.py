@@ -20,6 +20,7 @@ from flowyard.platform.devices import discover
 from flowyard.platform.migration.verdicts import Outcome, Verdict
 from flowyard.platform.registry.checking import check_place
 from flowyard.platform.registry.layout import WORKFLOW_FILES, find_workflow
+from flowyard.platform.registry.places import outside_urls
 from flowyard.platform.registry.planner import Planner
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidModelError, InvalidWorkflowError
@@ -41,6 +42,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
         is_workflow: Whether it is a workflow rather than one model.
         manifest: The manifest of TorchServe or MMS, `None` where it is no archive of theirs.
         config: Its `model-config.yaml`.
+        outside: What a workflow names outside of its archive: URLs and paths.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     is_workflow: bool = False
     manifest: Manifest | None = None
     config: ModelConfig = ModelConfig()
+    outside: tuple[str, ...] = ()
 
 
 class Archives:
@@ -103,7 +106,9 @@ class Archives:
             )
             if checked.plan is None:
                 raise InvalidWorkflowError(checked.problems)
-            return Archive(name=checked.plan.name, version=checked.plan.version, sha256=sha256, is_workflow=True)
+            plan = checked.plan
+            outside = tuple(outside_urls(plan, stored.folder))
+            return Archive(name=plan.name, version=plan.version, sha256=sha256, is_workflow=True, outside=outside)
         found = find_manifest(stored.folder / stored.filename)
         config = ModelConfig()
         if found is not None:

@@ -52,7 +52,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
     def _settings_text(self) -> str:
         head = f"# What was {self.installation.title} in {self.installation.folder}; for `flowyard serve --config`.\n"
-        lines = [f"# {line.source}\n{line.key}={_escaped(str(line.value))}\n" for line in self.lines]
+        lines = [f"# {line.source}\n{line.key}={escaped(str(line.value))}\n" for line in self.lines]
         return head + "".join(lines)
 
 
@@ -104,7 +104,7 @@ def _with(lines: list[Given], key: str, values: list[str]) -> list[Given]:
     return [*(other for other in lines if other is not said), line]
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """A value as a file of properties has it."""
     text = value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"\\{text}" if text[:1] in (" ", "\t", "\f") else text

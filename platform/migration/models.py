@@ -225,7 +225,24 @@ class _Serving:
             given["sha256"] = archive.sha256
         if not (self._is_djl or archive.is_workflow):
             given |= self._serving(item, archive)
+        for outside in archive.outside:
+            self._allow(outside)
         self._put(item, archive, given)
+
+    def _allow(self, url: str) -> None:
+        """Lets the new server have what a workflow names outside of its archive.
+
+        Raises:
+            InvalidRequestError: It is not there.
+        """
+        if is_remote(url):
+            self._urls.append(url)
+            return
+        path = self._store / path_of(url)
+        if not path.exists():
+            raise InvalidRequestError(f"{path} is not there, which it names")
+        if not path.is_relative_to(self._store):
+            self._folders.append(path.parent)
 
     def _take_remote(self, item: LoadItem) -> None:
         """What is remote is not looked into: the server fetches it."""

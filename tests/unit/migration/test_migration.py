@@ -7,15 +7,18 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.archives import linear_onnx, zipped
 
 from flowyard.platform import djl_config
 from flowyard.platform.desired.documents import read
 from flowyard.platform.devices import cpu_count
 from flowyard.platform.migration.installation import find
-from flowyard.platform.migration.migration import SETTINGS_FILE, Migration, migrate, write
+from flowyard.platform.migration.migration import SETTINGS_FILE, Migration, escaped, migrate, write
 from flowyard.platform.settings import load_settings
 from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.properties import parse_properties
 
 HANDLER = "def handle(data, context):\n    return data\n"
 #: Wherever there are no GPUs to share workers out among.
@@ -242,6 +245,51 @@ def test_models_from_elsewhere_are_allowed(tmp_path):
     assert said["allowed_url_regexes"] == "https://other/.*"
 
 
+def test_what_workflows_name_elsewhere_is_allowed(tmp_path):
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / "far.mar").write_bytes(mar("far"))
+    archives = {
+        "a.war": war("a", "https://models.example.org/away.mar"),
+        "b.war": war("b", f"{tmp_path}/apart/far.mar"),
+        "c.war": war("c", f"{tmp_path}/apart/gone.mar"),
+    }
+    migration = Folder(tmp_path, "load_models=none", archives=archives).migrate()
+    assert list(versions(migration)) == ["a:default", "b:default"]
+    said = {line.key: line.value for line in migration.lines}
+    assert (said["allowed_paths"], said["allowed_urls"]) == (f"{tmp_path}/apart", "https://models.example.org/away.mar")
+    assert lines_of(migration, "!") == [
+        f"! {tmp_path}/old/model-store/c.war: changes answers: {tmp_path}/apart/gone.mar is not there, which it names"
+    ]
+
+
+def test_archives_with_blanks_in_their_names_and_large_ones(tmp_path):
+    said = {"marName": "my model.mar", "minWorkers": 1, "maxWorkers": 1}
+    installation = Folder(tmp_path, archives={"my model.mar": mar("m")}, snapshot={"models": {"m": {"1.0": said}}})
+    with (installation.store / "large.mar").open("wb") as file:
+        file.truncate(3 * 2**30)
+    migration = installation.migrate()
+    assert versions(migration) == {"m:1.0": {"url": "my model.mar", **WORKERS}}
+    sizes = {line.key: line.value for line in migration.lines if line.key.endswith("size_bytes")}
+    assert sizes == {"max_archive_size_bytes": str(3 * 2**30), "max_unpacked_size_bytes": str(12 * 2**30)}
+
+
+def test_stores_that_were_elsewhere_are_looked_for_by_name(tmp_path):
+    lines = ("model_store=/home/model-server/model-store", "workflow_store=/home/model-server/wf-store", "load_models=m.mar")
+    installation = Folder(tmp_path, *lines, archives={"m.mar": mar("m")})
+    workflows = installation.folder / "wf-store"
+    assert "no workflows are looked for in it" in installation.migrate().notes[1]
+    workflows.mkdir()
+    (workflows / "f.war").write_bytes(war("f", "m.mar"))
+    migration = installation.migrate()
+    said = {line.key: line.value for line in migration.lines}
+    assert (said["model_store"], said["workflow_store"]) == (str(installation.store), str(workflows))
+    assert versions(migration)["f:default"] == {"url": f"{workflows}/f.war"}
+    assert [note.partition(": there is no folder")[0] for note in migration.notes] == [
+        f"{installation.config}:1: model_store",
+        f"{installation.config}:2: workflow_store",
+    ]
+
+
 def test_the_environment_counts_where_the_original_reads_it(tmp_path):
     installation = Folder(tmp_path, "enable_envvars_config=true", "job_queue_size=2", archives={"m.mar": mar("m")})
     env = {"TS_JOB_QUEUE_SIZE": "7", "TS_PLUGINS_PATH": "/p"}
@@ -395,3 +443,9 @@ def test_a_folder_is_overwritten_only_when_told_and_never_mixed(tmp_path):
         write(migration, tmp_path / "file", force=True)
     with pytest.raises(InvalidRequestError, match="it cannot be written: Not a directory"):
         write(migration, tmp_path / "file" / "below", force=True)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_value_is_read_as_it_was_written(value):
+    ((key, found),) = [(entry.key, entry.value) for entry in parse_properties(f"k={escaped(value)}")]
+    assert (key, found) == ("k", value)
