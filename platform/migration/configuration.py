@@ -132,12 +132,17 @@ class _Reading:
         Raises:
             InvalidRequestError: There is no model store.
         """
+        if model_store is not None:
+            if not model_store.is_dir():
+                raise InvalidRequestError(f"--model-store {model_store}: no such folder")
+            named = "--model-store"
+            self._said.append(Given("model_store", str(model_store.absolute()), named, named))
         last = {item.key: item for item in self._said}
         for item in self._said:
             self._judge(item, last[item.key])
         valid = {key: self._placed(item) for key, item in last.items() if not self._refusal(item)}
-        store = self._model_store(valid.pop("model_store", None), model_store)
-        loads = valid.get("load_models")
+        store = self._model_store(valid.pop("model_store", None))
+        loads = valid.get("load_models", valid.get("load"))
         if loads is None:
             loads = Given("load_models", "ALL", _HERE, "load_models")
             if self._installation.product != "djl":
@@ -187,12 +192,8 @@ class _Reading:
             return item
         return msgspec.structs.replace(item, value=str(self._installation.folder / str(item.value)))
 
-    def _model_store(self, said: Given | None, named: Path | None) -> Given:
+    def _model_store(self, said: Given | None) -> Given:
         """The model store, which may have been elsewhere when the configuration was written, as in a container."""
-        if named is not None:
-            if not named.is_dir():
-                raise InvalidRequestError(f"--model-store {named}: no such folder")
-            return Given("model_store", str(named.absolute()), "--model-store", "--model-store")
         if said is not None:
             found = self._found(said)
             if found is None:

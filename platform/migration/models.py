@@ -122,7 +122,7 @@ class _Serving:
     # ---- what is loaded ----
 
     def _items(self) -> Iterator[LoadItem]:
-        for text in self._settings.load_models:
+        for text in (*self._settings.load, *self._settings.load_models):
             match text.upper():
                 case "ALL":
                     yield from self._everything()

@@ -405,6 +405,20 @@ def test_what_is_no_installation_is_refused(tmp_path, make, options, words):
     assert "\n" not in refused.value.message
 
 
+def test_the_store_that_is_named_counts_and_load_is_taken_too(tmp_path):
+    installation = Folder(tmp_path, "model_store=/none", archives={"m.mar": mar("m")})
+    migration = migrate(find(installation.folder, {}), {}, installation.store)
+    assert lines_of(migration) == [
+        "= --model-store -> setting model_store",
+        f"- {installation.config}:1: model_store: no effect: --model-store counts",
+    ]
+    (tmp_path / "djl" / "models").mkdir(parents=True)
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / "djl" / "models" / name).write_bytes(linear_onnx([[2.0]]))
+    (tmp_path / "djl" / "config.properties").write_text("error_rate_any=1\nload=x:v1=a.onnx\n")
+    assert list(versions(migrate(find(tmp_path / "djl", {}), {}))) == ["x:v1"]
+
+
 def test_snapshots_can_be_left_out(tmp_path):
     migration = Folder(tmp_path, "load_models=m.mar", archives={"m.mar": mar("m")}, snapshot="{").migrate(snapshots=False)
     assert list(versions(migration)) == ["m:1.0"]
