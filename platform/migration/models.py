@@ -29,6 +29,8 @@ from flowyard.schemas.models import ModelSpec
 NO_VERSION = "1.0"
 _WORKFLOWS = "*.war"
 _ARCHIVES = (".mar", ".model")
+#: What TorchServe loads of a store (TorchServe reference §5.1), and workflows.
+_LOADED = (*_ARCHIVES, ".tar.gz", ".war")
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +140,10 @@ class _Serving:
 
     def _everything(self) -> Iterator[LoadItem]:
         for entry, reason in entries_of(self._store, Limits.of(self._settings)):
-            if reason:
-                self._notes.append(f"{entry} is not loaded: {reason}")
+            passed_over = not (self._is_djl or entry.is_dir() or entry.name.endswith(_LOADED))
+            if reason or passed_over:
+                why = reason or f"{self._installation.title} passes it over"
+                self._notes.append(f"{entry} is not loaded: {why}")
             else:
                 yield LoadItem(str(entry))
 

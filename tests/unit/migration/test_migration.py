@@ -163,6 +163,7 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
         "batching.mar": mar("batching", config="batchSize: 1\ncontinuousBatching: true\n"),
         "cpp.mar": mar("cpp", runtime="LSP"),
         "garbage.mar": b"garbage",
+        "other.onnx": linear_onnx([[2.0]]),
         "good.mar": mar("good", config="batchSize: many\nmaxRetryTimeoutInSec: 9\nmine: {a: 1}\nstartupTimeout: 3\n"),
         "nohandler.mar": mar("nohandler", handler=""),
         "strange.mar": mar("a b"),
@@ -187,6 +188,7 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     for place, words in expected:
         assert any(line.startswith(f"! {place}: changes answers: ") and words in line for line in told), (place, told)
     assert len(told) == len(expected)
+    assert f"{store}/other.onnx is not loaded: TorchServe passes it over" in migration.notes
     assert f"{store}/garbage.mar is not loaded: it is neither an archive nor a model that an engine recognises" in migration.notes
     config = f"{store}/good.mar/model-config.yaml"
     assert f"- {config}:1: batchSize: no effect: TorchServe passes over this value, too" in lines_of(migration)
