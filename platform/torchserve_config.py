@@ -132,11 +132,6 @@ WITHOUT_EFFECT = {
 }
 #: Those of them without which something is answered otherwise, or not at all, and the values with which that is not so.
 CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
-    "enable_grpc_ssl": ("false",),
-    "grpc_inference_address": (),
-    "grpc_inference_port": (),
-    "grpc_management_address": (),
-    "grpc_management_port": (),
     "limit_max_image_pixels": ("true",),
     "metrics_config": (),
     "model_metrics_auto_detect": ("false",),

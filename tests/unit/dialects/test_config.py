@@ -93,14 +93,14 @@ def test_some_of_them_change_an_answer(tmp_path):
     lines = (
         "plugins_path=/x",
         "limit_max_image_pixels=true",
-        "enable_grpc_ssl=true",
+        "system_metrics_cmd=python m.py",
         "metrics_config=",
         "vmargs=-Xmx1g",
         "job_queue_size=",
     )
     said = config.read_config("torchserve", write(tmp_path, *lines), {})
     changing = [key.item.name for key in said.passed_over if key.changes_answers]
-    assert changing == ["plugins_path", "enable_grpc_ssl"]
+    assert changing == ["plugins_path", "system_metrics_cmd"]
     assert [item.name for item in said.empty] == ["job_queue_size"]
 
 
