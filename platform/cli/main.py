@@ -217,7 +217,7 @@ def pack(
 
 
 @app.command
-def schema(name: Literal["workflow", "torchserve-workflow", "settings", "api"]) -> int:
+def schema(name: Literal["workflow", "torchserve-workflow", "apply", "settings", "api"]) -> int:
     """Print a JSON Schema, for editors and other tools.
 
     Parameters

@@ -14,6 +14,7 @@ import msgspec
 
 from flowyard.platform import inspection
 from flowyard.platform.cli import offline
+from flowyard.platform.desired.documents import NameDocument
 from flowyard.platform.http.native import errors, parameters, registry_views, views
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry import traces
@@ -21,7 +22,7 @@ from flowyard.schemas.errors import InvalidRequestError
 from flowyard.workflows.json_schema import DRAFT, described, torchserve_schema, workflow_schema
 
 Json: TypeAlias = dict[str, Any]
-SchemaName: TypeAlias = Literal["workflow", "torchserve-workflow", "settings", "api"]
+SchemaName: TypeAlias = Literal["workflow", "torchserve-workflow", "apply", "settings", "api"]
 
 #: Where the bodies of the API are declared.
 _API_MODULES: tuple[ModuleType, ...] = (parameters, views, registry_views, errors, traces, offline, inspection)
@@ -39,13 +40,14 @@ def schema_text(name: SchemaName) -> str:
     schemas = {
         "workflow": workflow_schema,
         "torchserve-workflow": torchserve_schema,
+        "apply": _apply_schema,
         "settings": _settings_schema,
         "api": _api_schema,
     }
     return msgspec.json.format(msgspec.json.encode(schemas[name](), order="deterministic"), indent=2).decode() + "\n"
 
 
-NAMES: tuple[SchemaName, ...] = ("workflow", "torchserve-workflow", "settings", "api")
+NAMES: tuple[SchemaName, ...] = ("workflow", "torchserve-workflow", "apply", "settings", "api")
 
 
 def write_schemas(folder: Path) -> list[Path]:
@@ -67,6 +69,34 @@ def write_schemas(folder: Path) -> list[Path]:
     except OSError as error:
         raise InvalidRequestError(f"{folder}: {error.strerror or error}") from None
     return files
+
+
+def _apply_schema() -> Json:
+    """One document of `flowyard apply`. Whether versions that are named in it are listed in it only apply can tell."""
+    _, components = msgspec.json.schema_components([NameDocument], ref_template="#/definitions/{name}")
+    told = {name: described(component) for name, component in components.items()}
+    told["VersionDocument"] |= {
+        "oneOf": [_filled("url"), _filled("file")],
+        "not": {"required": ["workers"], "anyOf": [{"required": ["min_worker"]}, {"required": ["max_worker"]}]},
+    }
+    schema = {"$schema": DRAFT} | told.pop("NameDocument") | {"title": "flowyard apply document", "definitions": told}
+    return _with_draft7_tuples(schema)
+
+
+def _with_draft7_tuples(schema: Any) -> Any:
+    """Draft 7 says `items` of what is `prefixItems` since."""
+    if isinstance(schema, list):
+        return [_with_draft7_tuples(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: _with_draft7_tuples(value) for key, value in schema.items()}
+    if "prefixItems" in kept:
+        kept |= {"items": kept.pop("prefixItems"), "additionalItems": False}
+    return kept
+
+
+def _filled(key: str) -> Json:
+    return {"required": [key], "properties": {key: {"minLength": 1}}}
 
 
 def _settings_schema() -> Json:

@@ -159,6 +159,15 @@ class WorkflowPage(Answer, frozen=True, kw_only=True):
     next_page_token: str | None = None
 
 
+class AdapterState(Answer, frozen=True, kw_only=True):
+    """An adapter of a model, as it was registered."""
+
+    name: str = ""
+    src: str = ""
+    options: dict[str, str | int | float | bool] = {}
+    alias: str = ""
+
+
 class VersionState(Answer, frozen=True, kw_only=True):
     """One version as it was registered.
 
@@ -170,6 +179,7 @@ class VersionState(Answer, frozen=True, kw_only=True):
         sha256: What its digest had to be, where the registration said so.
         parameters: What the registration said, by parameter.
         workers: What scaling has set since: minimum and maximum by model and device.
+        adapters: All adapters by model, where one was registered, changed or removed since.
         created: When it was registered.
         who: Who registered it.
         status: `PENDING`, `READY` or `FAILED`.
@@ -182,6 +192,7 @@ class VersionState(Answer, frozen=True, kw_only=True):
     sha256: str = ""
     parameters: dict[str, Any] = {}
     workers: dict[str, dict[str, tuple[int, int]]] = {}
+    adapters: dict[str, tuple[AdapterState, ...]] = {}
     created: str = ""
     who: str = ""
     status: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -13,6 +13,7 @@ import msgspec
 from flowyard.platform.client import answers
 from flowyard.platform.client.errors import ClientError, InvalidArgumentError, error_of, unexpected_answer
 from flowyard.platform.client.uploads import OnSent, Upload, form_of
+from flowyard.schemas.adapters import AdapterSpec
 
 T = TypeVar("T")
 Kind = Literal["models", "workflows"]
@@ -253,6 +254,14 @@ def clear_default(kind: Kind, name: str, version: str) -> Call[answers.Status]:
 def rollback(kind: Kind, name: str, version: str | None = None) -> Call[answers.Status]:
     """`POST /models/{name}/rollback`: back to the version before, or to the one that is named."""
     return _change(kind, "POST", endpoint(kind, name, "rollback"), {"version": version})
+
+
+def set_adapters(name: str, version: str, model: str, adapters: Sequence[AdapterSpec]) -> Call[answers.Status]:
+    """`PUT /models/{name}/{version}/adapters`: what adapters a model of this version has, and no others."""
+    body = msgspec.json.encode({"model": model, "adapters": adapters})
+    path = endpoint("models", name, version, "adapters")
+    headers = (("content-type", "application/json"),)
+    return Call(method="PUT", path=path, headers=headers, body=body, read=_reader(answers.Status))
 
 
 def state() -> Call[answers.RegistryState]:

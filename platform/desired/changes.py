@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from flowyard.platform.client import calls
-from flowyard.platform.client.answers import NameState, Status, VersionState
+from flowyard.platform.client.answers import AdapterState, NameState, Status, VersionState
 from flowyard.platform.client.calls import Call
 from flowyard.platform.desired.documents import (
     PARAMETERS,
@@ -20,6 +20,7 @@ from flowyard.platform.desired.documents import (
     handler_options_of,
 )
 from flowyard.platform.registry.traffic import DEFAULT
+from flowyard.schemas.adapters import AdapterSpec
 from flowyard.schemas.models import HANDLER_OPTIONS
 
 Sign = Literal["+", "~", "-"]
@@ -64,7 +65,8 @@ def compare(wanted: Sequence[Wanted], state: Sequence[NameState], *, prune: bool
     """Compares what is wanted with what is there.
 
     A document is complete for its name: versions that are not in it are unregistered, and what is not said of weights, default
-    and shadows is taken back. Numbers of workers that are not said stay as they are. Names in no document stay unless `prune`.
+    and shadows is taken back. Numbers of workers and adapters that are not said stay as they are. Names in no document stay unless
+    `prune`.
 
     Args:
         wanted: The documents.
@@ -137,7 +139,7 @@ class _Name:
             return []
         differences = [] if present is None else _differences(version, digest, present)
         if present is not None and not differences and present.status != "FAILED":
-            return self._workers(version, present)
+            return [*self._workers(version, present), *self._adapters(version, present.adapters)]
         if version.url.startswith(UPLOAD):
             what = "is not here" if present is None else f"differs ({', '.join(differences) or 'it has failed'})"
             told = f"version {version.version} was uploaded and {what}: give its file, or a url, to register it"
@@ -146,9 +148,9 @@ class _Name:
         call = self._registration(version, digest, replace=present is not None)
         if present is None:
             text = f"  {version.file or version.url}"
-            return [self._change("+", version.version, text, call), *self._workers_of_new(version)]
+            return [self._change("+", version.version, text, call), *self._of_new(version)]
         why = ", ".join(differences) or "it has failed"
-        return [self._change("~", version.version, f"  {why}", call), *self._workers_of_new(version)]
+        return [self._change("~", version.version, f"  {why}", call), *self._of_new(version)]
 
     def _registration(self, version: VersionDocument, digest: str, *, replace: bool) -> Call[Status]:
         options: dict[str, Any] = version.parameters() | version.options()
@@ -157,11 +159,26 @@ class _Name:
         source: str | Path = self._wanted.path(version) if version.file else version.url
         return calls.register("models", source, options)
 
-    def _workers_of_new(self, version: VersionDocument) -> list[Change]:
-        return [
+    def _of_new(self, version: VersionDocument) -> list[Change]:
+        """What has to follow a registration: it brings its numbers of workers, and the adapters of its archive, with it."""
+        scaled = [
             self._scale(version, low, high, device, model)
             for model, devices in version.workers.items()
             for device, (low, high) in devices.items()
+        ]
+        return [*scaled, *self._adapters(version, {})]
+
+    def _adapters(self, version: VersionDocument, there: Mapping[str, Sequence[AdapterState]]) -> list[Change]:
+        """Adapters that are not as they are wanted, or of which nothing was said yet."""
+        return [
+            self._change(
+                "~",
+                version.version,
+                f"  adapters of {model}: {', '.join(adapter.name for adapter in adapters) or 'none'}",
+                calls.set_adapters(self._name, version.version, model, adapters),
+            )
+            for model, adapters in version.adapters.items()
+            if model not in there or not _are(adapters, there[model])
         ]
 
     def _workers(self, version: VersionDocument, present: VersionState) -> list[Change]:
@@ -251,6 +268,12 @@ def _differences(version: VersionDocument, digest: str, present: VersionState) -
         if there.get(name) != wanted.get(name)
     ]
     return found
+
+
+def _are(wanted: Sequence[AdapterSpec], there: Sequence[AdapterState]) -> bool:
+    """Whether adapters are as they are wanted, in whatever order."""
+    known = {state.name: AdapterSpec(**msgspec.structs.asdict(state)).adapter() for state in there}
+    return {spec.name for spec in wanted} == set(known) and all(spec.says(known[spec.name]) for spec in wanted)
 
 
 def _fits(asked: tuple[int | None, int | None], there: tuple[int | None, int | None]) -> bool:

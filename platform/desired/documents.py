@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from msgspec import Meta
 from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.client.answers import NameState, VersionState
 from flowyard.platform.registry.traffic import DEFAULT, MAX_WEIGHT
+from flowyard.schemas.adapters import AdapterSpec
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.models import (
     HANDLER_OPTIONS,
@@ -56,12 +58,13 @@ class VersionDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
 
     Attributes:
         version: Its version, `default` for the one without.
-        url: Where the server finds it; or
-        file: where it is here, relative to the document: a file that is uploaded.
+        url: Where the server finds it; either this or `file`.
+        file: Where it is here, relative to the document: a file that is uploaded.
         sha256: What the digest of the file has to be.
         min_worker: Least workers per device, of every model; not said: as they are.
         max_worker: The same, at most.
         workers: Minimum and maximum by model and device, where they differ.
+        adapters: All adapters of a model, by its local name; of a model that is not said: as they are.
         handler: Handler of an archive of TorchServe or MMS, and further options of its registration.
     """
 
@@ -77,6 +80,7 @@ class VersionDocument(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     min_worker: Workers | None = None
     max_worker: Workers | None = None
     workers: Numbers = {}
+    adapters: dict[str, tuple[AdapterSpec, ...]] = {}
     job_queue_size: QueueSize | None = None
     max_idle_time: IdleS | None = None
     timeout: TimeoutS | None = None
@@ -202,6 +206,10 @@ def _document(given: Any, place: str) -> NameDocument:
             raise InvalidRequestError(
                 f"{place}: version {version.version} has workers and min_worker or max_worker; one is enough"
             )
+        for model, adapters in version.adapters.items():
+            (name, times), *_ = Counter(adapter.name for adapter in adapters).most_common(1) or [("", 0)]
+            if times > 1:
+                raise InvalidRequestError(f"{place}: version {version.version}: adapter {name} of {model} is listed twice")
     said = {"weights": document.weights, "default": filter(None, [document.default]), "shadows": document.shadows}
     for key, named in said.items():
         unknown = next((version for version in named if version not in versions), None)
@@ -264,6 +272,7 @@ def _exported_version(state: VersionState) -> VersionDocument:
     elif numbers:
         given = {name: value for name, value in given.items() if name not in ("min_worker", "max_worker")}
         given["workers"] = state.workers
+    given["adapters"] = {model: list(map(msgspec.structs.asdict, adapters)) for model, adapters in state.adapters.items()}
     return msgspec.convert(given, VersionDocument, strict=False)
 
 

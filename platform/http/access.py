@@ -38,7 +38,8 @@ ROUTES: tuple[tuple[str, Need], ...] = (
     ("/openapi", "inference"),
     ("/schema", "any"),
 )
-#: Methods that register or remove, where the setting `enable_model_api` switches that off; PUT scales, and stays.
+#: Methods that register or remove, where the setting `enable_model_api` switches that off; PUT scales, and stays, but for
+#: the adapters of a version.
 SWITCHED_OFF = ("POST", "DELETE", "PATCH")
 _CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 _REGISTERED = ("/models", "/workflows", "/adapters")
@@ -64,9 +65,12 @@ def _is_under(path: str, root: str) -> bool:
     return path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
 
 
-def _registers(path: str) -> bool:
-    """Whether something is registered or removed there; what is the default is neither."""
-    return any(_is_under(path, root) for root in _REGISTERED) and not path.rstrip("/").endswith("/set-default")
+def _registers(path: str, method: str) -> bool:
+    """Whether something is registered or removed; what is the default is neither."""
+    place = path.rstrip("/")
+    if not any(_is_under(path, root) for root in _REGISTERED) or place.endswith("/set-default"):
+        return False
+    return method in SWITCHED_OFF or (method == "PUT" and place.endswith("/adapters"))
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -126,7 +130,7 @@ class Access:
         path, method = scope["path"], scope["method"]
         if method not in _CHANGES or need_of(path, method) != "management":
             return None
-        if not self._model_api and method in SWITCHED_OFF and _registers(path):
+        if not self._model_api and _registers(path, method):
             error = MethodNotAllowedError(
                 "Registration and deletion are switched off here; the setting enable_model_api permits them."
             )

@@ -9,12 +9,19 @@ from pathlib import Path
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
 from flowyard.platform.registry.records import Record
 from flowyard.platform.workers.adapters import Adapters
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.adapters import Adapter
-from flowyard.schemas.errors import AdapterConflictError, AdapterNotFoundError, InvalidModelError, InvalidRequestError, Problem
+from flowyard.schemas.errors import (
+    AdapterConflictError,
+    AdapterNotFoundError,
+    InvalidModelError,
+    InvalidRequestError,
+    NotReadyError,
+    Problem,
+)
 from flowyard.workflows.definition import Definition
 from flowyard.workflows.plan import Plan
 
@@ -54,6 +61,33 @@ def served(endpoints: Endpoints, model: str) -> Served:
     if not takes_adapters(pool):
         raise InvalidRequestError("LoRA is not enabled.")
     return Served(entry, model, pool.adapters)
+
+
+def served_by(entry: Entry, model: str) -> Served:
+    """A model of one version that may have adapters.
+
+    Args:
+        entry: The version.
+        model: The local name of the model; empty for the only one that may have adapters.
+
+    Raises:
+        NotReadyError: The version does not run.
+        AdapterNotFoundError: It has no such model.
+        InvalidRequestError: The model is not set up for adapters, or there are several.
+    """
+    label = shown(entry.record.name, entry.record.version)
+    if entry.deployment is None:
+        raise NotReadyError(f"Model is not ready: {label}")
+    pools = {key: pool for key, pool in entry.deployment.pools.items() if key != FUNCTIONS}
+    if model and model not in pools:
+        raise AdapterNotFoundError(f"The model {model} was not found in {label}; it has {', '.join(pools)}.")
+    found = {key: pool for key, pool in pools.items() if takes_adapters(pool) and model in ("", key)}
+    if not found:
+        raise InvalidRequestError("LoRA is not enabled.")
+    if len(found) > 1:
+        raise InvalidRequestError(f"{label} has several models with adapters; name one as model: {', '.join(found)}.")
+    ((key, pool),) = found.items()
+    return Served(entry, key, pool.adapters)
 
 
 def _models(endpoints: Endpoints, model: str) -> Iterator[tuple[Entry, ModelPool]]:

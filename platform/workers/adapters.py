@@ -17,7 +17,7 @@ import msgspec
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.tasks import Task
-from flowyard.schemas.adapters import Adapter
+from flowyard.schemas.adapters import Adapter, AdapterSpec
 from flowyard.schemas.errors import (
     AdapterConflictError,
     AdapterNotFoundError,
@@ -155,6 +155,38 @@ class Adapters:
             found = self.find(name, alias)
             return await self._change("unregister", msgspec.structs.replace(found, alias=alias or found.alias))
 
+    async def replace(self, wanted: Sequence[AdapterSpec]) -> str:
+        """Makes the adapters these and no others: removes, changes and registers what differs, in this order.
+
+        Args:
+            wanted: All that there are to be, each name once.
+
+        Returns:
+            What there is now, in words.
+
+        Raises:
+            InvalidRequestError: They are too many.
+            FlowyardError: The handler refuses one, or cannot be asked; everything is as it was.
+        """
+        if len(wanted) > MAX_ADAPTERS:
+            raise InvalidRequestError(f"{len(wanted)} adapters are too many; a model has {MAX_ADAPTERS} at most.")
+        async with self._changing:
+            before = self.known()
+            try:
+                for verb, adapter in _steps(before, wanted):
+                    await self._named_change(verb, adapter)
+            except BaseException:
+                self.restore(before)
+                raise
+        return f"The model {self._model} has {len(wanted)} adapters"
+
+    async def _named_change(self, verb: Verb, adapter: Adapter) -> None:
+        """Makes one of several changes, of which the handler's words alone would not tell which has failed."""
+        try:
+            await self._change(verb, adapter)
+        except AnsweredError as error:
+            raise AnsweredError(f'adapter "{adapter.name}": {error.message}', ADAPTER, error.answer) from None
+
     def restore(self, before: Mapping[str, Adapter]) -> None:
         """Takes back a change that could not be recorded: what is told to the workers is not waited for."""
         for adapter in [known for name, known in self._known.items() if name not in before]:
@@ -209,6 +241,18 @@ class Adapters:
             contents = tuple((name, value.encode()) for name, value in adapter.options.items())
         message = Message(properties=tuple(properties.items()), contents=contents)
         return Task((Payload.of(message),), _nobody, callee=f"{verb}_adapter")
+
+
+def _steps(before: Mapping[str, Adapter], wanted: Sequence[AdapterSpec]) -> Iterator[tuple[Verb, Adapter]]:
+    """What has to be done so that the adapters are as they are wanted."""
+    names = {spec.name for spec in wanted}
+    yield from (("unregister", adapter) for name, adapter in before.items() if name not in names)
+    for spec in wanted:
+        found, adapter = before.get(spec.name), spec.adapter()
+        if found is None:
+            yield "register", adapter
+        elif not spec.says(found):
+            yield "update", msgspec.structs.replace(adapter, within=found.within if found.src == adapter.src else "")
 
 
 def said(outcome: Outcome) -> str:

@@ -137,6 +137,46 @@ def test_what_is_wrong_is_told_and_changes_nothing(http, model, method, path, pa
     assert http.get(f"/models/{model}/adapters").json() == before
 
 
+SET = "/models/adaptecho/default/adapters"
+LISTED = {"name": "a", "src": "s"}
+WRONG_SETS = [
+    (SET, b"", 400, "The body is not the JSON document that is expected here"),
+    (SET, b"[]", 400, "Expected `object`, got `array`"),
+    (SET, b"{}", 400, "missing required field `adapters`"),
+    (
+        SET,
+        {"adapters": [{"name": "a"}]},
+        400,
+        "missing required field `src` - at `$.adapters[0]`",
+    ),
+    (SET, {"adapters": [{**LISTED, "rank": 8}]}, 400, "unknown field `rank`"),
+    (SET, {"adapters": [{**LISTED, "options": {"a": [1]}}]}, 400, "$.adapters[0].options[...]"),
+    (SET, {"adapters": [LISTED, LISTED]}, 400, "The adapter a is listed twice."),
+    (SET, {"adapters": [{"name": "a/b", "src": "s"}]}, 400, "Parameter name: 'a/b'"),
+    (SET, {"adapters": [{"name": "a", "src": "s3://b/a"}]}, 409, "URL adapters are not"),
+    (SET, {"adapters": [{**LISTED, "options": {"pin": 3}}]}, 400, "Parameter pin: '3'"),
+    (SET, {"adapters": [], "model": "zz"}, 404, "The model zz was not found in adaptecho"),
+    (f"{SET}?x=1", {"adapters": []}, 400, "Unknown parameter: x."),
+    ("/models/adaptecho/v9/adapters", {"adapters": []}, 404, "Model or workflow not found: adaptecho"),
+    ("/models/nowhere/default/adapters", {"adapters": []}, 404, "Model or workflow not found: nowhere"),
+    (
+        SET,
+        {"adapters": [{**LISTED, "options": {"error": True}}]},
+        424,
+        'adapter "a": invoke handl',
+    ),
+    (SET, {"adapters": [{**LISTED, "options": {"oom": True}}]}, 507, ""),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "message"), WRONG_SETS)
+def test_a_set_that_is_wrong_is_told_and_changes_nothing(http, model, path, body, status, message):
+    before = http.get(f"/models/{model}/adapters").json()
+    answer = http.put(path, content=body if isinstance(body, bytes) else json.dumps(body))
+    assert (answer.status_code, message in answer.json()["message"]) == (status, True), answer.text
+    assert http.get(f"/models/{model}/adapters").json() == before
+
+
 def test_one_that_is_there_is_refused_before_the_handler_hears_of_it(http, model):
     http.post(f"/models/{model}/adapters", params={**A1, "name": "twice"})
     answer = http.post(f"/models/{model}/adapters", params={**A1, "name": "twice", "echooption": "other"})

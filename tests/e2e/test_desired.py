@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.archives import linear_onnx, zipped
 from support.server import running
+
+ADAPTECHO = Path(__file__).parents[1] / "contract/recorded/djl/fixtures/models/adaptecho"
 
 
 def constant(text: str) -> bytes:
@@ -91,6 +94,54 @@ def test_what_is_exported_is_there_already(server, http, folder, tmp_path):
     assert (again.returncode, again.stdout) == (0, "nothing to change\n"), again.stdout + again.stderr
     assert "workers:" in (out / "exflow.yaml").read_text()
     assert "name: exported" in flowyard("export", url=url).stdout
+
+
+ADAPTED = """name: adapted
+versions:
+- version: v1
+  file: adaptecho.zip
+  engine: Python
+  adapters:
+    adapted:
+    - {name: polite, src: /data/polite, options: {echooption: please, pin: true}}
+    - {name: myBuiltinAdapter, src: adapters/myBuiltinAdapter}
+- {version: v2, file: adaptecho.zip, engine: Python}
+"""
+
+
+def test_adapters_are_part_of_what_is_wanted(server, http, tmp_path):
+    url = server.urls[0]
+    (tmp_path / "adaptecho.zip").write_bytes(
+        zipped({str(path.relative_to(ADAPTECHO)): path.read_text() for path in ADAPTECHO.rglob("*") if path.is_file()})
+    )
+    (tmp_path / "m.yaml").write_text(ADAPTED)
+    dry = flowyard("apply", tmp_path, "--dry-run", url=url)
+    assert "~ adapted:v1  adapters of adapted: polite, myBuiltinAdapter" in dry.stdout.splitlines()
+    done = flowyard("apply", tmp_path, url=url)
+    assert done.returncode == 0, done.stderr
+    again = flowyard("apply", tmp_path, url=url)
+    assert (again.returncode, again.stdout) == (0, "nothing to change\n")
+    for adapter, answer in (("polite", "politepleasex"), ("myBuiltinAdapter", "myBuiltinAdapterx")):
+        assert http.post("/predictions/adapted/v1", params={"adapter": adapter}, content="x").text == answer
+    assert http.post("/predictions/adapted/v2", params={"adapter": "polite"}, content="x").status_code == 424
+
+    out = tmp_path / "out"
+    assert flowyard("export", "-o", out, url=url).returncode == 0
+    text = (out / "adapted.yaml").read_text()
+    assert text.count("adapters:") == 1
+    assert flowyard("apply", out / "adapted.yaml", "--dry-run", url=url).stdout == "nothing to change\n"
+
+    (tmp_path / "m.yaml").write_text(ADAPTED.replace("please", "kindly").replace("    - {name: myB", "    # - {name: myB"))
+    changed = flowyard("apply", tmp_path / "m.yaml", url=url)
+    assert changed.stdout.splitlines()[-1] == "done: ~ adapted:v1  adapters of adapted: polite"
+    assert http.post("/predictions/adapted/v1", params={"adapter": "polite"}, content="x").text == "politekindlyx"
+    assert http.post("/predictions/adapted/v1", params={"adapter": "myBuiltinAdapter"}, content="x").status_code == 424
+
+    (tmp_path / "m.yaml").write_text(ADAPTED.replace("pin: true", "error: true"))
+    refused = flowyard("apply", tmp_path / "m.yaml", url=url)
+    assert refused.returncode == 1
+    assert 'adapter "polite": invoke handler failure' in refused.stderr
+    assert http.post("/predictions/adapted/v1", params={"adapter": "polite"}, content="x").text == "politekindlyx"
 
 
 def test_names_that_are_not_listed_go_only_when_told(tmp_path, folder):

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, delete, get, post
+from litestar import Controller, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 from litestar.types.internal_types import PathParameterDefinition
@@ -14,9 +14,9 @@ from litestar.types.internal_types import PathParameterDefinition
 from flowyard.platform.http.native import views
 from flowyard.platform.http.native.errors import ErrorBody
 from flowyard.platform.http.native.management import answer, query
-from flowyard.platform.http.native.parameters import Nothing, Page
-from flowyard.platform.http.native.registrations import HttpRequest
-from flowyard.platform.registry.adapters import Served, check_adapter, served
+from flowyard.platform.http.native.parameters import AdapterSet, Nothing, Page
+from flowyard.platform.http.native.registrations import HttpRequest, document
+from flowyard.platform.registry.adapters import Served, check_adapter, served, served_by
 from flowyard.platform.registry.registry import Registry
 from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.errors import AnsweredError, InvalidRequestError, OutOfMemoryError
@@ -85,6 +85,24 @@ class AdapterControl(Controller):
         query(request, Nothing)
         model = _served(request, registry)
         return await _changed(registry, model, model.adapters.unregister(adapter, _alias(request)))
+
+    @put(
+        "/models/{name:str}/{version:str}/adapters",
+        summary="Set the adapters of one version",
+        operation_id="setAdapters",
+    )
+    async def set_adapters(self, request: HttpRequest, registry: Registry, name: str, version: str) -> Response[bytes]:
+        """Makes the adapters of a model of this version these and no others, or leaves them all as they are."""
+        asked = await document(request, AdapterSet)
+        (entry,) = registry.endpoints.versions(name, version)
+        seen: set[str] = set()
+        for spec in asked.adapters:
+            check_adapter(spec.adapter())
+            if spec.name in seen:
+                raise InvalidRequestError(f"The adapter {spec.name} is listed twice.")
+            seen.add(spec.name)
+        model = served_by(entry, asked.model)
+        return await _changed(registry, model, model.adapters.replace(asked.adapters))
 
 
 def _served(request: HttpRequest, registry: Registry) -> Served:

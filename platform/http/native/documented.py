@@ -10,6 +10,7 @@ from flowyard.platform.archives.names import NAME_PATTERN, VERSION_PATTERN
 from flowyard.platform.http.native.errors import ErrorBody
 from flowyard.platform.http.native.parameters import (
     AdapterOptions,
+    AdapterSet,
     Nothing,
     Page,
     RegisterModel,
@@ -59,6 +60,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         answers_list: Whether it answers with a list of these.
         later: Whether it may answer 202.
         failures: Statuses of its errors.
+        body: The JSON document that it takes as its body.
         reads_body: Whether the parameters may come as JSON or form.
         uploads: Media types that the body may have instead, for what is registered itself.
         links: What can be done with the one it registers or lists: by operation id, where its name is found.
@@ -69,6 +71,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     answers_list: bool = False
     later: bool = False
     failures: tuple[int, ...] = (400, 404)
+    body: type[msgspec.Struct] | None = None
     reads_body: bool = False
     uploads: tuple[str, ...] = ()
     links: dict[str, str] = {}
@@ -106,6 +109,7 @@ OPERATIONS = {
     "describeAdapter": Operation(answer=AdapterView),
     "registerAdapter": Operation(query=AdapterOptions, failures=ADAPTER_FAILURES),
     "updateAdapter": Operation(query=AdapterOptions, failures=ADAPTER_FAILURES),
+    "setAdapters": Operation(body=AdapterSet, failures=(*ADAPTER_FAILURES, 413)),
     "unregisterAdapter": Operation(failures=ADAPTER_FAILURES),
     "describe": Operation(answer=WorkflowInfo, answers_list=True),
     "readTrace": Operation(answer=Trace),
@@ -134,13 +138,13 @@ def documented(derived: JSON) -> JSON:
     if operation is None:
         return derived
     path = [_path_parameter(parameter["name"]) for parameter in derived.get("parameters", ()) if parameter["in"] == "path"]
-    body = {"requestBody": _body(operation)} if operation.reads_body else {}
+    body = {"requestBody": _body(operation)} if operation.reads_body or operation.body else {}
     return derived | {"parameters": [*path, *_query_parameters(operation.query)], "responses": _responses(operation)} | body
 
 
 def components() -> JSON:
     """The schemas that the operations refer to."""
-    kinds = {kind for operation in OPERATIONS.values() for kind in (operation.query, operation.answer)}
+    kinds = {kind for operation in OPERATIONS.values() for kind in (operation.query, operation.answer, operation.body) if kind}
     _, schemas = msgspec.json.schema_components(sorted(kinds | {ErrorBody}, key=lambda kind: kind.__name__), ref_template=REF)
     for operation in OPERATIONS.values():
         # In JSON, names that nobody knows are ignored.
@@ -170,6 +174,8 @@ def _query_parameter(name: str, schema: JSON) -> JSON:
 
 
 def _body(operation: Operation) -> JSON:
+    if operation.body is not None:
+        return {"required": True, "content": {JSON_TYPE: {"schema": {"$ref": REF.format(name=operation.body.__name__)}}}}
     schema = {"$ref": REF.format(name=operation.query.__name__)}
     content: JSON = {media_type: {"schema": schema} for media_type in (JSON_TYPE, *FORM_TYPES)}
     content |= {media_type: {} for media_type in operation.uploads}

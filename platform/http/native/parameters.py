@@ -10,6 +10,8 @@ import msgspec.inspect as types
 import structlog
 from msgspec import Meta
 
+from flowyard.platform.workers.adapters import MAX_ADAPTERS
+from flowyard.schemas.adapters import AdapterSpec
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.models import (
     BatchSize,
@@ -131,6 +133,13 @@ class AdapterOptions(msgspec.Struct, kw_only=True, frozen=True):
     src: Annotated[str, Meta(description="Where it is; required to register it.")] = ""
     preload: bool = True
     pin: bool = False
+
+
+class AdapterSet(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """All adapters that a model of a version is to have; `model` is the one of a workflow that is meant."""
+
+    adapters: Annotated[tuple[AdapterSpec, ...], Meta(max_length=MAX_ADAPTERS)]
+    model: str = ""
 
 
 class Rollback(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

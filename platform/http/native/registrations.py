@@ -16,7 +16,7 @@ from litestar.datastructures import State
 
 from flowyard.platform.archives.names import infer_model_name, is_archive_url
 from flowyard.platform.http.bodies import MULTIPART, Upload, content_type, is_form, read_body, read_form
-from flowyard.platform.http.native.parameters import RegisterModel, RegisterWorkflow, check_replace, read
+from flowyard.platform.http.native.parameters import Nothing, RegisterModel, RegisterWorkflow, check_replace, read
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request as Registration
 from flowyard.schemas.errors import InvalidRequestError
@@ -73,6 +73,20 @@ async def change(request: HttpRequest, kind: type[P]) -> P:
             "The body is no form of parameters; this call takes them from the query, a form or a JSON object."
         )
     return read(kind, fields | query_values(request), text=True)
+
+
+async def document(request: HttpRequest, kind: type[P]) -> P:
+    """Reads a JSON document, the only way to say what the call takes.
+
+    Raises:
+        InvalidRequestError: There is none, or one that is not allowed; the message names the place. Parameters of the query.
+    """
+    read(Nothing, query_values(request), text=True)
+    body = await read_body(request.receive, MAX_PARAMETERS_BYTES)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"The body is not the JSON document that is expected here: {error}") from None
 
 
 @contextlib.asynccontextmanager

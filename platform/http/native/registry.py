@@ -19,6 +19,7 @@ from flowyard.platform.http.native.registry_views import (
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.history import Change
 from flowyard.platform.registry.registry import Registry
+from flowyard.schemas.adapters import AdapterSpec
 
 
 @get("/state", summary="All that is registered", operation_id="getState", tags=["Registry"])
@@ -59,6 +60,7 @@ def _version_state(entry: Entry) -> VersionState:
         sha256=record.sha256,
         parameters=record.spec,
         workers=record.workers,
+        adapters={model: tuple(map(AdapterSpec.of, adapters)) for model, adapters in record.adapters.items()},
         created=record.created,
         who=record.who,
         status=entry.status,

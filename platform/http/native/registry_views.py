@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from flowyard.platform.http.native.parameters import MAX_LIMIT, Limit
+from flowyard.schemas.adapters import AdapterSpec
 from flowyard.schemas.models import ModelSpec
 
 #: SQLite's largest number.
@@ -26,6 +27,7 @@ class VersionState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
         sha256: What its digest had to be, where the registration said so.
         parameters: What the registration said about the model, or about each model of the workflow.
         workers: What scaling has set since: minimum and maximum by model and device.
+        adapters: All adapters by model, where one was registered, changed or removed since.
         created: When it was registered.
         who: Who registered it.
         status: `PENDING`, `READY` or `FAILED`.
@@ -38,6 +40,7 @@ class VersionState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     sha256: str = ""
     parameters: ModelSpec
     workers: dict[str, dict[str, tuple[int, int]]] = {}
+    adapters: dict[str, tuple[AdapterSpec, ...]] = {}
     created: str = ""
     who: str = ""
     status: str

@@ -9,9 +9,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from contract.workflows.casefile import read_cases
 
 from flowyard.platform.cli.schemas import NAMES, schema_text, write_schemas
+from flowyard.platform.desired import documents
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.workflows import source
 from flowyard.workflows.problems import Problems
@@ -149,6 +151,71 @@ def test_a_bad_file_is_refused(text: str) -> None:
 )
 def test_settings(text: str, valid: bool) -> None:
     assert validator("settings").is_valid(value_of(text)) == valid
+
+
+def apply_documents() -> list[Any]:
+    page = (ROOT / "docs" / "registry.md").read_text()
+    return [yaml.safe_load(found[2]) for found in FENCED.finditer(page) if "versions:" in found[2]]
+
+
+VERSION = {"version": "v1", "url": "a.zip", "engine": "Python", "min_worker": 0, "trusted": True, "timeout": 0.5}
+GOOD_VERSIONS = [
+    VERSION,
+    {"file": "a.onnx", "sha256": "0" * 64, "workers": {"m": {"cpu": [1, 2]}}},
+    {"url": "a", "adapters": {"m": [{"name": "a", "src": "s", "alias": "b", "options": {"a": 1, "b": "x", "c": True}}], "n": []}},
+]
+BAD_VERSIONS = [
+    {"version": "v1"},
+    {"url": "a", "file": "b"},
+    {"url": ""},
+    {"url": "a", "size": 3},
+    {"url": "a", "version": "a/b"},
+    {"url": "a", "batch_size": 0},
+    {"url": "a", "batching": "slow"},
+    {"url": "a", "sha256": "x"},
+    {"url": "a", "timeout": 0},
+    {"url": "a", "trusted": "yes"},
+    {"url": "a", "min_worker": 1, "workers": {"m": {"cpu": [1, 2]}}},
+    {"url": "a", "workers": {"m": {"cpu": [1]}}},
+    {"url": "a", "workers": {"m": {"cpu": [1, 2, 3]}}},
+    {"url": "a", "workers": {"m": {"cpu": ["1", 2]}}},
+    {"url": "a", "adapters": {"m": {"name": "a", "src": "s"}}},
+    {"url": "a", "adapters": {"m": [{"name": "a"}]}},
+    {"url": "a", "adapters": {"m": [{"name": "a", "src": "s", "rank": 8}]}},
+    {"url": "a", "adapters": {"m": [{"name": "a", "src": "s", "options": {"a": [1]}}]}},
+]
+BAD_DOCUMENTS = [
+    [],
+    {"name": "m"},
+    {"versions": [VERSION]},
+    {"name": "m", "versions": []},
+    {"name": "a b", "versions": [VERSION]},
+    {"name": "m", "versions": [VERSION], "traffic": {}},
+    {"name": "m", "versions": [VERSION], "weights": {"v1": 1001}},
+    {"name": "m", "versions": [VERSION], "shadows": "v1"},
+]
+DOCUMENTS = [
+    *((document, True) for document in apply_documents()),
+    *(({"name": "m", "versions": [version]}, True) for version in GOOD_VERSIONS),
+    *(({"name": "m", "versions": [version]}, False) for version in BAD_VERSIONS),
+    *((document, False) for document in BAD_DOCUMENTS),
+]
+
+
+@pytest.mark.parametrize(("document", "valid"), DOCUMENTS)
+def test_documents_of_apply_are_judged_as_apply_judges_them(tmp_path: Path, document: Any, valid: bool) -> None:
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(document))
+    try:
+        documents.read(tmp_path)
+    except InvalidRequestError:
+        assert not valid
+    else:
+        assert valid
+    assert validator("apply").is_valid(document) == valid
+
+
+def test_the_page_shows_a_document_of_apply() -> None:
+    assert apply_documents()
 
 
 @pytest.mark.parametrize(

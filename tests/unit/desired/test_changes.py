@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowyard.platform.client.answers import NameState, VersionState
+from flowyard.platform.client.answers import AdapterState, NameState, VersionState
 from flowyard.platform.desired.changes import compare
 from flowyard.platform.desired.documents import NameDocument, VersionDocument, Wanted, exported
 from flowyard.platform.http.native.parameters import RegisterModel
 from flowyard.platform.http.native.parameters import read as read_parameters
+from flowyard.schemas.adapters import AdapterSpec
 
 
 def version(name="v1", url="a.zip", status="READY", **given):
@@ -92,6 +94,59 @@ def test_another_url_is_another_archive():
 def test_other_numbers_of_workers_are_scaled(asked, present, query):
     ((_, method, path, told),) = lines(wanted(VersionDocument(version="v1", url="a.zip", **asked)), version(**present))
     assert (method, path, told) == ("PUT", "/models/m/v1", query)
+
+
+def spec(name, **given):
+    return AdapterSpec(name=name, src=f"/data/{name}", **given)
+
+
+def told(name, **given):
+    return AdapterState(name=name, src=f"/data/{name}", **given)
+
+
+@pytest.mark.parametrize(
+    ("asked", "present"),
+    [
+        ({"m": (spec("a"),)}, {}),
+        ({"m": ()}, {}),
+        ({"m": (spec("a"),)}, {"m": (told("b"),)}),
+        ({"m": (spec("a"),)}, {"m": (told("a"), told("b"))}),
+        ({"m": (spec("a", options={"rank": 8}),)}, {"m": (told("a", options={"rank": "4"}),)}),
+        ({"m": (spec("a", alias="x"),)}, {"m": (told("a"),)}),
+    ],
+)
+def test_other_adapters_are_set(asked, present):
+    document = wanted(VersionDocument(version="v1", url="a.zip", adapters=asked))
+    ((line, method, path, query),) = lines(document, version(adapters=present))
+    names = ", ".join(adapter.name for adapter in asked["m"]) or "none"
+    assert (line, method, path, query) == (f"~ m:v1  adapters of m: {names}", "PUT", "/models/m/v1/adapters", {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "present"),
+    [
+        ({}, {"m": (told("a"),)}),
+        ({"m": ()}, {"m": ()}),
+        ({"m": (spec("a"), spec("b"))}, {"m": (told("b"), told("a"))}),
+        ({"m": (spec("a", options={"rank": 8, "pin": True}),)}, {"m": (told("a", options={"rank": "8", "pin": "true"}),)}),
+        ({"m": (spec("a", alias="a"),)}, {"m": (told("a"),), "n": (told("b"),)}),
+    ],
+)
+def test_adapters_that_are_not_said_or_there_already_stay(asked, present):
+    document = wanted(VersionDocument(version="v1", url="a.zip", adapters=asked))
+    assert lines(document, version(adapters=present)) == []
+
+
+def test_adapters_follow_their_registration():
+    document = wanted(VersionDocument(version="v1", url="b.zip", adapters={"m": (spec("a", options={"rank": 8}),)}))
+    for present in ((), (version(adapters={"m": (told("a", options={"rank": "8"}),)}),)):
+        found = compare([document], [NameState(name="m", versions=present)] if present else [], prune=False)
+        assert [(change.call.method, change.call.path) for change in found.changes] == [
+            ("POST", "/models"),
+            ("PUT", "/models/m/v1/adapters"),
+        ]
+    body = json.loads(found.changes[-1].call.body)
+    assert body == {"model": "m", "adapters": [{"name": "a", "src": "/data/a", "options": {"rank": 8}}]}
 
 
 def test_numbers_that_are_not_said_stay():

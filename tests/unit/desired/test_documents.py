@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from flowyard.platform.client.answers import NameState, VersionState
+from flowyard.platform.client.answers import AdapterState, NameState, VersionState
 from flowyard.platform.desired.documents import exported, file_digest, file_name, read, to_yaml
 from flowyard.schemas.errors import InvalidRequestError
 
+ADAPTERS = {
+    "x": (
+        AdapterState(name="a", src="/data/a", options={"rank": "8", "pin": "true"}),
+        AdapterState(name="b", src="b", alias="c"),
+    ),
+    "y": (),
+}
 GOOD = "name: m\nversions:\n- {version: v1, url: a.zip, batch_size: 4}\n- {file: b.zip}\nweights: {v1: 3, default: 1}\n"
 
 
@@ -43,6 +50,14 @@ def test_reads_every_document_of_every_file(tmp_path):
         ("name: m\nversions: [{url: a}]\nshadows: [v9]", "shadows: no version v9"),
         ("name: m\nversions: [{url: a, min_worker: 1, workers: {m: {cpu: [1, 2]}}}]", "one is enough"),
         ("name: m\nversions: [{url: a, sha256: x}]", "sha256"),
+        ("name: m\nversions: [{url: a, adapters: {m: [{name: x}]}}]", "`src` - at `$.versions[0].adapters[...][0]`"),
+        ("name: m\nversions: [{url: a, adapters: {m: [{name: x, src: s, rank: 3}]}}]", "unknown field `rank`"),
+        ("name: m\nversions: [{url: a, adapters: {m: [{name: x, src: s, options: {a: [1]}}]}}]", "adapters"),
+        ("name: m\nversions: [{url: a, adapters: [x]}]", "$.versions[0].adapters"),
+        (
+            "name: m\nversions: [{url: a, adapters: {l: [{name: x, src: s}, {name: x, src: t}]}}]",
+            "version default: adapter x of l is listed twice",
+        ),
         ("name: &n m\nversions: [{url: *n}]", "aliases (*name) are not allowed"),
         ("name: !!python/object/apply:os.system [ls]", "no YAML"),
         ("[", "no YAML"),
@@ -77,7 +92,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
         versions=(
             VersionState(version="v1", url="a.zip", parameters={"engine": "Python", "min_worker": 2, "trusted": True}),
             VersionState(url="b.zip", sha256="0" * 64, workers={"m": {"cpu": (1, 3)}}, parameters={"max_worker": 7}),
-            VersionState(version="v3", url="c.zip", workers={"x": {"cpu": (1, 3)}, "y": {"cpu": (2, 3)}}),
+            VersionState(version="v3", url="c.zip", workers={"x": {"cpu": (1, 3)}, "y": {"cpu": (2, 3)}}, adapters=ADAPTERS),
         ),
         weights={"v1": 3, "default": 1},
         shadows=("v3",),
@@ -90,4 +105,9 @@ def test_what_is_written_is_what_is_read(tmp_path):
     v1, unnamed, v3 = document.versions
     assert (v1.min_worker, v1.max_worker, v1.trusted) == (2, None, True)
     assert (unnamed.version, unnamed.min_worker, unnamed.max_worker) == ("default", 1, 3)
+    assert [(spec.name, spec.src, spec.options, spec.alias) for spec in v3.adapters["x"]] == [
+        ("a", "/data/a", {"rank": "8", "pin": "true"}, ""),
+        ("b", "b", {}, "c"),
+    ]
+    assert v3.adapters["y"] == ()
     assert v3.workers == {"x": {"cpu": (1, 3)}, "y": {"cpu": (2, 3)}}

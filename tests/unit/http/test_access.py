@@ -34,6 +34,7 @@ NEEDS = {
     "/models/{name}/adapters/{adapter}": "management",
     "/models/{name}/adapters/{adapter}/update": "management",
     "/models/{name}/rollback": "management",
+    "/models/{name}/{version}/adapters": "management",
     "/models/{name}/{version}/set-default": "management",
     "/openapi/{name}": "inference",
     "/openapi/{name}/{version}": "inference",

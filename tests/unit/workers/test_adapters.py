@@ -10,7 +10,7 @@ import pytest
 from flowyard.platform.workers import adapters as module
 from flowyard.platform.workers.adapters import Adapters, refusal
 from flowyard.platform.workers.jobs import Job
-from flowyard.schemas.adapters import Adapter
+from flowyard.schemas.adapters import Adapter, AdapterSpec
 from flowyard.schemas.errors import (
     AdapterConflictError,
     AdapterNotFoundError,
@@ -187,3 +187,70 @@ def test_why_a_worker_cannot_be_brought_to_where_the_others_are():
         assert isinstance(refusal(order, []), InvalidModelError)
 
     run(play)
+
+
+def spec(name, src="s", **options):
+    return AdapterSpec(name=name, src=src, options=options)
+
+
+def test_a_whole_set_takes_the_place_of_what_was_there():
+    async def play(_, adapters):
+        adapters.begin_with([Adapter(name="own", src="adapters/own", within="adapters/own"), A], Path("/model"))
+        assert (
+            await adapters.replace([spec("own"), spec("b", rank=8, pin=True), spec("a", rank=8)]) == "The model m has 3 adapters"
+        )
+        assert [adapter.name for adapter in adapters] == ["own", "a", "b"]
+        assert (adapters.find("own").src, adapters.find("own").within) == ("s", "")
+        assert adapters.find("b").options == {"name": "b", "src": "s", "rank": "8", "pin": "true"}
+        assert await adapters.replace([]) == "The model m has 0 adapters"
+
+    workers = run(play)
+    told = [(key, callee) for key, callee, _, _ in workers.told[2:]]
+    assert told == [
+        ("own", "update_adapter"),
+        ("b", "register_adapter"),
+        ("own", "unregister_adapter"),
+        ("a", "unregister_adapter"),
+        ("b", "unregister_adapter"),
+    ]
+
+
+def test_what_changes_of_an_adapter_in_the_archive_is_still_found_there():
+    async def play(workers, adapters):
+        adapters.begin_with([Adapter(name="own", src="adapters/own", within="adapters/own")], Path("/model"))
+        await adapters.replace([spec("own", "adapters/own", pin="true")])
+        assert workers.asked[-1].get("src") == "/model/adapters/own"
+        assert adapters.find("own").pin
+
+    run(play)
+
+
+def test_a_set_of_which_one_is_refused_changes_nothing():
+    async def play(workers, adapters):
+        adapters.begin_with([A], Path("/model"))
+        before = adapters.known()
+        submit = workers.submit
+
+        def refusing(task):
+            if task.callee == "register_adapter":
+                workers.outcome = Payload.of(Message(400, "no room"))
+            return submit(task)
+
+        workers.submit = refusing
+        with pytest.raises(AnsweredError, match='adapter "b": no room') as refused:
+            await adapters.replace([spec("a", "other"), spec("b")])
+        assert refused.value.answer.code == 400
+        assert adapters.known() == before
+
+    workers = run(play)
+    assert [(key, callee) for key, callee, _, _ in workers.told[1:]] == [("a", "update_adapter"), ("a", "update_adapter")]
+
+
+def test_a_set_may_be_too_large(monkeypatch):
+    monkeypatch.setattr(module, "MAX_ADAPTERS", 1)
+
+    async def play(_, adapters):
+        with pytest.raises(InvalidRequestError, match="2 adapters are too many; a model has 1 at most"):
+            await adapters.replace([spec("a"), spec("b")])
+
+    assert run(play).asked == []
