@@ -33,7 +33,9 @@ LOCK = "tokens.lock"
 POLL_S = 0.25
 #: A file of tokens that is larger is none of ours.
 MAX_FILE_BYTES = 16 << 20
-_NEVER = float("inf")
+#: What stands before the token in a request, as nearly everybody writes it.
+BEARER = b"Bearer "
+NEVER = float("inf")
 
 
 class TokenFile:
@@ -142,19 +144,20 @@ class Keyring:
 
     Attributes:
         is_required: Whether requests need a token.
+        good: What is known of tokens that were found before, by `Bearer TOKEN`, no more than there are tokens. Whether one is in
+            it takes no longer for one that is nearly right: Python's dictionaries compare hashes that are keyed by a secret first.
     """
 
     def __init__(self, file: TokenFile) -> None:
         self._file = file
         self._stamp = file.stamp()
         self._known: dict[str, Known] = {}
-        #: Tokens that were good before, no more than there are: Python's dictionaries are keyed by a secret of their own.
-        self._seen: dict[bytes, Known] = {}
+        self.good: dict[bytes, Known] = {}
         self.is_required = False
         self._take(file.read())
 
     def find(self, text: bytes) -> Known | None:
-        """What is known of a token; compared in constant time, by its digest, when it is seen for the first time.
+        """What is known of a token; compared in constant time, by its digest. From then on it is in `good`.
 
         Args:
             text: The token as a request has it.
@@ -162,12 +165,9 @@ class Keyring:
         Returns:
             What is known, `None` for one that is none of ours.
         """
-        seen = self._seen.get(text)
-        if seen is not None:
-            return seen
         found = self._look_up(text)
         if found is not None:
-            self._seen[text] = found
+            self.good[BEARER + text] = found
         return found
 
     def _look_up(self, text: bytes) -> Known | None:
@@ -195,14 +195,14 @@ class Keyring:
             self.refresh()
 
     def _take(self, tokens: Tokens | None) -> None:
-        self._seen = {}
+        self.good = {}
         if tokens is None:
             self._known = {}
             return
         self.is_required = True
         self._known = {
             token.id: Known(
-                token.digest, token.expires.timestamp() if token.expires else _NEVER, frozenset(token.scopes), token.name
+                token.digest, token.expires.timestamp() if token.expires else NEVER, frozenset(token.scopes), token.name
             )
             for token in tokens.tokens
         }

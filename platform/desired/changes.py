@@ -65,8 +65,7 @@ def compare(wanted: Sequence[Wanted], state: Sequence[NameState], *, prune: bool
     """Compares what is wanted with what is there.
 
     A document is complete for its name: versions that are not in it are unregistered, and what is not said of weights, default
-    and shadows is taken back. Numbers of workers and adapters that are not said stay as they are. Names in no document stay unless
-    `prune`.
+    and shadows is taken back. Numbers of workers and adapters that are not said stay. Names in no document stay unless `prune`.
 
     Args:
         wanted: The documents.

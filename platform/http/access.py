@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import time
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 
-from flowyard.platform.access.keyring import Keyring, is_over
+from flowyard.platform.access.keyring import BEARER, NEVER, Keyring, is_over
 from flowyard.platform.access.tokens import Scope
 from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.http.native.predictions import request_id_of
@@ -43,7 +44,6 @@ ROUTES: tuple[tuple[str, Need], ...] = (
 SWITCHED_OFF = ("POST", "DELETE", "PATCH")
 _CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 _REGISTERED = ("/models", "/workflows", "/adapters")
-_BEARER = b"bearer "
 
 
 @functools.lru_cache(maxsize=4096)
@@ -105,14 +105,20 @@ class Access:
         """Why a request may not go on for want of a token, `None` where it may."""
         need = need_of(scope["path"], scope["method"])
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        # Every request with a token comes here, so the usual case is told at once.
+        if len(given) == 1 and (known := self._keyring.good.get(given[0])) is not None:
+            _, expires, scopes, called = known
+            if need in scopes and (expires is NEVER or expires > time.time()):
+                scope[CALLED] = called
+                return None
         if need == "none" or not self._keyring.is_required:
             return None
         if len(given) != 1:
             what = "several Authorization headers" if given else "this server wants a token"
             return _unauthorized(f"{what}: send Authorization: Bearer TOKEN, one made by `flowyard tokens create`")
-        if not given[0].startswith(b"Bearer ") and given[0][: len(_BEARER)].lower() != _BEARER:
+        if given[0][: len(BEARER)].lower() != BEARER.lower():
             return _unauthorized("the Authorization header has another scheme: send Authorization: Bearer TOKEN")
-        known = self._keyring.find(given[0][len(_BEARER) :].strip())
+        known = self._keyring.find(given[0][len(BEARER) :].strip())
         if known is None:
             return _unauthorized("the token is not known here, or has been revoked", "the token is not known")
         if is_over(known):

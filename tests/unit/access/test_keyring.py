@@ -137,3 +137,16 @@ def test_changes_at_the_same_time_are_all_made(tmp_path, file):
         thread.join()
     kept = json.loads((tmp_path / "state" / FILE).read_text())["tokens"]
     assert sorted(token["name"] for token in kept) == sorted(f"t{number}" for number in range(10))
+
+
+def test_what_was_found_before_is_kept_once_for_each_token(file):
+    _, text = create(file)
+    keyring = Keyring(file)
+    assert keyring.good == {}
+    for _ in range(3):
+        known = keyring.find(text.encode())
+        assert keyring.find(f"{text}x".encode()) is None
+    assert keyring.good == {b"Bearer " + text.encode(): known}
+    create(file)
+    keyring.refresh()
+    assert keyring.good == {}
