@@ -144,8 +144,8 @@ class Keyring:
 
     Attributes:
         is_required: Whether requests need a token.
-        good: What is known of tokens that were found before, by `Bearer TOKEN`, no more than there are tokens. Whether one is in
-            it takes no longer for one that is nearly right: Python's dictionaries compare hashes that are keyed by a secret first.
+        good: What is known of tokens that were found before, by `Bearer TOKEN`, no more than there are tokens. It takes no longer
+            to look for one that is nearly right: Python's dictionaries compare hashes first, which are keyed by a secret.
     """
 
     def __init__(self, file: TokenFile) -> None:

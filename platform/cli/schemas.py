@@ -79,8 +79,9 @@ def _apply_schema() -> Json:
         "oneOf": [_filled("url"), _filled("file")],
         "not": {"required": ["workers"], "anyOf": [{"required": ["min_worker"]}, {"required": ["max_worker"]}]},
     }
-    schema = {"$schema": DRAFT} | told.pop("NameDocument") | {"title": "flowyard apply document", "definitions": told}
-    return _with_draft7_tuples(schema)
+    schema: Json = {"$schema": DRAFT} | told.pop("NameDocument") | {"title": "flowyard apply document", "definitions": told}
+    converted: Json = _with_draft7_tuples(schema)
+    return converted
 
 
 def _with_draft7_tuples(schema: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flowyard.platform.registry.records import Record
-from flowyard.platform.registry.store import MOST_FORMER, Former
+from flowyard.platform.registry.records import Former, Record
+from flowyard.platform.registry.store import MOST_FORMER
 
 
 class FormerVersions:

@@ -45,3 +45,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def digests(self) -> tuple[str, ...]:
         """All that it needs of the store."""
         return (self.digest, *self.parts.values())
+
+
+class Former(msgspec.Struct, frozen=True):
+    """A registration that has ended, and can be taken up again by a rollback.
+
+    Attributes:
+        number: Counts up.
+        ended: When it ended, as seconds since 1970.
+        record: What it was.
+    """
+
+    number: int
+    ended: float
+    record: Record

@@ -102,8 +102,8 @@ class Retention:
             log.warning("not kept for a rollback", reason=str(error))
 
     async def collect(self) -> None:
-        """Removes the archives that nothing refers to, unless something is being added just now."""
-        if self._adding:
+        """Removes the archives that nothing refers to, unless something is being added just now, or it is not known what does."""
+        if self._adding or self._store.has_lost:
             return
         entries = [*self._endpoints, *self._busy]
         registered = [digest for entry in entries for digest in entry.record.digests]

@@ -22,7 +22,8 @@ import structlog
 from flowyard.platform import state_dir as state
 from flowyard.platform.registry.copies import Copies, Named
 from flowyard.platform.registry.history import Change
-from flowyard.platform.registry.records import Record
+from flowyard.platform.registry.records import Former, Record
+from flowyard.platform.registry.salvage import readable_history
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError, InternalError, StorageError
 
@@ -105,20 +106,6 @@ class StateDirLock:
         os.close(self._fd)
 
 
-class Former(msgspec.Struct, frozen=True):
-    """A registration that has ended, and can be taken up again by a rollback.
-
-    Attributes:
-        number: Counts up.
-        ended: When it ended, as seconds since 1970.
-        record: What it was.
-    """
-
-    number: int
-    ended: float
-    record: Record
-
-
 class DamagedError(Exception):
     """The database is no database any more, or one that contradicts itself."""
 
@@ -129,12 +116,16 @@ class RegistryStore:
     Args:
         path: The database.
         history_size: Most changes that are remembered.
+
+    Attributes:
+        has_lost: Whether something was registered of which nobody knows any more what it was, but that it may need its archives.
     """
 
     def __init__(self, path: Path, history_size: int = 10_000) -> None:
         self._path = path
         self._history_size = history_size
         self._copies = Copies(path.with_name("copies"))
+        self.has_lost = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
         self._connection: sqlite3.Connection | None = None
         self._encoder = msgspec.json.Encoder()
@@ -194,11 +185,11 @@ class RegistryStore:
 
     async def keep_former(self, records: Sequence[Record], ended: float) -> None:
         """Remembers registrations that have ended."""
-        await self._write("", [(_ADD_FORMER, (item.name, ended, self._encoder.encode(item))) for item in records], None)
+        await self._write(None, [(_ADD_FORMER, (item.name, ended, self._encoder.encode(item))) for item in records], None)
 
     async def drop_former(self, numbers: Sequence[int]) -> None:
         """Forgets registrations that had ended."""
-        await self._write("", [(_DROP_FORMER, (number,)) for number in numbers], None)
+        await self._write(None, [(_DROP_FORMER, (number,)) for number in numbers], None)
 
     def _traffic_change(self, name: str, traffic: Traffic) -> _Statement:
         if traffic == NO_TRAFFIC:
@@ -219,8 +210,7 @@ class RegistryStore:
 
     async def all_former(self) -> list[Former]:
         """The registrations that have ended, the oldest first."""
-        rows = await self._select("SELECT number, ended, record FROM former ORDER BY number")
-        return [Former(number, ended, self._decoder.decode(record)) for number, ended, record in rows]
+        return await self._call(self._former)
 
     async def history(self, *, name: str | None, before: int, limit: int) -> list[tuple[int, Change]]:
         """Changes, the last first.
@@ -244,8 +234,8 @@ class RegistryStore:
         except sqlite3.Error as error:
             raise _told(error) from error
 
-    async def _write(self, name: str, statements: Sequence[_Statement], change: Change | None) -> None:
-        """Makes changes in one transaction, then in the copy."""
+    async def _write(self, name: str | None, statements: Sequence[_Statement], change: Change | None) -> None:
+        """Makes changes of a name, or of what has ended, in one transaction, then in the copy."""
 
         def write() -> None:
             assert self._connection is not None
@@ -255,8 +245,10 @@ class RegistryStore:
                 if change is not None:
                     self._connection.execute(_ADD_CHANGE, (change.name, self._encoder.encode(change)))
                     self._connection.execute(_TRIM_CHANGES, (self._history_size,))
-            if name:
+            if name is not None:
                 self._copies.write(name, self._named(name))
+            else:
+                self._copies.write_former(self._former())
 
         await self._call(write)
 
@@ -274,6 +266,11 @@ class RegistryStore:
         row = self._connection.execute(_TRAFFIC_OF, (name,)).fetchone()
         return Named(records, self._traffic_decoder.decode(row[0]) if row is not None else NO_TRAFFIC)
 
+    def _former(self) -> list[Former]:
+        assert self._connection is not None
+        rows = self._connection.execute("SELECT number, ended, record FROM former ORDER BY number")
+        return [Former(number, ended, self._decoder.decode(record)) for number, ended, record in rows]
+
     # ---- opening ----
 
     def _open(self) -> Path | None:
@@ -284,11 +281,18 @@ class RegistryStore:
             self._close()
             aside = self._set_aside()
             log.error("the registry is damaged and was set aside", reason=str(error), aside=str(aside))
-            self._connect()
+            self._connect(readable_history(aside, self._history_size))
         self._bring_copies_up_to_date()
+        lost = self._copies.damaged()
+        self.has_lost = bool(lost)
+        if lost:
+            files = ", ".join(path.name for path in lost)
+            log.error(
+                "some of what was registered is not known any more; all archives stay until these are removed", copies=files
+            )
         return aside
 
-    def _connect(self) -> None:
+    def _connect(self, history: Sequence[tuple[int, Change]] = ()) -> None:
         # What SQLite puts beside it takes the mode of the database.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._path.chmod(0o600)
@@ -300,7 +304,7 @@ class RegistryStore:
             self._connection.executescript(_TABLES)
             (count,) = self._connection.execute("SELECT count(*) FROM registrations").fetchone()
             if schema < SCHEMA:
-                self._begin(with_copies=not count)
+                self._begin(history, with_copies=not count)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in _DAMAGED:
                 raise DamagedError(str(error)) from None
@@ -354,10 +358,11 @@ class RegistryStore:
                 part.rename(f"{aside}{suffix}")
         return aside
 
-    def _begin(self, *, with_copies: bool) -> None:
+    def _begin(self, history: Sequence[tuple[int, Change]], *, with_copies: bool) -> None:
         """Gives a database its version, and what the copies say where there was none: a crash on the way begins it anew."""
         assert self._connection is not None
         found = self._copies.read() if with_copies else {}
+        former = self._copies.read_former() if with_copies else []
         self._connection.execute("BEGIN IMMEDIATE")
         with self._connection:
             for name, named in found.items():
@@ -365,16 +370,25 @@ class RegistryStore:
                     self._connection.execute(_PUT, (name, record.version, self._encoder.encode(record)))
                 if named.traffic != NO_TRAFFIC:
                     self._connection.execute(*self._traffic_change(name, named.traffic))
+            for item in former:
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO former VALUES (?, ?, ?, ?)",
+                    (item.number, item.record.name, item.ended, self._encoder.encode(item.record)),
+                )
+            for number, change in history:
+                self._connection.execute(
+                    "INSERT INTO changes VALUES (?, ?, ?)", (number, change.name, self._encoder.encode(change))
+                )
             self._connection.execute(f"PRAGMA user_version={SCHEMA}")
-        if found:
+        if found or former:
             count = sum(len(named.records) for named in found.values())
-            log.error("the registry was rebuilt from its copies; the history begins anew", registrations=count)
+            log.error("the registry was rebuilt from its copies", registrations=count, ended=len(former), history=len(history))
 
     def _bring_copies_up_to_date(self) -> None:
         """A crash may have come between a change and its copy."""
         assert self._connection is not None
         names = [name for (name,) in self._connection.execute("SELECT DISTINCT name FROM registrations")]
-        self._copies.equal({name: self._named(name) for name in names})
+        self._copies.equal({name: self._named(name) for name in names}, self._former())
 
     def _close(self) -> None:
         if self._connection is not None:

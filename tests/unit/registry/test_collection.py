@@ -121,6 +121,45 @@ def test_former_versions_stay_as_long_as_the_settings_say(tmp_path):
     with_registry(tmp_path, again, rollback_versions=2)
 
 
+def test_archives_stay_while_nobody_knows_what_was_registered(tmp_path):
+    async def work(registry):
+        return (await register(registry, tmp_path, "a")).record.digest, (await register(registry, tmp_path, "b")).record.digest
+
+    digests = set(with_registry(tmp_path, work))
+    copies = tmp_path / "state" / "copies"
+    next(path for path in copies.iterdir() if b'"name":"a"' in path.read_bytes()).write_bytes(b"{")
+    (tmp_path / "state" / "registry.sqlite").write_bytes(b"damaged" * 1000)
+
+    async def again(registry):
+        assert registry.endpoints.names() == ["b"]
+        await registry.unregister("b")
+        assert stored(tmp_path) == digests
+
+    with_registry(tmp_path, again, rollback_versions=0)
+    (lost,) = copies.glob("*.damaged")
+    lost.unlink()
+
+    async def known(_):
+        assert stored(tmp_path) == set()
+
+    with_registry(tmp_path, known, rollback_versions=0)
+
+
+def test_a_rollback_survives_a_damaged_database(tmp_path):
+    async def work(registry):
+        digest = (await register(registry, tmp_path, "m")).record.digest
+        await registry.unregister("m")
+        return digest
+
+    digest = with_registry(tmp_path, work)
+    (tmp_path / "state" / "registry.sqlite").write_bytes(b"damaged" * 1000)
+
+    async def again(registry):
+        assert (await registry.rollback("m")).digest == digest
+
+    with_registry(tmp_path, again)
+
+
 def test_a_removal_that_cannot_be_recorded_puts_back_what_was_there(tmp_path):
     async def work(registry):
         spec = ModelSpec(engine="Python", min_worker=0, max_worker=1)

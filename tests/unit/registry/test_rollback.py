@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowyard.platform.registry.former import FormerVersions
-from flowyard.platform.registry.records import Record
+from flowyard.platform.registry.records import Former, Record
 from flowyard.platform.registry.rollback import choose
-from flowyard.platform.registry.store import MOST_FORMER, Former
+from flowyard.platform.registry.store import MOST_FORMER
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError, ModelNotFoundError
 from flowyard.schemas.models import ModelSpec

@@ -153,12 +153,87 @@ def test_copies_follow_every_change(stored, tmp_path):
     assert not (tmp_path / "copies" / "left.json").exists()
 
 
-def test_a_broken_copy_costs_no_more_than_its_name(stored, tmp_path):
+def test_a_broken_copy_costs_no_more_than_its_name_and_is_set_aside(stored, tmp_path):
     stored(put_many(2))
     copies = sorted((tmp_path / "copies").iterdir(), key=lambda path: path.stat().st_size)
     copies[0].write_bytes(b"{")
     (tmp_path / "registry.sqlite").write_bytes(b"damaged" * 1000)
-    assert stored(everything)[0] == [("m", "v0", "m.onnx"), ("m", "v1", "m.onnx")]
+    aside = copies[0].with_name(f"{copies[0].name}.damaged")
+
+    async def read(store):
+        return (await everything(store))[0], store.has_lost
+
+    for _ in range(2):
+        assert stored(read) == ([("m", "v0", "m.onnx"), ("m", "v1", "m.onnx")], True)
+        assert aside.read_bytes() == b"{"
+    aside.unlink()
+    assert stored(read)[1] is False
+
+
+def test_what_has_ended_is_in_the_copies_too(stored, tmp_path):
+    async def work(store):
+        await store.keep_former([record(version="v1"), record("n")], 12.5)
+        await store.keep_former([record(version="v2")], 13.5)
+        await store.drop_former([2])
+
+    stored(work)
+    before = stored(lambda store: store.all_former())
+    assert [(item.number, item.ended, item.record.version) for item in before] == [(1, 12.5, "v1"), (3, 13.5, "v2")]
+    (tmp_path / "registry.sqlite").write_bytes(b"damaged" * 1000)
+    assert stored(lambda store: store.all_former()) == before
+    stored(lambda store: store.drop_former([1, 3]))
+    assert not list((tmp_path / "copies").iterdir())
+
+
+def test_a_partial_copy_is_none(stored, tmp_path):
+    stored(put_many(1))
+    before = stored(everything)
+    (tmp_path / "copies" / "x.partial").write_bytes(b"{")
+    (tmp_path / "registry.sqlite").unlink()
+    assert stored(everything) == before
+    assert {path.suffix for path in (tmp_path / "copies").iterdir()} == {".json"}
+
+
+def pages_of(database, table):
+    """Numbers of the pages of a table, without its first one, which leads to the others."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        (first,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        page = database.read_bytes()[(first - 1) * 4096 : first * 4096]
+    assert page[0] == 5
+    cells = [int.from_bytes(page[12 + 2 * cell : 14 + 2 * cell], "big") for cell in range(int.from_bytes(page[3:5], "big"))]
+    return [int.from_bytes(page[cell : cell + 4], "big") for cell in cells]
+
+
+@pytest.mark.parametrize("broken", ["the first page", "a page in the middle", "the last page", "a record", "the header"])
+def test_the_history_of_a_damaged_database_is_taken_over_as_far_as_it_can_be_read(stored, tmp_path, broken):
+    database = tmp_path / "registry.sqlite"
+
+    async def recorded(store):
+        return await store.history(name=None, before=2**63 - 1, limit=10_000)
+
+    stored(put_many(200))
+    before = stored(recorded)
+    assert len(before) == 201
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if broken == "a record":
+            connection.execute("UPDATE changes SET change = x'7b' WHERE number = 100")
+            connection.execute("UPDATE registrations SET record = x'7b' WHERE version = 'v3'")
+    pages = pages_of(database, "changes")
+    content = bytearray(database.read_bytes())
+    if broken.endswith(("page", "middle")):
+        page = {"the first page": pages[0], "the last page": pages[-1], "a page in the middle": pages[len(pages) // 2]}[broken]
+        content[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+    elif broken == "the header":
+        content[:100] = bytes(100)
+    database.write_bytes(content)
+    after = stored(recorded)
+    left = {"the header": 0, "a record": 200}.get(broken)
+    assert all(change in before for change in after)
+    assert len(after) == left if left is not None else 100 < len(after) < 201
+    stored(lambda store: store.put(record("new"), change=change("register", "new")))
+    number, newest = stored(recorded)[0]
+    assert (newest.name, number > max((number for number, _ in after), default=0)) == ("new", True)
 
 
 @pytest.mark.parametrize(
