@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,20 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from flowyard.platform.archives.fetch import FetchLimits, Report
 from flowyard.platform.archives.members import member_parts
 from flowyard.platform.archives.remote import RemoteUrl
-from flowyard.schemas.errors import InvalidArchiveError, InvalidRequestError, ModelNotFoundError, TooLargeError, UnavailableError
+from flowyard.schemas.errors import (
+    FlowyardError,
+    InvalidArchiveError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    TooLargeError,
+    UnavailableError,
+)
 
 #: Bytes that are collected before they are written.
 WRITE_BYTES = 2**20
 _STORES: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+#: Where a list fails, obstore tells what was answered only in words.
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
 #: Variables that allow http: endpoints; obstore reads them only where no options are given.
 _ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 
@@ -49,17 +59,21 @@ async def fetch_objects(url: RemoteUrl, shown: str, into: Path, report: Report, 
             await _Transfer(store, limits, report, shown).file(key, into)
         else:
             await _Transfer(store, limits, report, shown).folder(key, into)
-    except (NotFoundError, FileNotFoundError):
-        raise ModelNotFoundError(f"Invalid model url: {shown}") from None
-    except InvalidPathError:
-        raise InvalidArchiveError(f"url {shown!r}: the store has a name there that no file can have") from None
-    except (PermissionDeniedError, UnauthenticatedError, PermissionError):
-        raise InvalidRequestError(
-            f"url {shown!r}: the store does not let the server in; credentials come from its environment"
-        ) from None
-    except (BaseError, TimeoutError) as error:
-        # What the store says may tell of endpoints and keys.
-        raise UnavailableError(f"url {shown!r} could not be fetched ({type(error).__name__})") from None
+    except (BaseError, FileNotFoundError, PermissionError, TimeoutError) as error:
+        raise _told(error, shown) from None
+
+
+def _told(error: BaseError | OSError, shown: str) -> FlowyardError:
+    """What a failure means; what the store says itself may tell of endpoints and keys."""
+    found = _STATUS.search(str(error))
+    status = found[1] if found else ""
+    if isinstance(error, NotFoundError | FileNotFoundError) or status == "404":
+        return ModelNotFoundError(f"Invalid model url: {shown}")
+    if isinstance(error, InvalidPathError):
+        return InvalidArchiveError(f"url {shown!r}: the store has a name there that no file can have")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or status in ("401", "403"):
+        return InvalidRequestError(f"url {shown!r}: the store does not let the server in; credentials come from its environment")
+    return UnavailableError(f"url {shown!r} could not be fetched ({type(error).__name__})")
 
 
 def _store(url: RemoteUrl, limits: FetchLimits) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
 from support.archives import linear_onnx, zipped
 from support.files import file_server
+from support.objects import object_server
 from support.server import running
 
 ONNX = linear_onnx([[1.0], [2.0]])
@@ -27,17 +29,30 @@ def files():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, files):
+def objects():
+    with object_server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, files, objects):
     env = {
         "AWS_ENDPOINT_URL": files.url,
         "AWS_ALLOW_HTTP": "true",
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "someone",
         "AWS_SECRET_ACCESS_KEY": SECRET,
+        "GOOGLE_BASE_URL": objects.url,
+        "GOOGLE_ALLOW_HTTP": "true",
+        "GOOGLE_BEARER_TOKEN": SECRET,
+        "AZURE_STORAGE_ENDPOINT": objects.url,
+        "AZURE_ALLOW_HTTP": "true",
+        "AZURE_STORAGE_ACCOUNT_NAME": "someone",
+        "AZURE_STORAGE_ACCOUNT_KEY": base64.b64encode(SECRET.encode()).decode(),
         "HF_ENDPOINT": files.url,
         "HF_TOKEN": f"hf_{SECRET}",
         "HF_HOME": str(tmp_path_factory.mktemp("hub")),
-        "FLOWYARD_ALLOWED_URLS": "s3://models hf://owner",
+        "FLOWYARD_ALLOWED_URLS": "s3://models gs://models az://models hf://owner",
         "FLOWYARD_MAX_ARCHIVE_SIZE_BYTES": str(MAX_BYTES),
         "FLOWYARD_FETCH_ATTEMPTS": "1",
     }
@@ -80,6 +95,22 @@ def test_a_folder_of_objects(http, files):
     files.file("/models/team/folder/a/b.txt", b"hi")
     assert register(http, url="s3://models/team/folder/").status_code == 200
     assert http.post("/predictions/folder", json=[[1.0, 1.0]]).json() == [[3.0]]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_other_stores(server, http, objects, scheme):
+    objects.objects = {("models", "team/net.zip"): MODEL, ("models", "team/net/model.onnx"): ONNX, ("models", "team/net/a"): b"a"}
+    for name, url in ((f"{scheme}1", "models/team/net.zip"), (f"{scheme}2", "models/team/net/")):
+        answer = register(http, url=f"{scheme}://{url}", model_name=name)
+        assert answer.status_code == 200, answer.text
+        assert http.post(f"/predictions/{name}", json=[[1.0, 1.0]]).json() == [[3.0]]
+    objects.statuses = {("models", ""): 403}
+    denied = register(http, url=f"{scheme}://models/team/net/", model_name="denied")
+    objects.statuses = {}
+    assert (denied.status_code, "does not let the server in" in denied.json()["message"]) == (400, True)
+    elsewhere = register(http, url=f"{scheme}://other/team/net.zip")
+    assert (elsewhere.status_code, "allowed_urls" in elsewhere.json()["message"]) == (403, True)
+    assert SECRET not in server.log.read_text()
 
 
 def test_a_repository(http, files):
