@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         insecure: Whether other machines may be served although there is no token.
         max_connections: Most connections at a time, for each address.
         worker_env: Names of environment variables that workers get besides the usual ones; as text separated by commas or blanks.
-        worker_user: `USER` or `USER:GROUP` that workers run as, where the server is root; `None` for the server's own.
+        worker_user: `USER` or `USER:GROUP`, names or numbers, of workers, where the server is root; `None` for the server's own.
         worker_open_files: Most files that a worker may have open.
         worker_address_space_bytes: Most memory that a worker may map; `None` for no limit. CUDA maps far more than it uses.
         worker_cpu_s: Computing time after which a worker is ended; `None` for no limit.

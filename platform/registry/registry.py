@@ -41,6 +41,7 @@ from flowyard.platform.registry.traffic_changes import TrafficChanges
 from flowyard.platform.registry.unattended import Unattended
 from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import let_through
+from flowyard.platform.workers.confinement import check_can_work
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import UnavailableError
 
@@ -70,6 +71,7 @@ class Registry:
         self._requirements = Requirements(settings, state_dir / "requirements", planner.confinement)
         account = planner.confinement.account
         if account is not None:
+            check_can_work(account)
             let_through((state_dir, *archives.folders), account.gid)
 
         retention = Retention(settings, endpoints, store, archives, self._requirements)

@@ -6,6 +6,8 @@ import grp
 import os
 import pwd
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import msgspec
@@ -19,6 +21,10 @@ PASSED_ENV_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Names that go with secrets, such as HF_TOKEN; passed only where the setting `worker_env` has them.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|AUTH|(?:API|ACCESS)_?KEY")
+#: Largest number of a user or group; the one above means "nobody in particular" to the kernel.
+_MAX_ID, _MAX_DIGITS = 2**32 - 2, 10
+#: Longest time that the first worker of an account may take to import what it needs.
+_TRIAL_LIMIT_S = 60.0
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -89,15 +95,88 @@ def _is_usual(key: str) -> bool:
     return key in PASSED_ENV or (key.startswith(PASSED_ENV_PREFIXES) and _SECRET.search(key) is None)
 
 
-def _account(text: str) -> Account:
-    user, _, group = text.partition(":")
+def check_can_work(account: Account) -> None:
+    """Sees to it, at the start of the server, that an account can run workers at all.
+
+    Args:
+        account: Whom workers run as.
+
+    Raises:
+        InvalidRequestError: It cannot; the message has the last line of why.
+    """
+    command = [sys.executable, "-c", "import flowyard.engines.worker"]
     try:
-        found = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-        gid = found.pw_gid if not group else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except (KeyError, OverflowError) as error:
-        raise InvalidRequestError(f"worker_user {text[:100]!r}: there is no such user or group: {error}") from None
-    if os.geteuid() != 0 and found.pw_uid != os.geteuid():
-        raise InvalidRequestError(
-            f"worker_user {text[:100]!r}: only a server that runs as root can start workers as somebody else"
+        subprocess.run(
+            command,
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+            check=True,
+            timeout=_TRIAL_LIMIT_S,
+            capture_output=True,
+            text=True,
         )
-    return Account(found.pw_name, found.pw_uid, gid, found.pw_dir)
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or [f"status {error.returncode}"])[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    else:
+        return
+    raise InvalidRequestError(
+        f"worker_user: {account.name} (uid {account.uid}, gid {account.gid}) cannot start a worker, "
+        f"which wants to read {sys.prefix} and {sys.base_prefix}: {reason}"
+    )
+
+
+def _account(text: str) -> Account | None:
+    """Whom `USER` or `USER:GROUP` means, names or numbers; `None` where that is who the server is itself."""
+    user, colon, group = text.partition(":")
+    if not user or (colon and not group):
+        raise _no_account(text, "USER or USER:GROUP is expected")
+    uid, name, own_gid, home = _user(text, user)
+    if group:
+        gid = _group(text, group)
+    elif own_gid is not None:
+        gid = own_gid
+    else:
+        raise _no_account(text, f"uid {uid} has no name, and no group of its own: say {uid}:GROUP")
+    if os.geteuid() == 0:
+        return Account(name, uid, gid, home)
+    if (uid, gid) != (os.geteuid(), os.getegid()):
+        raise _no_account(text, "only a server that runs as root can start workers as somebody else")
+    return None
+
+
+def _user(text: str, user: str) -> tuple[int, str, int | None, str]:
+    """Number, name, group and home of a user; a number need not be anybody's, as in containers."""
+    number = _number(text, user)
+    try:
+        found = pwd.getpwnam(user) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        if number is None:
+            raise _no_account(text, f"there is no such user: {user[:100]}") from None
+        return number, str(number), None, "/"
+    return found.pw_uid, found.pw_name, found.pw_gid, found.pw_dir
+
+
+def _group(text: str, group: str) -> int:
+    number = _number(text, group)
+    if number is not None:
+        return number
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise _no_account(text, f"there is no such group: {group[:100]}") from None
+
+
+def _number(text: str, part: str) -> int | None:
+    if not (part.isascii() and part.isdecimal()):
+        return None
+    number = int(part[:_MAX_DIGITS])
+    if number > _MAX_ID or len(part) > _MAX_DIGITS:
+        raise _no_account(text, f"{part[:20]} is over the largest number of a user or group, {_MAX_ID}")
+    return number
+
+
+def _no_account(text: str, why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"worker_user {text[:100]!r}: {why}")

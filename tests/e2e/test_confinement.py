@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import stat
 
 import pytest
+from support.accounts import STRANGER, open_folder, python_of_others
 from support.archives import zipped
 from support.server import ServerProcess, running
+
+from flowyard.platform.access.keyring import TokenFile
+from flowyard.platform.access.tokens import now_utc
 
 FLOW = "name: look\nfunctions: {look: steps:look, burn: steps:burn, fill: steps:fill}\nworkflow:\n  out: [look, in]\n"
 STEPS = """
@@ -109,10 +114,95 @@ def test_another_group(tmp_path):
             assert stat.S_IMODE((server.state_dir / name).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("user", ["no-such-user", "root:no-such-group", "999999", ":x"])
-def test_nobody_of_that_name(tmp_path, user):
+PRYING = """
+import os
+def tried(what):
+    try:
+        return what()
+    except PermissionError:
+        return "refused"
+def touch(path):
+    with open(path, "w"): return path
+def look(state):
+    own, archives = os.path.dirname(__file__), os.path.join(state, "archives", "sha256")
+    return {
+        "ids": [list(os.getresuid()), list(os.getresgid()), os.getgroups()],
+        "home": [os.environ["HOME"], os.environ["USER"]],
+        "listed": tried(lambda: os.listdir(state)) + tried(lambda: os.listdir(archives)),
+        "database": tried(lambda: open(os.path.join(state, "registry.sqlite"), "rb").read(1)),
+        "tokens": tried(lambda: open(os.path.join(state, "tokens.json"), "rb").read(1)),
+        "written": [tried(lambda: touch(os.path.join(folder, "x"))) for folder in (own, archives, state)],
+        "server": [tried(lambda: open(f"/proc/{os.getppid()}/environ").read()), tried(lambda: os.kill(os.getppid(), 0))],
+        "root": tried(lambda: os.setuid(0)),
+        "group": tried(lambda: os.setgroups([0])),
+    }
+"""
+NOBODY = pwd.getpwnam("nobody")
+
+
+def a_token(tokens):
+    after, _, text = tokens.create(["management", "inference"], now_utc())
+    return after, text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(
+    ("user", "uid", "gid", "home"),
+    [
+        ("nobody", NOBODY.pw_uid, NOBODY.pw_gid, [NOBODY.pw_dir, "nobody"]),
+        (f"nobody:{STRANGER}", NOBODY.pw_uid, STRANGER, [NOBODY.pw_dir, "nobody"]),
+        (f"{STRANGER}:{STRANGER}", STRANGER, STRANGER, ["/", str(STRANGER)]),
+    ],
+)
+def test_another_user(user, uid, gid, home):
+    with open_folder() as folder:
+        found = python_of_others(folder)
+        if found is None:
+            pytest.skip("no Python here that another user may start")
+        server = ServerProcess(folder, env={"FLOWYARD_WORKER_USER": user, **found[1]})
+        server.python = found[0]
+        token = TokenFile(server.state_dir).change(a_token)
+        groups = os.getgroups()
+        os.setgroups([0, 4, 20])
+        try:
+            server.start()
+        finally:
+            os.setgroups(groups)
+        server.client.headers["authorization"] = f"Bearer {token}"
+        try:
+            text = "name: look\nfunctions: {look: steps:look}\nworkflow:\n  out: [look, in]\n"
+            flow = zipped({"workflow.yaml": text, "steps.py": PRYING})
+            assert server.client.post("/workflows", content=flow).status_code == 200, server.log.read_text()
+            seen = server.client.post("/predictions/look", json=str(server.state_dir)).json()
+        finally:
+            assert server.stop() == 0
+    assert seen["ids"] == [[uid] * 3, [gid] * 3, []]
+    assert seen["home"] == home
+    left = {key: value for key, value in seen.items() if key not in ("ids", "home")}
+    assert left == {
+        "listed": "refused" * 2,
+        "database": "refused",
+        "tokens": "refused",
+        "written": ["refused"] * 3,
+        "server": ["refused"] * 2,
+        "root": "refused",
+        "group": "refused",
+    }
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ("no-such-user", "there is no such user"),
+        ("root:no-such-group", "there is no such group"),
+        ("999999", "say 999999:GROUP"),
+        (":x", "USER or USER:GROUP is expected"),
+        ("4294967295:0", "over the largest number"),
+    ],
+)
+def test_nobody_of_that_name(tmp_path, user, words):
     server = ServerProcess(tmp_path, env={"FLOWYARD_WORKER_USER": user})
-    with pytest.raises(AssertionError, match="there is no such user or group"):
+    with pytest.raises(AssertionError, match=words):
         server.start()
     assert server.status == 1
 

@@ -38,12 +38,13 @@ class ServerProcess:
         self.trusts: ssl.SSLContext | bool = True
         self.urls: list[str] = []
         self.cwd: Path | None = None
+        self.python = sys.executable
         self.process: subprocess.Popen[bytes] | None = None
         self.client: httpx2.Client | None = None
 
     def start(self) -> ServerProcess:
         self._ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "flowyard.platform.cli.main", "serve"]
+        command = [self.python, "-m", "flowyard.platform.cli.main", "serve"]
         command += ["--state-dir", str(self.state_dir), *(["--model-store", str(self.model_store)] if self.has_store else [])]
         command += ["--ready-file", str(self._ready), *self._flags]
         with self.log.open("ab") as log:
