@@ -24,6 +24,7 @@ from flowyard.platform.registry.layout import WORKFLOW_FILES, find_workflow
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, Problem
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
+from flowyard.schemas.values import NOT_JSON
 
 #: Manifests that TorchServe and MMS put into their archives.
 _MANIFESTS = ("MAR-INF/MANIFEST.json", "WAR-INF/MANIFEST.json")
@@ -225,6 +226,6 @@ def _torchserve(folder: Path) -> dict[str, Any]:
     for name in _MANIFESTS:
         path = folder / name
         if path.is_file() and path.stat().st_size <= _MAX_MANIFEST_BYTES:
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            with contextlib.suppress(*NOT_JSON):
                 return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     return {}

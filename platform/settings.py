@@ -408,7 +408,7 @@ def _addresses(known: list[Given]) -> dict[str, str]:
                 addresses[item.key] = parse_address(str(item.value))
         elif item.key in ("host", "port"):
             inference = addresses.get("inference_address")
-            host, port = (str(item.value), None) if item.key == "host" else (None, int(str(item.value)))
+            host, port = (str(item.value), None) if item.key == "host" else (None, msgspec.convert(_convert(item), int))
             for key, address in addresses.items():
                 if address == inference:
                     addresses[key] = changed(address, host, port)

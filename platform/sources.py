@@ -72,7 +72,7 @@ def from_yaml(file: Path) -> list[Given]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InvalidRequestError(f"{file}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InvalidRequestError(f"{file}: not valid YAML: {error}") from error
     if root is None:
         return []

@@ -17,6 +17,7 @@ import msgspec
 from flowyard.platform.sources import Given
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.properties import read_properties
+from flowyard.schemas.values import NOT_JSON
 
 Dialect: TypeAlias = Literal["torchserve", "mms"]
 
@@ -350,7 +351,7 @@ def _of_snapshot(item: Given) -> list[Given]:
             for name, versions in models.items()
             for version, said in sorted(versions.items(), key=lambda one: not one[1].get("defaultVersion", False))
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequestError(f"{item.place}: this is no snapshot of TorchServe: {error}") from None
     return [
         msgspec.structs.replace(item, key="load_models", value=tuple(loads)),
@@ -387,6 +388,6 @@ def model_defaults(text: str | None) -> dict[tuple[str, str], ModelDefaults]:
         return {}
     try:
         document: Any = msgspec.json.decode(text, type=dict[str, dict[str, ModelDefaults]], strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InvalidRequestError(f"models: this is no JSON of models by name and version: {error}") from None
     return {(name, version): said for name, versions in document.items() for version, said in versions.items()}

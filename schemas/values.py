@@ -237,6 +237,10 @@ def _array(buffer: Buffer, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, 
     return array
 
 
+#: What msgspec raises where text is not the JSON that is expected: none at all, not in UTF-8, or nested too deeply.
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 def decode_json(text: bytes) -> Value:
     """Parses JSON strictly: no NaN, Infinity, overflow or trailing text.
 

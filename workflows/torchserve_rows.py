@@ -6,7 +6,7 @@ import msgspec
 
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
-from flowyard.schemas.values import Value, to_jsonable
+from flowyard.schemas.values import NOT_JSON, Value, to_jsonable
 
 
 class Collector:
@@ -47,5 +47,5 @@ def _bytes_of(output: Payload) -> bytes:
 def _parsed(body: bytes) -> Value:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return body.decode("utf-8", "replace")

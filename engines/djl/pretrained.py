@@ -9,6 +9,7 @@ import msgspec
 
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.properties import Property
+from flowyard.schemas.values import NOT_JSON
 
 #: The module of DJL's that stands for the handler here.
 MODULE = "djl_python.huggingface"
@@ -140,7 +141,7 @@ def _architecture(place: Path) -> str:
         if file.stat().st_size > _CONFIG_LIMIT_BYTES:
             return ""
         config = msgspec.json.decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError):
+    except (OSError, *NOT_JSON):
         return ""
     found = config.get("architectures") if isinstance(config, dict) else None
     return str(found[0]) if isinstance(found, list) and found else ""

@@ -24,6 +24,7 @@ import structlog
 from flowyard.platform import state_dir as state
 from flowyard.platform.access.tokens import Scope, Tokens, digest_of, id_of
 from flowyard.schemas.errors import ConflictError
+from flowyard.schemas.values import NOT_JSON
 
 log = structlog.stdlib.get_logger(__name__)
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class TokenFile:
             return msgspec.json.decode(content, type=Tokens)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *NOT_JSON) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise ConflictError(f"{self._path} cannot be used: {reason}; mend it, or remove it and create new tokens") from None
 

@@ -13,6 +13,7 @@ import msgspec
 
 from flowyard.platform.archives.names import is_archive_url
 from flowyard.schemas.errors import InvalidArchiveError
+from flowyard.schemas.values import NOT_JSON
 
 #: Names of a workflow file, in the order they are looked for (DJL §3.3 has JSON first; a folder has one of them).
 WORKFLOW_FILES = ("workflow.yaml", "workflow.yml", "workflow.json")
@@ -106,7 +107,7 @@ def _of_manifest(folder: Path, text: bytes) -> WorkflowPlace:
         found = msgspec.json.decode(text, type=_Manifest)
     except msgspec.ValidationError as error:
         raise InvalidArchiveError(f"{WAR_MANIFEST}: {error}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InvalidArchiveError(f"Failed to parse signature.json. ({WAR_MANIFEST}: {error})") from None
     workflow = found.workflow or _Workflow()
     if not workflow.workflow_name:

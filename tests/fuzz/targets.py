@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from flowyard.engines.onnx_graph import read_signature
 from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.store import ArchiveStore
 from flowyard.platform.desired import documents
+from flowyard.platform.http.bodies import payload_of
+from flowyard.platform.http.kserve.bodies import read_request
 from flowyard.platform.workers.channel import WorkerChannel
 from flowyard.schemas import frames
 from flowyard.schemas.codecs.registry import BY_TYPE
@@ -23,10 +24,10 @@ from flowyard.schemas.errors import FlowyardError
 from flowyard.schemas.properties import read_properties
 from flowyard.schemas.values import decode, encode
 from flowyard.workflows.check import check
+from fuzz.scratch import SCRATCH
+from fuzz.written import configuration_seeds, configurations, model_seeds, models
 
 LIMITS = Limits(max_archive_bytes=1 << 20, max_unpacked_bytes=4 << 20, max_files=1000)
-#: In memory where that is possible: archives are synced to disk.
-SCRATCH = Path(tempfile.mkdtemp(prefix="flowyard-fuzzed-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 STORE = ArchiveStore(SCRATCH / "store")
 WORKFLOW = b"""name: flow
 version: v1
@@ -48,7 +49,7 @@ def archives(data: bytes) -> None:
     except FlowyardError:
         assert not any((SCRATCH / "store" / "tmp").iterdir())
     STORE.discard(STORE.put_unused_aside(()))
-    assert {entry.name for entry in SCRATCH.iterdir()} <= {"given", "store", *READERS}
+    assert {entry.name for entry in SCRATCH.iterdir()} <= {"given", "store", "files", "models"}
 
 
 def archive_seeds() -> Iterator[bytes]:
@@ -158,7 +159,8 @@ READERS: dict[str, Callable[[Path], object]] = {
 def properties(data: bytes) -> None:
     """Java's property files, ONNX graphs and documents of `flowyard apply`."""
     for name, read in READERS.items():
-        path = SCRATCH / name
+        path = SCRATCH / "files" / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         with contextlib.suppress(FlowyardError):
             read(path)
@@ -170,6 +172,38 @@ def property_seeds() -> Iterator[bytes]:
     yield b"name: m\nversions:\n- {version: v1, url: a.zip}\ndefault: v1\n"
 
 
+def bodies(data: bytes) -> None:
+    """What requests bring: forms, bodies of predictions by content type, and inference requests of KServe."""
+    if not data:
+        return
+    which, body = data[0] % (len(TYPES) + 1), data[1:]
+    with contextlib.suppress(FlowyardError):
+        if which < len(TYPES):
+            payload_of(TYPES[which], body).value()
+        else:
+            # The second half of the first byte's values: binary tensors behind the JSON.
+            read_request({"inference-header-content-length": str(body.find(b"}]}") + 3)} if data[0] > 127 else {}, body)
+
+
+TYPES = (
+    *("", "application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"),
+    "application/octet-stream",
+)
+_PART = b'--b\r\nContent-Disposition: form-data; name="x"; filename="a.npy"\r\nContent-Type: application/x-npy\r\n\r\nhi\r\n--b--'
+_INFER = b"""{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
+ {"name": "t", "datatype": "BYTES", "shape": [1], "data": ["a"]}], "outputs": [{"name": "y"}], "id": "1"}"""
+
+_BINARY = b"""{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}]}12345678"""
+
+
+def body_seeds() -> Iterator[bytes]:
+    """One of each type."""
+    seeds = (b"\x93NUMPY", b'{"a": [1, 2.5, null]}', b"a=1&b=%41", _PART, b"PK\x03\x04", _INFER)
+    for number, body in enumerate(seeds):
+        yield bytes([number]) + body
+    yield bytes([131]) + _BINARY
+
+
 #: By name: what takes the bytes, and what the seeds are.
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
     "archives": (archives, archive_seeds),
@@ -177,4 +211,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
     "codecs": (codecs, codec_seeds),
     "frames": (frame_stream, frame_seeds),
     "files": (properties, property_seeds),
+    "models": (models, model_seeds),
+    "configurations": (configurations, configuration_seeds),
+    "bodies": (bodies, body_seeds),
 }

@@ -10,6 +10,7 @@ import msgspec
 
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.properties import Property
+from flowyard.schemas.values import NOT_JSON
 
 FILE = "serving.properties"
 #: What a file of class names or a model's config.json may have at most.
@@ -140,7 +141,7 @@ class Arguments:
             return {}
         try:
             return msgspec.json.decode(self._read(path, self.chosen_by), type=dict[str, object])
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             raise InvalidModelError(f"config.json: {error}") from None
 
     def labels(self) -> tuple[str, ...]:

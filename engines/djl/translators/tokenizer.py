@@ -201,7 +201,7 @@ def _configuration(arguments: Arguments) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidModelError(f"{path.name}: {error}") from None
     if not isinstance(found, dict):
         raise InvalidModelError(f"{path.name}: expected a JSON object")

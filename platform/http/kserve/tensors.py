@@ -12,7 +12,7 @@ import numpy as np
 
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.tensors import TensorSpec
-from flowyard.schemas.values import to_jsonable
+from flowyard.schemas.values import NOT_JSON, to_jsonable
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -85,13 +85,13 @@ def read_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
 def _flat(name: str, datatype: str, dtype: np.dtype[Any], data: msgspec.Raw) -> list[Any]:
     decoder = _FLAT[dtype.kind]
     try:
-        return decoder.decode(data)
-    except msgspec.ValidationError:
-        # Nested, then, or wrong.
-        elements = list(_elements(msgspec.json.decode(data)))
-    try:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError:
+            # Nested, then, or wrong.
+            elements = list(_elements(msgspec.json.decode(data)))
         return decoder.decode(msgspec.json.encode(elements))
-    except msgspec.ValidationError as error:
+    except NOT_JSON as error:
         raise InvalidInputError(f"input {name!r}: not all elements are of datatype {datatype}: {error}") from None
 
 

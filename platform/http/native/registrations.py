@@ -20,6 +20,7 @@ from flowyard.platform.http.native.parameters import Nothing, RegisterModel, Reg
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request as Registration
 from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.values import NOT_JSON
 
 HttpRequest = Request[Any, Any, State]
 P = TypeVar("P", bound=msgspec.Struct)
@@ -85,7 +86,7 @@ async def document(request: HttpRequest, kind: type[P]) -> P:
     body = await read_body(request.receive, MAX_PARAMETERS_BYTES)
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise InvalidRequestError(f"The body is not the JSON document that is expected here: {error}") from None
 
 
@@ -207,5 +208,5 @@ def _first_of_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise InvalidRequestError(f"The body is not a JSON object of parameters: {error}") from None

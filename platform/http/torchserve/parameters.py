@@ -17,6 +17,7 @@ import structlog
 import yaml
 
 from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.values import NOT_JSON
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -108,7 +109,7 @@ def _text(value: Any) -> str:
 
 def _document(body: bytes) -> Any:
     """JSON, or what Gson takes for it (single quotes, names without quotes), which is the flow style of YAML."""
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*NOT_JSON):
         return msgspec.json.decode(body)
     if body.lstrip()[:1] != b"{" or len(body) > MAX_LENIENT_BYTES:
         raise InvalidRequestError("The body is not a JSON object of parameters.")
