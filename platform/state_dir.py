@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,3 +45,31 @@ def let_through(folders: Iterable[Path], gid: int) -> None:
             folder.chmod(0o710)
         except OSError as error:
             raise ConflictError(f"{folder} cannot be opened to the workers' group {gid}: {error.strerror}") from None
+
+
+class StateDirLock:
+    """Holds a state directory for one server; the kernel lets go of it when the process ends, however it ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Takes the lock.
+
+        Raises:
+            ConflictError: Another server has it.
+        """
+        prepare(state_dir)
+        self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise ConflictError(
+                f"the state directory {state_dir} is in use by another server (process {holder or 'unknown'}); "
+                "stop it, or give this one its own --state-dir"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets go of the directory."""
+        os.close(self._fd)

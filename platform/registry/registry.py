@@ -34,13 +34,13 @@ from flowyard.platform.registry.rollback import Rollback
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.registry.sources import Sources
 from flowyard.platform.registry.staging import Staging
-from flowyard.platform.registry.store import RegistryStore, StateDirLock
+from flowyard.platform.registry.store import RegistryStore
 from flowyard.platform.registry.tasks import Tasks
 from flowyard.platform.registry.templates import Templates
 from flowyard.platform.registry.traffic_changes import TrafficChanges
 from flowyard.platform.registry.unattended import Unattended
 from flowyard.platform.settings import Settings
-from flowyard.platform.state_dir import let_through
+from flowyard.platform.state_dir import StateDirLock, let_through
 from flowyard.platform.workers.confinement import check_can_work
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import UnavailableError

@@ -7,7 +7,6 @@ database each name has a copy of what is recorded of it, for the day the databas
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from flowyard.platform import state_dir as state
 from flowyard.platform.registry.copies import Copies, Named
 from flowyard.platform.registry.history import Change
 from flowyard.platform.registry.records import Former, Record
@@ -76,34 +74,6 @@ _NO_SPACE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 #: A statement and what goes in its places.
 _Statement = tuple[str, tuple[Any, ...]]
-
-
-class StateDirLock:
-    """Holds a state directory for one server; the kernel lets go of it when the process ends, however it ends."""
-
-    def __init__(self, state_dir: Path) -> None:
-        """Takes the lock.
-
-        Raises:
-            ConflictError: Another server has it.
-        """
-        state.prepare(state_dir)
-        self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise ConflictError(
-                f"the state directory {state_dir} is in use by another server (process {holder or 'unknown'}); "
-                "stop it, or give this one its own --state-dir"
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Lets go of the directory."""
-        os.close(self._fd)
 
 
 class DamagedError(Exception):
