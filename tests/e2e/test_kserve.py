@@ -145,3 +145,11 @@ def test_mistakes(http, method, path, body, status, words):
     assert list(answer.json()) == ["error"]
     assert words in answer.json()["error"]
     assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("data", [b'["\xff"]', b"[1e999]", b'{"\xff": 1}'])
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_tensors_that_are_no_json_of_their_type(http, datatype, data):
+    body = b'{"inputs": [{"name": "x", "datatype": "%s", "shape": [1], "data": %s}]}' % (datatype.encode(), data)
+    answer = http.post("/v2/models/lin/infer", content=body)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"]), answer.text

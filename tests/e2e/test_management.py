@@ -97,6 +97,8 @@ JSON = {"content-type": "application/json"}
         ("POST", "/models", JSON, b'{"model_name": "x"}', 400, "Parameter url is required."),
         ("POST", "/models", JSON, b"{bad", 400, "The body is not a JSON object of parameters"),
         ("POST", "/models", JSON, b"[1]", 400, "The body is not a JSON object of parameters"),
+        ("POST", "/models", JSON, b'{"url": "\xff"}', 400, "The body is not a JSON object of parameters"),
+        ("POST", "/models", JSON, b'{"url": ' + b"[" * 10_000, 400, "The body is not a JSON object of parameters"),
         (
             "POST",
             "/models",
