@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from flowyard.engines import confinement, discovery
+from flowyard.engines import confinement, discovery, printed
 from flowyard.engines.base import Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
@@ -122,11 +122,17 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
     own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
     measured = model if isinstance(model, MeasuredModel) else None
+    _send_metrics(connection, measured)
     while _serve_one(connection, model, memory, own=own, handlers=bool(load.handlers)):
-        samples = measured.take_metrics() if measured is not None else ()
-        if samples:
-            connection.send(frames.Metrics(tuple(samples)))
+        _send_metrics(connection, measured)
     return EXIT_DONE
+
+
+def _send_metrics(connection: Connection, measured: MeasuredModel | None) -> None:
+    """Tells what handlers have measured, or printed, since the last time."""
+    samples = [*(measured.take_metrics() if measured is not None else ()), *printed.take()]
+    if samples:
+        connection.send(frames.Metrics(tuple(samples)))
 
 
 def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool, handlers: bool) -> bool:

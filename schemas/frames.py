@@ -201,9 +201,10 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         name: Its name.
         unit: Its unit in full: `Milliseconds`, `Count`.
-        kind: `counter`, `gauge` or `histogram`.
+        kind: `counter`, `gauge` or `histogram`; empty where the handler does not say.
         value: The value; of a counter, what it grows by.
         dimensions: Names and values.
+        request_id: Of the request that it belongs to, or several joined by commas; empty for none.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind: str
     value: float
     dimensions: tuple[tuple[str, str], ...] = ()
+    request_id: str = ""
 
 
 class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics", gc=False):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
-from flowyard.engines import discovery
+from flowyard.engines import discovery, printed
 from flowyard.engines.base import LoadedModel, ModelSource
 from flowyard.engines.djl import pretrained
 from flowyard.engines.djl.folder import read_folder
@@ -41,6 +42,9 @@ def load(source: ModelSource, device: Device, engine: str = "Python") -> LoadedM
 
 def _handler(source: ModelSource, device: Device) -> LoadedModel:
     sys.path.insert(0, str(SHIM))
+    printed.listen()
+    # What handlers log goes where their prints go, as in DJL.
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     # Only importable now.
     if source.path == pretrained.MODULE:
         from flowyard.engines.djl import huggingface  # noqa: PLC0415

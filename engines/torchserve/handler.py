@@ -280,11 +280,12 @@ class Run:
         try:
             self._tell()
             self._results = self._answers(self._entry(self._rows, self._context))
+            if not isinstance(self._results[0], HandlerError):
+                self._metrics.record("PredictionTime", (time.monotonic() - started) * 1000)
         except SystemExit as leaving:
             _leave(leaving)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             self._results = self._all(self._failure(error))
-        self._metrics.record("PredictionTime", (time.monotonic() - started) * 1000)
         self.intermediate.finish(self._results)
 
     def outcomes(self) -> list[Outcome]:

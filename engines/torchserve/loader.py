@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+from flowyard.engines import printed
 from flowyard.engines.base import LoadedModel, ModelSource
 from flowyard.schemas.devices import Device
 
@@ -27,9 +28,12 @@ def load(source: ModelSource, device: Device) -> LoadedModel:
         EngineOutOfMemoryError: There is no memory for it.
     """
     sys.path.insert(0, str(SHIM))
+    printed.listen()
     # Only importable now.
     from flowyard.engines.torchserve import handler  # noqa: PLC0415
+    from ts.metrics import collected  # noqa: PLC0415
 
+    collected.unnoticed = printed.unnoticed
     # What handlers log goes where their prints go, as in these servers.
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     return handler.load_functions(source) if source.functions else handler.load(source, device)

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from flowyard.platform.telemetry.families import add
+from flowyard.platform.telemetry.handlers import djl_handler_families
 from flowyard.platform.telemetry.measures import Distribution
 from flowyard.platform.telemetry.snapshot import Snapshot
 
@@ -21,6 +22,12 @@ MICROSECONDS = 1e6
 
 def djl_families(snapshot: Snapshot) -> Iterator[Metric]:
     """The metrics of `GET /server/metrics`."""
+    ours = list(_ours(snapshot))
+    yield from ours
+    yield from djl_handler_families(snapshot, (metric.name for metric in ours))
+
+
+def _ours(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _server(snapshot)
     yield from _loading(snapshot)
     latencies = [(endpoint.name, endpoint.latency) for endpoint in snapshot.endpoints]

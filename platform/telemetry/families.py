@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
+from flowyard.platform.telemetry.handlers import handler_families
 from flowyard.platform.telemetry.measures import CANCELLED, Distribution
 from flowyard.platform.telemetry.snapshot import DeviceNumbers, ModelNumbers, Snapshot
 from flowyard.schemas.errors import DeadlineError, QueueFullError
@@ -26,6 +27,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _requests(snapshot)
     yield from _calls(snapshot)
     yield from _devices(snapshot)
+    yield from handler_families(snapshot)
 
 
 def _server(snapshot: Snapshot) -> Iterator[Metric]:

@@ -24,9 +24,11 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 #: Why a call of a model got no result: the codes of the error tree, and this one.
 CANCELLED = "cancelled"
 
-
 #: Metrics of handlers that are kept for one model, by name and dimensions.
 MOST_HANDLER_METRICS = 1000
+#: Characters of a name, unit or dimension that a handler may give, and dimensions of one value.
+MOST_HANDLER_CHARS = 256
+MOST_HANDLER_DIMENSIONS = 16
 
 
 def count(numbers: dict[K, int], key: K) -> None:
@@ -125,6 +127,14 @@ class DeviceMeasures:
         self.compute = Histogram(SECONDS)
 
 
+def is_bounded(sample: Sample) -> bool:
+    """Whether a handler's value says no more of itself than is kept."""
+    if len(sample.dimensions) > MOST_HANDLER_DIMENSIONS:
+        return False
+    words = [sample.name, sample.unit, *(word for pair in sample.dimensions for word in pair)]
+    return max(map(len, words)) <= MOST_HANDLER_CHARS
+
+
 class HandlerMetric:
     """One metric of a handler, with one set of dimensions.
 
@@ -142,7 +152,7 @@ class HandlerMetric:
 
 
 class HandlerMeasures:
-    """What handlers measure themselves, as TorchServe's do.
+    """What handlers measure themselves, as those of TorchServe and DJL do.
 
     Attributes:
         metrics: By name, unit, kind and dimensions.
@@ -154,8 +164,10 @@ class HandlerMeasures:
         self.metrics: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], HandlerMetric] = {}
 
     def take(self, samples: Iterable[Sample]) -> None:
-        """Takes values; those of metrics over the limit are left out, so that no handler can fill the memory."""
+        """Takes values; those of metrics over the limits are left out, so that no handler can fill the memory."""
         for sample in samples:
+            if not is_bounded(sample):
+                continue
             key = (sample.name, sample.unit, sample.kind, sample.dimensions)
             metric = self.metrics.get(key)
             if metric is None:

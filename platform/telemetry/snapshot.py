@@ -36,6 +36,25 @@ class DeviceNumbers(msgspec.Struct, frozen=True):
     lost: int
 
 
+class HandlerNumbers(msgspec.Struct, frozen=True):
+    """One metric of a handler's own, with one set of dimensions.
+
+    Attributes:
+        kind: `counter`, `gauge` or `histogram`; empty where the handler does not say.
+        count: Number of values.
+        total: Their sum.
+        last: The last of them.
+    """
+
+    name: str
+    unit: str
+    kind: str
+    dimensions: tuple[tuple[str, str], ...]
+    count: int
+    total: float
+    last: float
+
+
 class ModelNumbers(msgspec.Struct, frozen=True):
     """One model of an endpoint: its queue and its calls.
 
@@ -46,6 +65,8 @@ class ModelNumbers(msgspec.Struct, frozen=True):
         failures: Calls without a result, by reason.
         shared_bytes: Bytes of shared memory that hold arguments or results.
         load_s: Seconds until the first workers had loaded it.
+        handlers: Whose handlers it has, empty for none.
+        of_handlers: What they measure themselves.
     """
 
     model: str
@@ -55,6 +76,8 @@ class ModelNumbers(msgspec.Struct, frozen=True):
     shared_bytes: int
     load_s: float
     devices: tuple[DeviceNumbers, ...]
+    handlers: str = ""
+    of_handlers: tuple[HandlerNumbers, ...] = ()
 
 
 class EndpointNumbers(msgspec.Struct, frozen=True):
@@ -138,6 +161,10 @@ def _model(pool: ModelPool) -> ModelNumbers:
         shared_bytes=pool.shared_bytes(),
         load_s=measures.load_s,
         devices=tuple(_device(pool, group) for group in pool.groups),
+        handlers=pool.spec.handlers,
+        of_handlers=tuple(
+            HandlerNumbers(*key, metric.count, metric.total, metric.last) for key, metric in measures.of_handlers.metrics.items()
+        ),
     )
 
 

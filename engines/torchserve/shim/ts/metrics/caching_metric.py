@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ts.metrics.collected import collect, log_line, logger
+from ts.metrics import collected
+from ts.metrics.collected import log_line, logger
 from ts.metrics.metric_abstract import MetricAbstract
 from ts.metrics.metric_type_enum import MetricTypes
 
@@ -28,10 +29,11 @@ class CachingMetric(MetricAbstract):
             logger.error("[METRICS]Failed to update metric with name:%s with value: %s: %s", self.metric_name, value, problem)
             return
         dimensions = [(name, str(text)) for name, text in zip(self.dimension_names, dimension_values, strict=True)]
-        collect(self.metric_name, self.unit, self.metric_type.value, value, dimensions)
+        collected.collect(self.metric_name, self.unit, self.metric_type.value, value, dimensions, request_id)
         told = ",".join(f"{name}:{text}" for name, text in dimensions)
         place = f"#type:{self.metric_type.name}|#hostname:{socket.gethostname()},{int(time.time())}"
-        log_line(f"{self.metric_name}.{self.unit}:{value}|#{told}|{place}" + (f",{request_id}" if request_id else ""))
+        with collected.unnoticed():
+            log_line(f"{self.metric_name}.{self.unit}:{value}|#{told}|{place}" + (f",{request_id}" if request_id else ""))
 
     def _problem(self, value: Any, dimension_values: Sequence[object]) -> str:
         if len(dimension_values) != len(self.dimension_names):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 #: What is kept until the worker takes it; what comes after that is only logged.
 MOST_KEPT = 10_000
 
 logger = logging.getLogger("ts.metrics")
-_samples: list[tuple[str, str, str, float, tuple[tuple[str, str], ...]]] = []
+#: Within it a line is written whose value has been kept already.
+unnoticed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+_samples: list[tuple[str, str, str, float, tuple[tuple[str, str], ...], str]] = []
 
 
 def log_line(text: str) -> None:
@@ -17,14 +21,14 @@ def log_line(text: str) -> None:
     logger.info("[METRICS]%s", text)
 
 
-def collect(name: str, unit: str, kind: str, value: Any, dimensions: list[tuple[str, str]]) -> None:
+def collect(name: str, unit: str, kind: str, value: Any, dimensions: list[tuple[str, str]], request_id: str = "") -> None:
     """Keeps a value for the worker."""
     if len(_samples) < MOST_KEPT:
-        _samples.append((name, unit, kind, float(value), tuple(dimensions)))
+        _samples.append((name, unit, kind, float(value), tuple(dimensions), request_id))
 
 
-def take() -> list[tuple[str, str, str, float, tuple[tuple[str, str], ...]]]:
-    """What has been kept since the last call: name, unit, kind, value, dimensions."""
+def take() -> list[tuple[str, str, str, float, tuple[tuple[str, str], ...], str]]:
+    """What has been kept since the last call: name, unit, kind, value, dimensions, request."""
     taken = list(_samples)
     _samples.clear()
     return taken

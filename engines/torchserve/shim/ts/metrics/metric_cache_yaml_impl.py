@@ -40,7 +40,8 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
 
     def record(self, name: str, value: float) -> None:
         """Takes a time of the server's own for each batch, in milliseconds, without a line in the log."""
-        collect(name, "ms", MetricTypes.GAUGE.value, round(value, 2), [("ModelName", self.model_name), ("Level", "Model")])
+        dimensions = [("ModelName", self.model_name), ("Level", "Model")]
+        collect(name, "Milliseconds", MetricTypes.GAUGE.value, round(value, 2), dimensions, self._get_req(None) or "")
 
     @property
     def cache_keys(self) -> list[str]:
