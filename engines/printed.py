@@ -1,9 +1,10 @@
 """Metrics that handlers print: lines with `[METRICS]`, as DJL, TorchServe and MMS take them from the output of their workers.
 
-    [METRICS]Inference.Milliseconds:311|#Host:a,Model:b|1650953744320|g                                    (DJL §6.1)
-    [METRICS]HandlerTime.Milliseconds:12.3|#ModelName:b,Level:Model|#type:GAUGE|#hostname:a,1650953744,ID  (TorchServe reference §6.3)
+    [METRICS]Inference.Milliseconds:311|#Host:a,Model:b|1650953744320|g
+    [METRICS]HandlerTime.Milliseconds:12.3|#ModelName:b,Level:Model|#type:GAUGE|#hostname:a,1650953744,REQUEST_ID
 
-Lines that are written in one piece are noticed, as `print` and `logging` do it. They still go where they were to go.
+The first is DJL's (DJL §6.1), the second that of the others (TorchServe reference §6.3). Lines that are written in one piece are
+noticed, as `print` and `logging` do it. They still go where they were to go.
 """
 
 from __future__ import annotations

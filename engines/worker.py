@@ -1,6 +1,6 @@
 """The worker process: loads one model and computes the batches that the server sends.
 
-    python -m flowyard.engines.worker --fd N [--shared INBOX OUTBOX DESCRIPTORS] [limits]
+    python -m flowyard.engines.worker --fd N [--own-output] [--shared INBOX OUTBOX DESCRIPTORS] [limits]
 
 N is an inherited, connected Unix socket; the others belong to the memory shared with the server, if any. The first frame is a
 `Load`, the answer `Ready` or `LoadFailed`; then every `Predict` is answered by `Results`, and a `Heartbeat` says each second that
@@ -52,10 +52,11 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m flowyard.engines.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the connected socket")
     parser.add_argument("--shared", type=int, nargs=3, help="file descriptors of inbox, outbox and the socket for descriptors")
+    parser.add_argument("--own-output", action="store_true", help="standard output is somebody else's than standard error")
     confinement.add_arguments(parser)
     options = parser.parse_args()
     confinement.confine(options)
-    _shield()
+    _shield(own_output=options.own_output)
     connection = Connection(_socket(options.fd))
     memory = _memory(*options.shared) if options.shared else None
     try:
@@ -81,10 +82,11 @@ def _socket(fd: int) -> socket.socket:
     return opened
 
 
-def _shield() -> None:
+def _shield(*, own_output: bool) -> None:
     """Keeps Ctrl-C at the server's terminal and what user code prints from disturbing anybody."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)
+    if not own_output:
+        os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 

@@ -34,6 +34,7 @@ from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.exposition import Exposition
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
@@ -115,22 +116,19 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
     return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
-def build_dialects(registry: Registry) -> dict[str, TorchServe | Mms]:
+def build_dialects(registry: Registry, log_files: DialectLogs | None = None) -> dict[str, TorchServe | Mms]:
     """The other servers' APIs that the settings ask for, by name.
 
     Args:
         registry: What is registered, whatever API it was registered through.
+        log_files: The log files of the first of them, `None` for none.
 
     Raises:
-        InvalidRequestError: The file of TorchServe's tokens cannot be written.
+        InvalidRequestError: The file of TorchServe's tokens cannot be written, or that of its metrics cannot be read.
     """
-    wanted = {name.lower() for name in registry.settings.dialects}
-    built: dict[str, TorchServe | Mms] = {}
-    if "torchserve" in wanted:
-        built["torchserve"] = TorchServe(registry)
-    if "mms" in wanted:
-        built["mms"] = Mms(registry)
-    return built
+    wanted = list(dict.fromkeys(name.lower() for name in registry.settings.dialects))
+    made: dict[str, type[TorchServe] | type[Mms]] = {"torchserve": TorchServe, "mms": Mms}
+    return {name: made[name](registry, log_files if name == wanted[0] else None) for name in wanted}
 
 
 def _error_rates(settings: Settings) -> ErrorRates:

@@ -32,6 +32,7 @@ from flowyard.platform.registry.startup import items_at_start
 from flowyard.platform.registry.watching import check_store, watch
 from flowyard.platform.rpc.binding import bind as bind_rpc
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.dialect_logs import DialectLogs, dialect_logs
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
@@ -86,6 +87,10 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_rea
         rpc = bind_rpc(settings)
         registry = Registry(settings)
         traffic = Traffic(logs, access_log=settings.access_log)
+        log_files = dialect_logs(settings, logs)
+        if log_files is not None:
+            registry.watchers.all.append(log_files)
+            logs.copied_to = log_files.event
         try:
             starting: asyncio.Task[Any] = asyncio.ensure_future(_start(registry, items))
             stopping: asyncio.Task[Any] = asyncio.ensure_future(stop.wait())
@@ -96,13 +101,16 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_rea
                 front = build_app(registry, traffic, logs, keyring)
                 announce = functools.partial(_announce, opened, rpc, ready_file, on_ready)
                 with _watching(registry, watched):
-                    await _accept(registry, front, keyring, opened, rpc, tls, announce, stopping)
+                    await _accept(registry, front, keyring, opened, rpc, tls, announce, stopping, log_files)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
         finally:
             await registry.close()
             traffic.flush()
+            if log_files is not None:
+                logs.copied_to = None
+                log_files.close()
     log.info("stopped")
 
 
@@ -183,10 +191,11 @@ async def _accept(
     tls: ssl.SSLContext | None,
     announce: Callable[[], None],
     stopping: asyncio.Task[Any],
+    log_files: DialectLogs | None,
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
-    dialects = build_dialects(registry)
+    dialects = build_dialects(registry, log_files)
     apps = [
         _native_app(front, door, registry.settings)
         if door.dialect == "native"

@@ -167,7 +167,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_workers_per_model: Workers of a model that is registered there and does not say.
         service_envelope: How requests of handlers are unwrapped: `body`, `json`, `kserve`, `kservev2`; `None` for not at all.
         decode_input_request: Whether handlers get JSON and text decoded.
+        default_service_handler: Handler of archives of TorchServe and MMS that name none; `None` for none.
+        unregister_model_timeout: Seconds that the requests of a model get to finish before its removal through TorchServe's or
+            MMS's API is given up with 408.
         metrics_mode: `prometheus`, or `log` for metrics in the log only, or `legacy`.
+        metrics_config: The `metrics.yaml` that declares TorchServe's metrics; `None` for its own.
+        model_metrics_auto_detect: Whether metrics of handlers that are not declared are told, too; `None` for where
+            `metrics_config` is not given.
+        disable_system_metrics: Whether TorchServe's metrics say nothing of the machine.
+        metric_time_interval: Seconds between two lines about the machine.
         enable_metrics_api: Whether TorchServe's metrics have an address.
         enable_grpc_api: Whether TorchServe's gRPC services are served, where the extra `grpc` is installed.
         grpc_inference_address: Host where its inference service listens.
@@ -182,6 +190,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ts_open_inference_protocol: `true` for the Open Inference Protocol's health paths under `/v2`.
         models: How models are served that are loaded at the start, as TorchServe's JSON by name and version.
         restore: Whether what was registered in an earlier life of the server is brought back, or forgotten.
+        log_location: Folder of the log files that TorchServe and MMS write, where one of their APIs is served; `None` for none.
+        metrics_location: Folder of their files of metrics; `None` for that of the logs.
         log_level: Least severe level that is logged.
         log_format: `console` for people, `json` for collectors, `auto` chooses by whether a terminal listens.
         access_log: Whether every request gets a line in the log, at `info`.
@@ -285,7 +295,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_workers_per_model: Workers = 0
     service_envelope: Literal["body", "json", "kserve", "kservev2"] | None = None
     decode_input_request: bool = True
+    default_service_handler: str | None = None
+    unregister_model_timeout: Annotated[float, Meta(ge=0, le=31_536_000)] = 120.0
     metrics_mode: Literal["log", "prometheus", "legacy"] = "log"
+    metrics_config: str | None = None
+    model_metrics_auto_detect: bool | None = None
+    disable_system_metrics: bool = False
+    metric_time_interval: TimeoutS = 60.0
     enable_metrics_api: bool = True
     enable_grpc_api: bool = True
     grpc_inference_address: Host = "127.0.0.1"
@@ -300,6 +316,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ts_open_inference_protocol: str | None = None
     models: str | None = None
     restore: bool = True
+    log_location: str | None = None
+    metrics_location: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     access_log: bool = True
@@ -454,7 +472,7 @@ def _allowed(key: str) -> str:
         case types.IntType() as kind:
             return f"a whole number from {kind.ge} to {kind.le}"
         case types.FloatType() as kind:
-            return f"a number above {kind.gt} and up to {kind.le}"
+            return f"a number above {kind.gt} and up to {kind.le}" if kind.ge is None else f"a number from {kind.ge} to {kind.le}"
         case types.LiteralType() as kind:
             return "one of " + ", ".join(str(value) for value in kind.values)
         case types.VarTupleType():

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from flowyard.platform.sources import Given
+from flowyard.platform.telemetry.log_files import can_be_written
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.properties import read_properties
 from flowyard.schemas.values import NOT_JSON
@@ -25,6 +26,8 @@ ENV_PREFIXES: dict[Dialect, str] = {"torchserve": "TS_", "mms": "MMS_"}
 #: Variables that name the file, by dialect.
 CONFIG_VARIABLES: dict[Dialect, str] = {"torchserve": "TS_CONFIG_FILE", "mms": "MMS_CONFIG_FILE"}
 CONFIG_FILE = "config.properties"
+#: The folder of the logs, in the working directory.
+LOGS = "logs"
 #: Where snapshots are, below the folder of the logs.
 SNAPSHOTS = "config"
 _PLACEHOLDER = re.compile(r"\$\$(\w+)\$\$")
@@ -52,7 +55,6 @@ _RENAMED = {
     "default_startup_timeout": "startup_timeout_s",
     "enable_model_api": "torchserve_model_api",
     "install_py_dep_per_model": "install_requirements",
-    "unregister_model_timeout": "drain_timeout_s",
 }
 _SAME = frozenset(
     {
@@ -61,7 +63,9 @@ _SAME = frozenset(
         "cors_allowed_methods",
         "cors_allowed_origin",
         "decode_input_request",
+        "default_service_handler",
         "default_workers_per_model",
+        "disable_system_metrics",
         "disable_token_authorization",
         "enable_grpc_api",
         "enable_grpc_ssl",
@@ -80,13 +84,17 @@ _SAME = frozenset(
         "keystore_type",
         "load_models",
         "max_request_size",
+        "metric_time_interval",
+        "metrics_config",
         "metrics_mode",
+        "model_metrics_auto_detect",
         "model_store",
         "models",
         "private_key_file",
         "service_envelope",
         "token_expiration_min",
         "ts_open_inference_protocol",
+        "unregister_model_timeout",
         "workflow_store",
     }
 )
@@ -100,8 +108,6 @@ WITHOUT_EFFECT = {
     "cpu_launcher_args": _OWN,
     "cpu_launcher_enable": _OWN,
     "debug": "there is no such mode",
-    "default_service_handler": "a registration names the handler of an archive without one",
-    "disable_system_metrics": "metrics of the machine are read when somebody asks",
     "enable_envvars_config": "it has been looked at",
     "initial_distribution_port": _OWN,
     "initial_worker_port": _OWN,
@@ -110,10 +116,7 @@ WITHOUT_EFFECT = {
     "ipex_gpu_enable": _OWN,
     "limit_max_image_pixels": "handlers decode images as they like",
     "max_response_size": "answers have no limit of their own",
-    "metric_time_interval": "metrics of the machine are read when somebody asks",
-    "metrics_config": "the metrics are those of TorchServe's own file",
     "metrics_format": "the format is Prometheus'",
-    "model_metrics_auto_detect": "metrics of handlers are in the log",
     "model_server_home": "paths are taken as they are",
     "model_snapshot": "it has been looked at",
     "netty_client_threads": _NETTY,
@@ -201,6 +204,23 @@ def defaults(given: Iterable[Given]) -> list[Given]:
     ]
 
 
+def log_defaults(dialect: Dialect, env: Mapping[str, str]) -> list[Given]:
+    """Where the commands of the originals write their log files: `logs` in the working directory, or where variables say.
+
+    Args:
+        dialect: Whose command it is.
+        env: The environment.
+
+    Returns:
+        The settings; none for a folder that nobody has named and where no files can be written.
+    """
+    variables = {"log_location": "LOG_LOCATION", "metrics_location": "METRICS_LOCATION"}
+    has_default = any(not env.get(name) for name in variables.values()) and can_be_written(Path(LOGS))
+    defaults = {key: Given(key, LOGS, f"default of {dialect}", key) for key in variables} if has_default else {}
+    named = {key: Given(key, env[name], name, name) for key, name in variables.items() if env.get(name)}
+    return list((defaults | named).values())
+
+
 def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], folder: Path, *, snapshots: bool) -> Path | None:
     """The file that the original would read (TorchServe reference §5.1).
 
@@ -230,7 +250,7 @@ def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], fo
 
 def newest_snapshot(env: Mapping[str, str], folder: Path) -> Path | None:
     """The last snapshot that a TorchServe has written: their names begin with the time."""
-    logs = Path(env.get("LOG_LOCATION") or folder / "logs")
+    logs = Path(env.get("LOG_LOCATION") or folder / LOGS)
     found = sorted(logs.glob(f"{SNAPSHOTS}/*.cfg"))
     return found[-1] if found else None
 
@@ -312,8 +332,6 @@ def _setting(item: Given, dialect: Dialect) -> Given | None:
         return _renamed(item, f"{dialect}_{key}")
     if key == "default_response_timeout":
         return _response_timeout(item, dialect)
-    if key == "unregister_model_timeout" and str(item.value).strip() == "0":
-        return _renamed(msgspec.structs.replace(item, value="0.001"), "drain_timeout_s")
     if key in _RENAMED:
         return _renamed(item, _RENAMED[key])
     return item if key in _SAME else None

@@ -207,7 +207,13 @@ class DropIn:
         said = config.read_config(self._dialect, found, os.environ)
         # The originals open what they are told to; whoever moves in is warned, not turned away.
         own = {"dialects": self._dialect, "state_dir": self._state_dir, "insecure": True}
-        given = [*said.given, *from_env(os.environ), *from_flags({**flags, **own}), *said.from_env]
+        given = [
+            *config.log_defaults(self._dialect, os.environ),
+            *said.given,
+            *from_env(os.environ),
+            *from_flags({**flags, **own}),
+            *said.from_env,
+        ]
         warnings = [*said.warnings, *(f"{flag} has no effect" for flag in idle)]
         settings, told = settings_of(given, os.environ, warnings=warnings)
         for warning in told:

@@ -16,6 +16,7 @@ from flowyard.platform.registry.retention import Retention
 from flowyard.platform.registry.staging import Staging
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.room import MIB
+from flowyard.platform.workers.watchers import Watchers
 from flowyard.workflows.plan import Plan
 
 log = structlog.stdlib.get_logger(__name__)
@@ -30,16 +31,24 @@ class Deployer:
         staging: Gets the models that are not in the archive.
         requirements: Installs what archives ask for.
         retention: Keeps the archives meanwhile.
+        watchers: Are told what the workers do.
     """
 
     def __init__(
-        self, settings: Settings, planner: Planner, staging: Staging, requirements: Requirements, retention: Retention
+        self,
+        settings: Settings,
+        planner: Planner,
+        staging: Staging,
+        requirements: Requirements,
+        retention: Retention,
+        watchers: Watchers,
     ) -> None:
         self._reserved_bytes = settings.reserved_memory_mb * MIB
         self._planner = planner
         self._staging = staging
         self._requirements = requirements
         self._retention = retention
+        self._watchers = watchers
 
     async def deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         """Starts an entry. Its record keeps what was put into the store for it.
@@ -64,7 +73,7 @@ class Deployer:
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._staging.parts(record))
         specs = await self._requirements.satisfy(specs)
-        deployment = Deployment(record.name, record.version, plan, specs, self._reserved_bytes)
+        deployment = Deployment(record.name, record.version, plan, specs, self._reserved_bytes, self._watchers)
         entry.attempt = deployment
         deployment.restore(record.workers)
         begin_with_adapters(deployment, record, stored.folder)

@@ -12,6 +12,7 @@ from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.telemetry.measures import RequestMeasures
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
 from flowyard.platform.workers.room import check_room
+from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
 from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
@@ -40,13 +41,21 @@ class Deployment:
         closing: Whether it finishes what it has and takes nothing new.
     """
 
-    def __init__(self, name: str, version: str, plan: Plan, specs: Mapping[str, PoolSpec], reserved_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        plan: Plan,
+        specs: Mapping[str, PoolSpec],
+        reserved_bytes: int = 0,
+        watchers: Watchers | None = None,
+    ) -> None:
         self._reserved_bytes = reserved_bytes
         self.name = name
         self.version = version
         self.identity = (name, version)
         self.plan = plan
-        self.pools = {key: ModelPool(spec) for key, spec in specs.items()}
+        self.pools = {key: ModelPool(spec, version, watchers) for key, spec in specs.items()}
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         self.requests = RequestMeasures()

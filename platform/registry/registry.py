@@ -42,6 +42,7 @@ from flowyard.platform.registry.unattended import Unattended
 from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import StateDirLock, let_through
 from flowyard.platform.workers.confinement import check_can_work
+from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import UnavailableError
 
@@ -54,11 +55,13 @@ class Registry:
         endpoints: Who answers requests.
         registrations: How many registrations were accepted and refused.
         templates: Workflows that callers may fill in.
+        watchers: Are told what workers do.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.endpoints = endpoints = Endpoints()
+        self.watchers = Watchers()
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
         state_dir = Path(settings.state_dir).resolve()
         self._lock = StateDirLock(state_dir)
@@ -77,7 +80,7 @@ class Registry:
         retention = Retention(settings, endpoints, store, archives, self._requirements)
         self._staging = staging = Staging(archives, self._sources, retention, tasks)
         compiler = Compiler(settings, endpoints)
-        deployer = Deployer(settings, planner, staging, self._requirements, retention)
+        deployer = Deployer(settings, planner, staging, self._requirements, retention, self.watchers)
         self._removal = Removal(settings, endpoints, store, retention, tasks)
         admission = Admission(endpoints, store, deployer, self._removal)
         unattended = Unattended(endpoints, store, staging, compiler, deployer, tasks)
@@ -109,6 +112,7 @@ class Registry:
         running = [entry.deployment for entry in self.endpoints if entry.deployment is not None]
         await asyncio.gather(*(deployment.close(self.settings.drain_timeout_s) for deployment in running))
         await self._tasks.finish()
+        self.watchers.close()
         await self._store.close()
         self._lock.release()
 

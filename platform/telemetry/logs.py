@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal, cast
 
@@ -38,11 +38,13 @@ class Logs:
     Attributes:
         writer: Where lines go.
         level: Events below it are dropped; a number of the `logging` module.
+        copied_to: Gets every event as well, `None` for nobody.
     """
 
     def __init__(self, writer: LineWriter, render: Renderer) -> None:
         self.writer = writer
         self.level = logging.INFO
+        self.copied_to: Callable[[Mapping[str, Any]], None] | None = None
         self._render = render
 
     def set_level(self, name: str) -> None:
@@ -63,6 +65,12 @@ class Logs:
     def structured(self) -> bool:
         """Whether lines are JSON."""
         return self._render is render_json
+
+    def copy(self, logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Hands on an event, on its way to become a line."""
+        if self.copied_to is not None:
+            self.copied_to(event)
+        return event
 
     def close(self) -> None:
         """Writes what waits; gives up on a reader that does not read."""
@@ -102,6 +110,7 @@ def configure_logs(level: Literal["debug", "info", "warning", "error"], style: L
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            logs.copy,
             render,
         ],
         logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, logs.writer)),

@@ -38,6 +38,7 @@ from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerPro
 from flowyard.platform.workers.room import UNKNOWN_WORKER_BYTES, Wanted
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.platform.workers.tasks import Task
+from flowyard.platform.workers.watchers import Watchers, WorkerName
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
 from flowyard.schemas.frames import Context, Load, Sample, WireCall
@@ -115,8 +116,11 @@ class WorkerView(msgspec.Struct, frozen=True):
 class ModelPool:
     """Queue and worker groups of one model. Every method belongs to the event loop's thread."""
 
-    def __init__(self, spec: PoolSpec) -> None:
+    def __init__(self, spec: PoolSpec, version: str = "", watchers: Watchers | None = None) -> None:
         self.spec = spec
+        self._version = version
+        self._watchers = watchers or Watchers()
+        self._ready: set[int] = set()
         self.measures = PoolMeasures(map(str, spec.devices))
         self.signature: Signature | None = None
         #: Why the last worker could not load the model, `None` once one has.
@@ -339,7 +343,7 @@ class ModelPool:
 
     # ---- what the workers report ----
 
-    def on_ready(self, worker: int, signature: Signature | None) -> None:
+    def on_ready(self, worker: int, signature: Signature | None, load_s: float) -> None:
         """A worker has loaded the model."""
         self._stop_start_timer(worker)
         if self.signature is None and signature is not None:
@@ -348,6 +352,8 @@ class ModelPool:
         self.load_error = None
         self._failing_since = 0.0
         log.info("worker ready", model=self.spec.name, worker=worker)
+        self._ready.add(worker)
+        self._watchers.worker_ready(self._name_of(worker), load_s)
         self._act(self._scheduler.worker_ready(worker, time.monotonic()))
 
     def on_load_failed(self, worker: int, error: FlowyardError) -> None:
@@ -401,8 +407,8 @@ class ModelPool:
 
     def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
         """Handlers have measured something."""
-        del worker
         self.measures.of_handlers.take(samples)
+        self._watchers.measured(self._name_of(worker), samples)
 
     def on_exit(self, worker: int, reason: str) -> None:
         """A worker process has ended."""
@@ -412,6 +418,10 @@ class ModelPool:
         self._started_at.pop(worker, None)
         self._configuring.pop(worker, None)
         log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
+        was_ready = worker in self._ready
+        self._ready.discard(worker)
+        meant = next((one.retiring for one in self._scheduler.workers if one.id == worker), True)
+        self._watchers.worker_ended(self._name_of(worker), reason, was_ready=was_ready, meant=meant)
         if not self.healthy and not self._failing_since:
             self._failing_since = time.monotonic()
         self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
@@ -507,10 +517,12 @@ class ModelPool:
             confinement=spec.confinement,
             arena_bytes=spec.arena_bytes,
             silent_limit_s=spec.silent_limit_s,
+            outputs=self._watchers.outputs_of(self._name_of(worker)),
         )
         self._processes[worker] = process
         self._measured[worker] = self.measures.on(str(device))
         self._started_at[worker] = datetime.now(UTC)
+        self._watchers.worker_started(self._name_of(worker))
         task = self._loop.create_task(self._start_process(process))
         self._spawning.add(task)
         task.add_done_callback(self._spawning.discard)
@@ -534,6 +546,9 @@ class ModelPool:
         if process is not None:
             log.warning("killing worker", model=self.spec.name, worker=worker, reason=reason)
             process.kill(reason)
+
+    def _name_of(self, worker: int) -> WorkerName:
+        return WorkerName(worker, self.spec.name, self._version, self.spec.handlers)
 
     def _stop_start_timer(self, worker: int) -> None:
         timer = self._start_timers.pop(worker, None)

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -63,7 +63,7 @@ STREAMED = Payload.of(None)
 class WorkerEvents(Protocol):
     """Who listens to a worker process."""
 
-    def on_ready(self, worker: int, signature: Signature | None) -> None:
+    def on_ready(self, worker: int, signature: Signature | None, load_s: float) -> None:
         """The model is loaded."""
 
     def on_load_failed(self, worker: int, error: FlowyardError) -> None:
@@ -100,6 +100,7 @@ class WorkerProcess:
         environ: Its environment.
         confinement: Whom it runs as, and its limits.
         arena_bytes: Virtual size of the memory shared with it, in each direction.
+        outputs: Opens what it writes its output and errors into; `None` for the server's own errors.
         silent_limit_s: Once ready, it is killed when nothing has come from it for so long; counted in whole seconds, 2 at least.
     """
 
@@ -113,6 +114,7 @@ class WorkerProcess:
         confinement: Confinement,
         arena_bytes: int = ARENA_BYTES,
         silent_limit_s: float = SILENT_LIMIT_S,
+        outputs: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.worker = worker
         self._load = load
@@ -128,6 +130,7 @@ class WorkerProcess:
         self._kill_reason = ""
         self._grace: asyncio.TimerHandle | None = None
         self._silent_limit_s = silent_limit_s
+        self._outputs = outputs
         self._silent_s = 0.0
         self._heard = 0
         #: Pieces that streams have sent ahead of their readers, by batch and place.
@@ -169,16 +172,25 @@ class WorkerProcess:
     def _popen(self, connection: int, shared: Sequence[int]) -> subprocess.Popen[bytes]:
         # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
         limits, account = self._confinement.arguments(), self._confinement.account
-        return subprocess.Popen(
-            [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(connection), *limits, "--shared", *map(str, shared)],
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-            pass_fds=[connection, *shared],
-            stdin=subprocess.DEVNULL,
-            env=dict(self._environ),
-            start_new_session=True,
-        )
+        command = [sys.executable, "-m", "flowyard.engines.worker", "--fd", str(connection), *limits]
+        outputs = self._outputs() if self._outputs is not None else ()
+        output, errors = outputs or (None, None)
+        try:
+            return subprocess.Popen(
+                [*command, *(("--own-output",) if outputs else ()), "--shared", *map(str, shared)],
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                pass_fds=[connection, *shared],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=dict(self._environ),
+                start_new_session=True,
+            )
+        finally:
+            for written in outputs:
+                os.close(written)
 
     def parcel(self) -> Parcel:
         """Something to put the values of a batch into, for `send`. The worker must be ready."""
@@ -245,7 +257,7 @@ class WorkerProcess:
             case Ready():
                 if self._listening is None:
                     self._listen()
-                self._events.on_ready(self.worker, message.signature)
+                self._events.on_ready(self.worker, message.signature, message.load_s)
             case LoadFailed():
                 if self._listening is not None:
                     raise FrameError("it could not load what it had loaded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flowyard.platform.http.mms.errors import error_answer
 from flowyard.platform.http.mms.inference import MmsInference
 from flowyard.platform.http.mms.management import MmsManagement
+from flowyard.platform.http.mms.measures import MmsMeasures
 from flowyard.platform.http.torchserve import openapi
 from flowyard.platform.http.torchserve.answers import Answer
 from flowyard.platform.http.torchserve.door import Door
@@ -13,6 +14,7 @@ from flowyard.platform.http.torchserve.openapi import Json, Part
 from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.schemas.errors import FlowyardError
 
@@ -21,13 +23,15 @@ VERSION = "1.1.11"
 
 
 class Mms:
-    """The APIs of MMS, which know no tokens and no metrics.
+    """The APIs of MMS, which know no tokens, and metrics only in log files.
 
     Args:
         registry: Where models are.
+        log_files: The log files, `None` where it has none.
 
     Attributes:
         settings: The settings.
+        log_files: The log files.
         inference: The inference API.
         management: The management API.
         tokens: None.
@@ -35,8 +39,14 @@ class Mms:
 
     tokens = None
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, log_files: DialectLogs | None = None) -> None:
         self.settings = registry.settings
+        self.log_files = log_files
+        self._measures: MmsMeasures | None = None
+        if log_files is not None:
+            self._measures = MmsMeasures(self.settings, log_files)
+            registry.watchers.all.append(self._measures)
+            self._measures.watch_host()
         self.inference = MmsInference(registry, _unmeasured)
         self.management = MmsManagement(registry)
 
@@ -54,7 +64,9 @@ class Mms:
         return error_answer(error)
 
     def answered(self, status: int) -> None:
-        """Nobody counts."""
+        """A request has been answered."""
+        if self._measures is not None:
+            self._measures.answered(status)
 
     def door(self, parts: frozenset[Part], traffic: Traffic) -> Door:
         """What is served at one address.
@@ -67,6 +79,8 @@ class Mms:
 
     def close(self) -> None:
         """The server stops."""
+        if self._measures is not None:
+            self._measures.close()
 
 
 def _unmeasured(model: Model, call: Call, elapsed_s: float, queued_s: float) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from flowyard.platform.http.torchserve.descriptions import FIRST_WORKER, limits, runtime_of, shown_url, told_time
+from flowyard.platform.http.torchserve.descriptions import limits, runtime_of, shown_url, told_time
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
 from flowyard.platform.workers.pool import ModelPool, WorkerView
 from flowyard.platform.workers.process import resident_bytes
 

@@ -18,6 +18,7 @@ from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.http.torchserve.tokens import KEY_FILE, Tokens
 from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.schemas.errors import FlowyardError
 
@@ -30,20 +31,25 @@ class TorchServe:
 
     Args:
         registry: Where models are.
+        log_files: The log files, `None` where it has none.
 
     Raises:
-        InvalidRequestError: The file of the tokens cannot be written.
+        InvalidRequestError: The file of the tokens cannot be written, or that of the metrics cannot be read.
 
     Attributes:
         settings: The settings.
+        log_files: The log files.
         inference: The inference API.
         management: The management API.
         tokens: The tokens, `None` where the settings want none.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, log_files: DialectLogs | None = None) -> None:
         self.settings = registry.settings
-        self._measures = Measures(Models(registry.endpoints))
+        self.log_files = log_files
+        self._measures = Measures(Models(registry.endpoints), self.settings, log_files)
+        registry.watchers.all.append(self._measures)
+        self._measures.watch_host()
         self.inference = Inference(registry, self._predicted)
         self.management = Management(registry)
         lifetime = timedelta(minutes=self.settings.token_expiration_min)
@@ -57,10 +63,8 @@ class TorchServe:
         """Answers `/metrics`, whatever the method and what follows; in `log` mode there is nothing to tell."""
         if request.segments[:1] != ("metrics",):
             return None
-        mode = self.settings.metrics_mode
         names = [value for name, value in request.query if name == "name[]"]
-        body = b"" if mode == "log" else self._measures.text(names, legacy=mode == "legacy")
-        return Answer(200, body, CONTENT_TYPE)
+        return Answer(200, self._measures.text(names), CONTENT_TYPE)
 
     def tell(self, error: FlowyardError) -> Answer:
         """Tells an error."""
@@ -84,5 +88,6 @@ class TorchServe:
 
     def close(self) -> None:
         """The server stops."""
+        self._measures.close()
         if self.tokens is not None:
             self.tokens.remove_file()

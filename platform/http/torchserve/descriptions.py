@@ -9,12 +9,11 @@ import msgspec
 
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
 from flowyard.platform.workers.pool import ModelPool, WorkerView
 from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.models import ModelSpec
 
-#: The number of the first worker of a server: the originals number them by ports.
-FIRST_WORKER = 9000
 DEFAULT_RETRY_S = 300
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.http.torchserve.tokens import KeyKind, Tokens
 from flowyard.platform.registry.history import CALLER
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.schemas.errors import FlowyardError, InternalError, MethodNotAllowedError, NotFoundError
 
@@ -39,6 +41,10 @@ class Api(Protocol):
     @property
     def settings(self) -> Settings:
         """The settings."""
+
+    @property
+    def log_files(self) -> DialectLogs | None:
+        """The log files, `None` where it has none."""
 
     @property
     def inference(self) -> Inference:
@@ -125,6 +131,8 @@ class Door:
         finally:
             self._api.answered(exchange.status)
             self._traffic.ended(exchange, scope, request_id)
+            if self._api.log_files is not None:
+                _log(self._api.log_files, exchange, scope)
 
     async def _answer(self, exchange: Exchange, scope: Any, request_id: str, receive: Receive, send: Any) -> Answer | None:
         request = read_head(scope, request_id)
@@ -188,3 +196,12 @@ class Door:
         if "inference" in self._parts and (answer := await self._api.inference.answer(request)) is not None:
             return answer
         return await self._api.management.answer(request) if "management" in self._parts else None
+
+
+def _log(files: DialectLogs, exchange: Exchange, scope: Any) -> None:
+    """A line of the access log, with the request's target as it was sent."""
+    target = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
+    query = scope["query_string"].decode("latin-1")
+    elapsed_s = time.monotonic() - exchange.started
+    shown = f"{target}?{query}" if query else target
+    files.access(scope["client"], scope["method"], shown, f"HTTP/{scope['http_version']}", exchange.status, elapsed_s)

@@ -45,8 +45,13 @@ KEYS = [
     ("service_envelope", "kservev2", "service_envelope", "kservev2"),
     ("token_expiration_min", "0.25", "token_expiration_min", 0.25),
     ("ts_open_inference_protocol", "true", "ts_open_inference_protocol", "true"),
-    ("unregister_model_timeout", "5", "drain_timeout_s", 5.0),
-    ("unregister_model_timeout", "0", "drain_timeout_s", 0.001),
+    ("unregister_model_timeout", "5", "unregister_model_timeout", 5.0),
+    ("unregister_model_timeout", "0", "unregister_model_timeout", 0.0),
+    ("default_service_handler", "service:handle", "default_service_handler", "service:handle"),
+    ("metrics_config", "m.yaml", "metrics_config", "m.yaml"),
+    ("model_metrics_auto_detect", "false", "model_metrics_auto_detect", False),
+    ("disable_system_metrics", "true", "disable_system_metrics", True),
+    ("metric_time_interval", "5", "metric_time_interval", 5.0),
     ("workflow_store", "/wars", "workflow_store", "/wars"),
 ]
 

@@ -41,7 +41,9 @@ def test_lines_that_are_metrics(line, sample):
     assert printed.parse(line) == sample
 
 
-@pytest.mark.parametrize("line", ["", "no number", "a.b:", "a:1", "a.b:one", "a.b:1,5", "Failed to update metric with name:x", "a.b:--1"])
+@pytest.mark.parametrize(
+    "line", ["", "no number", "a.b:", "a:1", "a.b:one", "a.b:1,5", "Failed to update metric with name:x", "a.b:--1"]
+)
 def test_lines_that_are_none(line):
     assert printed.parse(line) is None
 

@@ -74,7 +74,9 @@ def test_what_cannot_be_beside_another_one_is_left_out(numbers, left):
 words = st.text(max_size=12)
 
 
-@given(st.lists(st.tuples(words, st.sampled_from(["counter", "gauge", "histogram", ""]), st.dictionaries(words, words)), max_size=6))
+@given(
+    st.lists(st.tuples(words, st.sampled_from(["counter", "gauge", "histogram", ""]), st.dictionaries(words, words)), max_size=6)
+)
 def test_whatever_handlers_say_can_be_read(told):
     numbers = [HandlerNumbers(name, "u", kind, tuple(sorted(labels.items())), 1, 1.0, 1.0) for name, kind, labels in told]
     for media_type, parse in ((TEXT, parse_text), (OPENMETRICS, parse_openmetrics)):
