@@ -29,6 +29,8 @@ HANDLER, RUNTIME, ENVELOPE, DECODE, STARTUP = (
     "decode_input_request",
     "startup_timeout",
 )
+#: The handler of what names none, where the server has one (TorchServe reference §5.1, `default_service_handler`).
+DEFAULT_HANDLER = "default_service_handler"
 #: Where the server finds the name of the file of what is to be installed.
 REQUIREMENTS = "requirements_file"
 ENVELOPES = ("body", "json", "kserve", "kservev2")
@@ -102,8 +104,8 @@ class ArchivedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def handler(self) -> str:
-        """What the registration or the manifest names, empty for neither."""
-        return self.options.get(HANDLER) or self.manifest.handler
+        """What the registration or the manifest names, else the server; empty for none of them."""
+        return self.options.get(HANDLER) or self.manifest.handler or self.options.get(DEFAULT_HANDLER, "")
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -149,7 +151,7 @@ def recognise(path: Path, options: Mapping[str, str] | None = None, gpus: int = 
 
     Args:
         path: A folder.
-        options: What the registration says: `handler` makes a model of a folder without a manifest.
+        options: What the registration says: `handler`, or that of the server, makes a model of a folder without a manifest.
         gpus: How many GPUs there are.
 
     Returns:
@@ -161,11 +163,11 @@ def recognise(path: Path, options: Mapping[str, str] | None = None, gpus: int = 
     """
     given = options or {}
     found = find_manifest(path)
-    if found is None and HANDLER not in given:
+    if found is None and HANDLER not in given and not (DEFAULT_HANDLER in given and path.is_dir()):
         return None
     folder, manifest = found or (discovery.descend(path) if path.is_dir() else path.parent, Manifest())
     _check_options(given)
-    if manifest.handlers == "mms" and not (manifest.handler or given.get(HANDLER)):
+    if manifest.handlers == "mms" and not (manifest.handler or given.get(HANDLER) or given.get(DEFAULT_HANDLER)):
         raise InvalidModelError(f"{NO_HANDLER} ({manifest.file} has no model.handler)")
     config = read_config(folder, manifest.config_file)
     config.check()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
+import structlog
 
 from flowyard.platform.archives.allowed import AllowedUrls
 from flowyard.platform.archives.hosts import Address, parse_address
@@ -24,6 +26,12 @@ from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidRequest
 FETCHES_AT_ONCE = 8
 #: Which package a scheme needs, and the extra that installs it.
 _EXTRAS = {"s3": ("obstore", "cloud"), "gs": ("obstore", "cloud"), "az": ("obstore", "cloud"), "hf": ("huggingface_hub", "hf")}
+
+#: Option of a registration: its URL is one of S3, and is asked for with the credentials of the server's environment.
+SIGNED = "s3_sse_kms"
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+
+log = structlog.stdlib.get_logger(__name__)
 
 #: Is told the bytes that are there, and how many there will be where that is known.
 Report: TypeAlias = Callable[[int, int | None], None]
@@ -138,13 +146,14 @@ class Fetcher:
             return False
         return True
 
-    async def fetch(self, url: str, into: Path, report: Report) -> None:
+    async def fetch(self, url: str, into: Path, report: Report, *, signed: bool = False) -> None:
         """Fetches a file, or a folder from where there are such.
 
         Args:
             url: The URL.
             into: Where it goes; nothing is there yet. Whatever is there after a failure is the caller's to remove.
             report: Is told the progress.
+            signed: Whether an `http:` or `https:` URL is one of S3 that lets nobody in without credentials.
 
         Raises:
             InvalidRequestError: As `check`; or the server refuses, or redirects to where it must not.
@@ -159,7 +168,7 @@ class Fetcher:
             limit = asyncio.timeout(self._limits.total_s)
             try:
                 async with limit:
-                    await self._transfer(parsed, url, into, report)
+                    await self._transfer(await _signed(parsed, url) if signed else parsed, url, into, report)
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -182,3 +191,21 @@ class Fetcher:
             from flowyard.platform.archives.objects import fetch_objects  # noqa: PLC0415 (an extra)
 
             await fetch_objects(parsed, url, into, report, self._limits)
+
+
+async def _signed(parsed: RemoteUrl, url: str) -> RemoteUrl:
+    """The URL with the signature of the server, where there is something to sign it with."""
+    if parsed.scheme not in WEB_PORTS:
+        return parsed
+    missing = [name for name in _CREDENTIALS if not os.environ.get(name)]
+    if missing:
+        log.warning("fetched without credentials", url=url, reason=f"s3_sse_kms needs {', '.join(missing)} in the environment")
+        return parsed
+    if importlib.util.find_spec("obstore") is None:
+        raise InvalidRequestError(
+            f"url {url!r}: s3_sse_kms needs the package obstore: pip install 'flowyard[cloud]' on the server"
+        )
+    await asyncio.to_thread(importlib.import_module, "flowyard.platform.archives.objects")
+    from flowyard.platform.archives.objects import signed_url  # noqa: PLC0415 (an extra)
+
+    return await signed_url(parsed)

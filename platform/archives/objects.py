@@ -16,7 +16,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from flowyard.platform.archives.fetch import FetchLimits, Report
 from flowyard.platform.archives.members import member_parts
-from flowyard.platform.archives.remote import RemoteUrl
+from flowyard.platform.archives.remote import RemoteUrl, parse_url
 from flowyard.schemas.errors import (
     FlowyardError,
     InvalidArchiveError,
@@ -28,6 +28,8 @@ from flowyard.schemas.errors import (
 
 #: Bytes that are collected before they are written.
 WRITE_BYTES = 2**20
+#: Time that a signed URL is good for: it is asked for at once.
+SIGNED_S = 600
 _STORES: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 #: Where a list fails, obstore tells what was answered only in words.
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
@@ -74,6 +76,25 @@ def _told(error: BaseError | OSError, shown: str) -> FlowyardError:
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or status in ("401", "403"):
         return InvalidRequestError(f"url {shown!r}: the store does not let the server in; credentials come from its environment")
     return UnavailableError(f"url {shown!r} could not be fetched ({type(error).__name__})")
+
+
+async def signed_url(url: RemoteUrl) -> RemoteUrl:
+    """A URL of S3 as its owner may ask for it: signed with the credentials of the server's environment.
+
+    S3 gives out what is encrypted with a key of KMS to nobody else (TorchServe reference §1.2, `s3_sse_kms`).
+
+    Args:
+        url: An `http:` or `https:` URL; its host need not be one of Amazon's.
+    """
+    # With this style the host is taken as it is, and the bucket is nothing but a name.
+    store = S3Store(
+        "bucket",
+        endpoint=url.origin,
+        virtual_hosted_style_request=True,
+        client_options={"allow_http": url.scheme == "http"},
+    )
+    signed = await obstore.sign_async(store, "GET", url.path.lstrip("/"), timedelta(seconds=SIGNED_S))
+    return parse_url(signed, signed=True)
 
 
 def _store(url: RemoteUrl, limits: FetchLimits) -> Any:

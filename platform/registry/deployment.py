@@ -171,6 +171,13 @@ class Deployment:
         if not self._runs:
             self._runs_over.set()
 
+    async def quiet(self) -> None:
+        """Waits until all that was asked of it is answered."""
+        while self._runs:
+            self._runs_over.clear()
+            await self._runs_over.wait()
+        await asyncio.gather(*(pool.quiet() for pool in self.pools.values()))
+
     async def close(self, drain_s: float) -> None:
         """Finishes what was accepted, for `drain_s` seconds at most, and ends all workers."""
         self.closing = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -122,6 +123,7 @@ class Endpoints:
         self._traffic: dict[str, Traffic] = {}
         self._turns: dict[str, Turns[Deployment]] = {}
         self.shadows: dict[str, tuple[Entry, ...]] = {}
+        self._leaving: set[tuple[str, str]] = set()
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by name, then in order of registration."""
@@ -188,7 +190,7 @@ class Endpoints:
         """
         versions = self._by_name.get(name, {})
         before = versions.get(version)
-        taken = before is not None and before.status != "FAILED"
+        taken = (before is not None and before.status != "FAILED") or (name, version) in self._leaving
         too_late = before is None and versions and not version
         if taken or too_late or (version == DEFAULT and "" in versions):
             raise AlreadyRegisteredError(f"Workflow {shown(name, version)} is already registered.", name, version)
@@ -227,6 +229,16 @@ class Endpoints:
         for entry in entries:
             self.remove(entry)
         return before
+
+    @contextlib.contextmanager
+    def places_kept(self, before: Before) -> Iterator[None]:
+        """Lets nobody take the places of entries that were taken out, for the time of the context: they may have to come back."""
+        places = {(entry.record.name, entry.record.version) for entry in before.entries}
+        self._leaving |= places
+        try:
+            yield
+        finally:
+            self._leaving -= places
 
     def put_back(self, before: Before) -> None:
         """Undoes `taken_out`: where the entries were, unless their places are taken by now."""

@@ -179,18 +179,22 @@ class Registry:
         """Registers a model or workflow, as `Registration.register`."""
         return await self._tasks.unbroken(self._registration.register(request))
 
-    async def unregister(self, name: str, version: str | None = None, *, drain_s: float | None = None) -> None:
+    async def unregister(
+        self, name: str, version: str | None = None, *, drain_s: float | None = None, keep_busy: bool = False
+    ) -> None:
         """Removes one version of a name, or all. It is gone from the record, and its workers have ended, when this returns.
 
         Args:
             name: The name.
             version: The version, `None` for all.
             drain_s: How long running requests get to finish, `None` for what the settings say.
+            keep_busy: Whether what answers requests longer than that stays; else these are ended.
 
         Raises:
             NotFoundError: There is no such name or version.
+            DeadlineError: It stays.
         """
-        await self._removal.unregister(self.endpoints.versions(name, version), drain_s)
+        await self._removal.unregister(self.endpoints.versions(name, version), drain_s, keep_busy=keep_busy)
 
     async def unregister_entry(self, entry: Entry) -> None:
         """Removes one entry, as `unregister`; does nothing when it is not there any more."""

@@ -78,13 +78,14 @@ class Sources:
         return self._fetcher.allows(url)
 
     @contextlib.asynccontextmanager
-    async def at_hand(self, url: str, report: Report, *, operator: bool = False) -> AsyncIterator[Source]:
+    async def at_hand(self, url: str, report: Report, *, operator: bool = False, signed: bool = False) -> AsyncIterator[Source]:
         """Finds, or fetches, what a URL leads to.
 
         Args:
             url: A path or URL.
             report: Is told the progress of a fetch.
             operator: Whether the operator gave it, who may name any path.
+            signed: Whether it is one of S3 that lets nobody in without credentials.
 
         Yields:
             The file or folder; what was fetched is removed in the end.
@@ -98,7 +99,7 @@ class Sources:
             return
         with self._archives.temporary_path() as path:
             try:
-                await self._fetcher.fetch(url, path, report)
+                await self._fetcher.fetch(url, path, report, signed=signed)
             except FlowyardError as error:
                 error.fetching = True
                 raise

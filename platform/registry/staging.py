@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from flowyard.platform.archives.fetch import Report
+from flowyard.platform.archives.fetch import SIGNED, Report
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.places import Places, inside_urls, outside_urls
@@ -69,8 +69,9 @@ class Staging:
                 stored = await self._sources.add(Source(request.upload, request.filename or "upload"), request.sha256)
                 yield msgspec.structs.replace(request, url=UPLOAD + stored.digest), stored
                 return
+            signed = request.spec.options.get(SIGNED) == "true"
             with self._tasks.fetching(entry):
-                async with self._sources.at_hand(request.url, report, operator=request.operator) as source:
+                async with self._sources.at_hand(request.url, report, operator=request.operator, signed=signed) as source:
                     await keeping.enter_async_context(self._retention.adding())
                     stored = await self._sources.add(source, request.sha256)
             yield request, stored

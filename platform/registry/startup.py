@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from flowyard.engines import discovery
+from flowyard.engines.torchserve.folder import DEFAULT_HANDLER
 from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.names import LoadItem, is_archive_name, parse_load_item
 from flowyard.platform.archives.recognise import Kind, recognise
@@ -39,6 +40,7 @@ def spec_at_start(item: LoadItem, settings: Settings, gpus: int) -> ModelSpec:
             INITIAL_WORKERS: str(settings.default_workers_per_model or gpus or cpu_count()),
             "service_envelope": settings.service_envelope,
             "decode_input_request": None if settings.decode_input_request else "false",
+            DEFAULT_HANDLER: settings.default_service_handler,
         }
     told = {key: value for key, value in options.items() if value}
     return ModelSpec(engine=item.engine, device=item.devices, options=told)

@@ -279,6 +279,12 @@ class ModelPool:
             self._changed.clear()
             await self._changed.wait()
 
+    async def quiet(self) -> None:
+        """Waits until no call waits or is computed."""
+        while self._incoming or self.queue_length or any(worker.state == "busy" for worker in self._scheduler.workers):
+            self._changed.clear()
+            await self._changed.wait()
+
     @property
     def failing(self) -> bool:
         """Whether workers that there should be cannot be started."""

@@ -43,6 +43,7 @@ from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     AlreadyRegisteredError,
     ConflictError,
+    DeadlineError,
     FlowyardError,
     ForbiddenError,
     InvalidArchiveError,
@@ -383,11 +384,21 @@ def archive_refusal(error: FlowyardError) -> FlowyardError:
 
 
 async def unregister(registry: Registry, model: Model, given: Parameters) -> None:
-    """Unregisters a model; `timeout` is how long running requests get, as the early documents have it."""
+    """Unregisters a model; `timeout` is how long running requests get before they are ended, as the early documents have it.
+
+    Raises:
+        DeadlineError: They get as long as the setting says, and have not finished; the model stays.
+    """
     timeout_s = given.integer("timeout")
-    drain_s = float(timeout_s) if timeout_s is not None and timeout_s >= 0 else None
     record = model.entry.record
-    await registry.unregister(record.name, record.version, drain_s=drain_s)
+    if timeout_s is not None and timeout_s >= 0:
+        await registry.unregister(record.name, record.version, drain_s=timeout_s)
+        return
+    limit_s = registry.settings.unregister_model_timeout
+    try:
+        await registry.unregister(record.name, record.version, drain_s=limit_s, keep_busy=True)
+    except DeadlineError as error:
+        raise DeadlineError(f"Timed out while cleaning resources: {model.name}") from error
 
 
 def read_workers(given: Parameters) -> tuple[int, int]:

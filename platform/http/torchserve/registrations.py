@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
+from flowyard.engines.torchserve.folder import DEFAULT_HANDLER
+from flowyard.platform.archives.fetch import SIGNED
 from flowyard.platform.archives.names import check_name
 from flowyard.platform.http.torchserve.errors import StartFailedError, StartOutOfMemoryError
 from flowyard.platform.http.torchserve.parameters import Parameters
@@ -81,6 +83,8 @@ def read_registration(
         STARTUP_TIMEOUT: _told(_said("startup_timeout", given, 0, 86_400)),
         "service_envelope": settings.service_envelope,
         "decode_input_request": None if settings.decode_input_request else "false",
+        DEFAULT_HANDLER: settings.default_service_handler,
+        SIGNED: "true" if given.flag(SIGNED, default=False) else None,
     }
     spec = ModelSpec(
         batch_size=(_said if runtimes is TORCHSERVE_RUNTIMES else _number)("batch_size", given, 1, 65_536),

@@ -248,3 +248,54 @@ def test_a_missing_extra_is_named(monkeypatch, url, package, extra):
     fetcher = Fetcher(Settings(allowed_urls=("s3://b", "hf://o")))
     with pytest.raises(InvalidRequestError, match=rf"needs the package {package}: pip install 'flowyard\[{extra}\]'"):
         fetcher.check(url)
+
+
+AWS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2", "AWS_DEFAULT_REGION": "eu-west-1"}
+
+
+def signed_fetch(folder, url, allowed):
+    into = folder / "fetched"
+    fetcher = Fetcher(Settings(allowed_urls=tuple(allowed), fetch_attempts=1))
+    asyncio.run(fetcher.fetch(url, into, lambda done, total: None, signed=True))
+    return into.read_bytes()
+
+
+def test_a_url_of_s3_is_signed_with_the_servers_credentials(files, tmp_path, monkeypatch):
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr("flowyard.platform.archives.web.Web.download", lambda self, url, *rest: _noted(asked, url, *rest))
+    url = f"{files.url}/sse%20test/m.mar"
+    signed_fetch(tmp_path, url, [files.url])
+    (target,) = asked
+    path, _, query = target.partition("?")
+    assert path == "/sse%20test/m.mar"
+    assert "X-Amz-Credential=someone%2F" in query
+    assert "%2Feu-west-1%2Fs3%2Faws4_request" in query
+    assert "X-Amz-Signature=" in query
+    assert "hunter2" not in query
+
+
+async def _noted(asked, url, shown, into, report):
+    assert "Signature" not in shown
+    asked.append(url.target)
+    into.write_bytes(b"model")
+
+
+@pytest.mark.parametrize("missing", [*AWS, None])
+def test_without_credentials_it_is_asked_for_as_it_is(files, tmp_path, monkeypatch, missing):
+    for name, value in AWS.items():
+        if missing in (name, None):
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert signed_fetch(tmp_path, files.file("/m.mar", b"model"), [files.url]) == b"model"
+    assert files.paths() == ["/m.mar"]
+
+
+def test_without_the_package_it_is_refused(files, tmp_path, monkeypatch):
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InvalidRequestError, match=r"s3_sse_kms needs the package obstore: pip install 'flowyard\[cloud\]'"):
+        signed_fetch(tmp_path, f"{files.url}/m.mar", [files.url])
