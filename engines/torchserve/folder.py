@@ -163,7 +163,9 @@ def recognise(path: Path, options: Mapping[str, str] | None = None, gpus: int = 
     """
     given = options or {}
     found = find_manifest(path)
-    if found is None and HANDLER not in given and not (DEFAULT_HANDLER in given and path.is_dir()):
+    # A single file that is no Python is a model of another engine, whatever the server's handler.
+    may_default = DEFAULT_HANDLER in given and (path.is_dir() or path.suffix == ".py")
+    if found is None and HANDLER not in given and not may_default:
         return None
     folder, manifest = found or (discovery.descend(path) if path.is_dir() else path.parent, Manifest())
     _check_options(given)

@@ -197,6 +197,8 @@ def dialect_logs(settings: Settings, logs: Logs) -> DialectLogs | None:
         if not can_be_written(place):
             raise InvalidRequestError(f"{setting} {place}: no files can be written there")
     try:
+        for place in (folder, metrics_folder):
+            place.mkdir(parents=True, exist_ok=True)
         return DialectLogs(dialect, folder, metrics_folder, logs)
     except OSError as error:
         raise InvalidRequestError(f"log_location {error.filename}: {error.strerror}") from None

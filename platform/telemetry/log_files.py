@@ -168,9 +168,6 @@ def _day(at: float) -> tuple[int, int, int]:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether files can be made in a folder, which is made where it is not there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    """Whether files can be made in a folder, which need not be there yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

@@ -210,6 +210,64 @@ def test_metrics_have_torchserve_s_names(server):
     assert '",} ' in text
 
 
+MEASURED = """
+from ts.metrics.dimension import Dimension
+from ts.metrics.metric_type_enum import MetricTypes
+
+def handle(data, context):
+    if data is None:
+        return None
+    context.metrics.add_counter("Seen", 2)
+    context.metrics.add_time("HandlerTime", 12.5)
+    context.metrics.add_metric("Spread", 0.3, "s", dimensions=[Dimension("Part", "a")], metric_type=MetricTypes.HISTOGRAM)
+    return ["OK"] * len(data)
+"""
+
+
+def test_what_handlers_measure_is_told_with_the_originals_names_and_labels(server):
+    manifest = {
+        "runtime": "python",
+        "model": {"modelName": "own", "handler": "h.py", "modelVersion": "2"},
+        "archiverVersion": "1",
+    }
+    content = zipped({"h.py": MEASURED, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
+    (server.process.model_store / "own.mar").write_bytes(content)
+    server.management.post("/models", params={"url": "own.mar", "initial_workers": 1}).raise_for_status()
+    for _ in range(2):
+        server.inference.post("/predictions/own", content=b"x").raise_for_status()
+
+    def told(*names: str) -> str:
+        return server.metrics.get("/metrics", params=[("name[]", name) for name in names]).text
+
+    # Values come behind the answer that they belong to.
+    wait_until(lambda: 'Seen{ModelName="own",Level="Model",Hostname="' in told("Seen") and "} 4.0" in told("Seen"))
+    seen, time_taken = told("Seen"), told("HandlerTime")
+    assert seen.startswith("# HELP Seen Torchserve prometheus counter metric with unit: Count\n# TYPE Seen counter\n")
+    assert 'HandlerTime{ModelName="own",Level="Model",Hostname="' in time_taken
+    assert time_taken.endswith('",} 12.5\n')
+    assert 'PredictionTime{ModelName="own",Level="Model",Hostname="' in told("PredictionTime")
+    assert "HandlerTime" not in seen
+    spread = told("Spread")
+    assert '",le="0.25",} 0.0\n' in spread
+    assert '",le="0.5",} 2.0\n' in spread
+    assert 'Spread_count{Part="a",ModelName="own",Level="Model",Hostname="' in spread
+
+    native = server.native.get("/metrics", params={"name[]": "Seen"}).text
+    assert 'Seen_total{Level="Model",ModelName="own",model="own",version="2"} 4.0' in native
+
+
+def test_requests_of_every_dialect_count_in_the_native_metrics(server):
+    server.register("counted", initial_workers=1).raise_for_status()
+    for client in (server.inference, server.mms, server.native):
+        client.post("/predictions/counted", content=b"x").raise_for_status()
+    server.inference.get("/nothing")
+    text = server.native.get("/metrics").text
+    assert 'flowyard_requests_total{code="200",model="counted",version="1.0"} 3.0' in text
+    assert 'flowyard_request_duration_seconds_count{model="counted",version="1.0"} 3.0' in text
+    assert 'flowyard_requests_in_flight{model="counted",version="1.0"} 0.0' in text
+    assert 'flowyard_http_responses_total{api="management",code="404"}' in text
+
+
 WRONG = [
     ("management", "POST", "/models", {}, 400),
     ("management", "POST", "/models", {"url": ""}, 404),

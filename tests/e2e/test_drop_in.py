@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -17,13 +19,13 @@ HANDLER = "def handle(data, context):\n    return None if data is None else ['OK
 ONE_PORT = "http://127.0.0.1:0"
 
 
-def archive(name: str) -> bytes:
+def archive(name: str, code: str = HANDLER) -> bytes:
     manifest = {
         "runtime": "python",
         "model": {"modelName": name, "handler": "h.py", "modelVersion": "1.0"},
         "archiverVersion": "1",
     }
-    return zipped({"h.py": HANDLER, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
+    return zipped({"h.py": code, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
 
 
 class DropIn:
@@ -162,3 +164,191 @@ class DropInWithoutConfig:
 
 def test_the_version(tmp_path):
     assert DropIn(tmp_path).run("--version").stdout == "TorchServe Version is 0.12.0\n"
+
+
+TALKING = """
+import logging, sys
+
+def handle(data, context):
+    if data is None:
+        return None
+    print("said")
+    print("complained", file=sys.stderr)
+    logging.info("logged")
+    context.metrics.add_counter("Seen", 2)
+    print("[METRICS]Printed.Count:1|#Level:Model|#hostname:h,1")
+    return ["OK"] * len(data)
+"""
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
+ID = r"[0-9a-f-]{36}"
+
+
+def asked_once(tmp_path, command: str, *lines: str) -> str:
+    """Has a server answer a prediction and a request for nothing, and stops it; returns what it told on standard error."""
+    server = DropIn(tmp_path, command, *lines)
+    (server.store / "talk.mar").write_bytes(archive("talk", TALKING))
+    client = server.start(f"--{'ts' if command == 'torchserve' else 'mms'}-config", str(server.config))
+    try:
+        client.post("/models", params={"url": "talk.mar", "initial_workers": 1}).raise_for_status()
+        assert client.post("/predictions/talk").text == "OK"
+        assert client.get("/nothing").status_code == 404
+        errors = tmp_path / "err"
+        wait_until(lambda: "complained\n" in errors.read_text())
+        return errors.read_text()
+    finally:
+        server.stop()
+
+
+def log_lines(folder: Path, name: str) -> list[str]:
+    return (folder / f"{name}.log").read_text().splitlines()
+
+
+def assert_there(lines: list[str], pattern: str) -> None:
+    assert any(re.fullmatch(pattern, line) for line in lines), "\n".join(lines)
+
+
+def test_log_files_of_torchserve(tmp_path):
+    asked_once(tmp_path, "torchserve")
+    logs = tmp_path / "logs"
+    assert sorted(path.name for path in logs.iterdir()) == [
+        "access_log.log",
+        "model_log.log",
+        "model_metrics.log",
+        "ts_log.log",
+        "ts_metrics.log",
+    ]
+    registered, predicted, nothing = log_lines(logs, "access_log")
+    call = STAMP + r' - /127\.0\.0\.1:\d+ "'
+    assert re.fullmatch(call + r'POST /models\?url=talk\.mar&initial_workers=1 HTTP/1\.1" 200 \d+', registered)
+    assert re.fullmatch(call + r'POST /predictions/talk HTTP/1\.1" 200 \d+', predicted)
+    assert re.fullmatch(call + r'GET /nothing HTTP/1\.1" 404 \d+', nothing)
+    told = log_lines(logs, "model_log")
+    worker = r"W-9000-talk_1\.0"
+    for level, output, text in (
+        ("INFO ", "stdout", "Torch worker started."),
+        ("INFO ", "stdout", "said"),
+        ("WARN ", "stderr", "complained"),
+        ("INFO ", "stdout", "logged"),
+    ):
+        assert_there(told, rf"{STAMP} \[{level}\] {worker}-{output} MODEL_LOG - {re.escape(text)}")
+    assert not any("METRICS" in line for line in told)
+    measured = log_lines(logs, "model_metrics")
+    of_model = r"\|#ModelName:talk,Level:Model\|#hostname:[^,]+"
+    assert_there(measured, rf"{STAMP} - Seen\.Count:2\.0{of_model},requestID:{ID},timestamp:\d+")
+    assert_there(measured, rf"{STAMP} - PredictionTime\.ms:[\d.]+{of_model},requestID:{ID},timestamp:\d+")
+    assert_there(measured, rf"{STAMP} - Printed\.Count:1\.0\|#Level:Model\|#hostname:[^,]+,requestID:null,timestamp:\d+")
+    counted = log_lines(logs, "ts_metrics")
+    host = r"\|#Level:Host\|#hostname:[^,]+,timestamp:\d+"
+    for name in (
+        r"Requests2XX\.Count:1\.0",
+        r"Requests4XX\.Count:1\.0",
+        r"QueueTime\.Milliseconds:[\d.]+",
+        r"MemoryUsed\.Megabytes:[\d.]+",
+    ):
+        assert_there(counted, rf"{STAMP} - {name}{host}")
+    assert_there(counted, rf"{STAMP} - WorkerLoadTime\.Milliseconds:[\d.]+\|#WorkerName:{worker},Level:Host\|#hostname:.*")
+    everything = log_lines(logs, "ts_log")
+    state = r"org\.pytorch\.serve\.wlm\.WorkerThread - W-9000-talk_1\.0 State change WORKER_STARTED -> WORKER_MODEL_LOADED"
+    assert_there(everything, rf"{STAMP} \[DEBUG\] {worker} {state}")
+    assert_there(everything, rf"{STAMP} \[INFO \] event-loop ACCESS_LOG - .*GET /nothing.*")
+    assert_there(everything, rf"{STAMP} \[INFO \] event-loop TS_METRICS - Requests4XX.*")
+
+
+def test_log_files_of_mms_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOG_LOCATION", str(tmp_path / "var" / "log"))
+    monkeypatch.setenv("METRICS_LOCATION", str(tmp_path / "var" / "metrics"))
+    asked_once(tmp_path, "mms")
+    assert not (tmp_path / "logs").exists()
+    logs, metrics = tmp_path / "var" / "log", tmp_path / "var" / "metrics"
+    assert sorted(path.name for path in logs.iterdir()) == ["access_log.log", "mms_log.log", "model_log.log"]
+    assert_there(
+        log_lines(metrics, "mms_metrics"), rf"{STAMP} - Requests2XX\.Count:1\|#Level:Host\|#hostname:[^,]+,timestamp:\d+"
+    )
+    measured = rf"{STAMP} - Seen\.Count:2\|#ModelName:talk,Level:Model\|#hostname:[^,]+,requestID:{ID},timestamp:\d+"
+    assert_there(log_lines(metrics, "model_metrics"), measured)
+    assert_there(log_lines(logs, "model_log"), rf"{STAMP} \[INFO \] W-9000-talk-stdout .*WorkerLifeCycle - said")
+
+
+def test_no_log_files_where_nobody_wants_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWYARD_LOG_LOCATION", "")
+    assert "said\n" in asked_once(tmp_path, "torchserve")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_folder_where_no_logs_can_be_written_is_no_reason_not_to_start(tmp_path):
+    (tmp_path / "logs").write_text("a file")
+    asked_once(tmp_path, "torchserve")
+    assert (tmp_path / "logs").read_text() == "a file"
+
+
+def test_a_place_that_is_named_and_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOG_LOCATION", str(tmp_path / "file"))
+    server = DropIn(tmp_path)
+    done = server.run("--foreground", "--model-store", "store", "--ts-config", str(server.config))
+    assert done.returncode == 1
+    assert f"log_location {tmp_path / 'file'}: no files can be written there" in done.stderr
+
+
+def test_a_model_that_does_not_go_in_time_stays(tmp_path):
+    server = DropIn(tmp_path, "torchserve", "unregister_model_timeout=0")
+    client = server.start("--ts-config", str(server.config))
+    try:
+        client.post("/models", params={"url": "noop.mar", "initial_workers": 1}).raise_for_status()
+        refused = client.delete("/models/noop")
+        assert (refused.status_code, refused.json()) == (
+            408,
+            {"code": 408, "type": "RequestTimeoutException", "message": "Timed out while cleaning resources: noop"},
+        )
+        assert client.post("/predictions/noop").text == "OK"
+        # Without workers there is nothing to wait for.
+        client.put("/models/noop", params={"min_worker": 0, "synchronous": "true"}).raise_for_status()
+        wait_until(lambda: client.get("/models/noop").json()[0]["workers"] == [])
+        assert client.delete("/models/noop").json() == {"status": 'Model "noop" unregistered'}
+    finally:
+        server.stop()
+
+
+def test_a_model_that_is_busy_stays_until_it_has_answered(tmp_path):
+    gate, started = tmp_path / "go", tmp_path / "started"
+    waiting = f"""
+import os, pathlib, time
+def handle(data, context):
+    if data is not None:
+        pathlib.Path({str(started)!r}).touch()
+    while data is not None and not os.path.exists({str(gate)!r}):
+        time.sleep(0.01)
+    return None if data is None else ["OK"] * len(data)
+"""
+    server = DropIn(tmp_path, "mms", "unregister_model_timeout=1")
+    (server.store / "busy.mar").write_bytes(archive("busy", waiting))
+    client = server.start("--mms-config", str(server.config))
+    try:
+        client.post("/models", params={"url": "busy.mar", "initial_workers": 1}).raise_for_status()
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(client.post, "/predictions/busy")
+            wait_until(started.exists)
+            refused = client.delete("/models/busy")
+            assert refused.status_code == 408
+            assert refused.json()["message"] == "Timed out while cleaning resources: busy"
+            gate.touch()
+            assert answer.result().text == "OK"
+        assert client.delete("/models/busy").json() == {"status": 'Model "busy" unregistered'}
+        assert client.post("/predictions/busy").status_code == 404
+    finally:
+        gate.touch()
+        server.stop()
+
+
+def test_an_archive_without_manifest_has_the_default_handler(tmp_path):
+    server = DropIn(tmp_path, "torchserve", "default_service_handler=service:answer")
+    (server.store / "bare.mar").write_bytes(zipped({"service.py": HANDLER.replace("handle", "answer")}))
+    client = server.start("--ts-config", str(server.config))
+    try:
+        answer = client.post("/models", params={"url": "bare.mar", "model_name": "bare", "initial_workers": 1})
+        assert answer.status_code == 200, answer.text
+        assert client.post("/predictions/bare").text == "OK"
+        client.post("/models", params={"url": "noop.mar", "initial_workers": 1}).raise_for_status()
+        assert client.post("/predictions/noop").text == "OK"
+    finally:
+        server.stop()

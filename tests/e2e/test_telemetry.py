@@ -350,3 +350,33 @@ def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path):
     finally:
         if server.process is not None:
             server.kill()
+
+
+PRINTING = """
+import logging
+from djl_python import Output
+
+def handle(inputs):
+    if inputs.is_empty():
+        return None
+    print("[METRICS]Inference.Milliseconds:311|#Model:printing|1650953744320|g")
+    logging.info("[METRICS]Tokens.Count:5|#Model:printing|1650953744320|c")
+    print("before [METRICS]broken")
+    return Output().add("OK")
+"""
+
+
+def test_metrics_that_djls_handlers_print(http):
+    archive = zipped({"model.py": PRINTING, "serving.properties": "engine=Python\n"})
+    assert http.post("/models", params={"model_name": "printing", "max_worker": 1}, content=archive).status_code == 200
+    for _ in range(2):
+        assert http.post("/predictions/printing", content=b"x").text == "OK"
+
+    def told(path: str, name: str) -> str:
+        return http.get(path, params={"name[]": name}).text
+
+    # Values come behind the answer that they belong to.
+    wait_until(lambda: 'Tokens_total{Model="printing",model="printing",version=""} 10.0' in told("/metrics", "Tokens_total"))
+    assert 'Inference{Model="printing",model="printing",version=""} 311.0' in told("/metrics", "Inference")
+    assert 'Inference{Model="printing"} 311.0' in told("/server/metrics", "Inference")
+    assert 'Tokens_total{Model="printing"} 10.0' in told("/server/metrics", "Tokens_total")
