@@ -37,6 +37,7 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.exposition import Exposition
 from flowyard.platform.telemetry.logs import Logs
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.schemas.errors import (
     FlowyardError,
@@ -116,11 +117,12 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
     return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
-def build_dialects(registry: Registry, log_files: DialectLogs | None = None) -> dict[str, TorchServe | Mms]:
+def build_dialects(registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> dict[str, TorchServe | Mms]:
     """The other servers' APIs that the settings ask for, by name.
 
     Args:
         registry: What is registered, whatever API it was registered through.
+        traces: Keeps the timelines of runs that are too long for a header.
         log_files: The log files of the first of them, `None` for none.
 
     Raises:
@@ -128,7 +130,7 @@ def build_dialects(registry: Registry, log_files: DialectLogs | None = None) -> 
     """
     wanted = list(dict.fromkeys(name.lower() for name in registry.settings.dialects))
     made: dict[str, type[TorchServe] | type[Mms]] = {"torchserve": TorchServe, "mms": Mms}
-    return {name: made[name](registry, log_files if name == wanted[0] else None) for name in wanted}
+    return {name: made[name](registry, traces, log_files if name == wanted[0] else None) for name in wanted}
 
 
 def _error_rates(settings: Settings) -> ErrorRates:

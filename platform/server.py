@@ -195,7 +195,7 @@ async def _accept(
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
-    dialects = build_dialects(registry, log_files)
+    dialects = build_dialects(registry, front.predictions.traces, log_files)
     apps = [
         _native_app(front, door, registry.settings)
         if door.dialect == "native"

@@ -29,9 +29,10 @@ class Exchange:
         status: Status of the answer.
         bytes_in: Bytes of the request's body.
         bytes_out: Bytes of the answer's body.
+        trace: Makes the header with the run's timeline, of the answer's status; `None` where the request does not ask for one.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "deployment", "prediction", "started", "status")
+    __slots__ = ("bytes_in", "bytes_out", "deployment", "prediction", "started", "status", "trace")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -40,6 +41,7 @@ class Exchange:
         self.status = CLIENT_GONE
         self.bytes_in = 0
         self.bytes_out = 0
+        self.trace: Callable[[int], tuple[bytes, bytes]] | None = None
 
     def routed(self, deployment: Deployment) -> None:
         """It is known who answers."""

@@ -268,6 +268,20 @@ def test_requests_of_every_dialect_count_in_the_native_metrics(server):
     assert 'flowyard_http_responses_total{api="management",code="404"}' in text
 
 
+def test_a_timeline_is_told_to_those_who_ask_for_it(server):
+    server.register("timed", initial_workers=1).raise_for_status()
+    for client in (server.inference, server.mms):
+        answer = client.post("/predictions/timed", content=b"x", headers={"X-Flowyard-Trace": "1"})
+        trace = json.loads(answer.headers["x-flowyard-trace"])
+        assert (answer.text, trace["workflow"], trace["status"]) == ("1.0:x", "timed", 200)
+        assert trace["request_id"] == answer.headers["x-request-id"]
+        assert trace["nodes"][0]["compute_ms"] >= 0
+    failed = server.inference.post("/predictions/timed", content=b"sleep x", headers={"X-Flowyard-Trace": "1"})
+    assert (failed.status_code, json.loads(failed.headers["x-flowyard-trace"])["status"]) == (503, 503)
+    assert "x-flowyard-trace" not in server.inference.post("/predictions/timed", content=b"x").headers
+    assert server.inference.post("/predictions/timed", headers={"X-Flowyard-Trace": "yes"}).status_code == 400
+
+
 WRONG = [
     ("management", "POST", "/models", {}, 400),
     ("management", "POST", "/models", {"url": ""}, 404),

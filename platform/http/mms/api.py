@@ -15,6 +15,7 @@ from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.dialect_logs import DialectLogs
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.schemas.errors import FlowyardError
 
@@ -27,6 +28,7 @@ class Mms:
 
     Args:
         registry: Where models are.
+        traces: Keeps the timelines of runs that are too long for a header.
         log_files: The log files, `None` where it has none.
 
     Attributes:
@@ -39,7 +41,7 @@ class Mms:
 
     tokens = None
 
-    def __init__(self, registry: Registry, log_files: DialectLogs | None = None) -> None:
+    def __init__(self, registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> None:
         self.settings = registry.settings
         self.log_files = log_files
         self._measures: MmsMeasures | None = None
@@ -47,7 +49,7 @@ class Mms:
             self._measures = MmsMeasures(self.settings, log_files)
             registry.watchers.all.append(self._measures)
             self._measures.watch_host()
-        self.inference = MmsInference(registry, _unmeasured)
+        self.inference = MmsInference(registry, _unmeasured, traces)
         self.management = MmsManagement(registry)
 
     def document(self, part: Part) -> Json:

@@ -48,12 +48,23 @@ def with_trace(answer: Answer, execution: TracedExecution, traces: Traces) -> An
         The answer with one more header.
     """
     status, content_type, body, headers = answer
+    return status, content_type, body, [*headers, trace_header(execution, traces, status)]
+
+
+def trace_header(execution: TracedExecution, traces: Traces, status: int) -> tuple[bytes, bytes]:
+    """The header with a run's trace, or with where it is when it is too long for one.
+
+    Args:
+        execution: The run.
+        traces: Keeps long traces.
+        status: Of the answer.
+    """
     text = encode_trace(execution.trace(status))
-    value = text
-    if len(text) > MAX_HEADER_BYTES or not text.isascii():
-        trace_id, value = place_of_trace()
-        traces.keep(trace_id, text)
-    return status, content_type, body, [*headers, (ASKS.encode(), value)]
+    if len(text) <= MAX_HEADER_BYTES and text.isascii():
+        return ASKS.encode(), text
+    trace_id, place = place_of_trace()
+    traces.keep(trace_id, text)
+    return ASKS.encode(), place
 
 
 def place_of_trace() -> tuple[str, bytes]:

@@ -19,6 +19,7 @@ from flowyard.platform.http.torchserve.routes import Call
 from flowyard.platform.http.torchserve.tokens import KEY_FILE, Tokens
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.dialect_logs import DialectLogs
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.schemas.errors import FlowyardError
 
@@ -31,6 +32,7 @@ class TorchServe:
 
     Args:
         registry: Where models are.
+        traces: Keeps the timelines of runs that are too long for a header.
         log_files: The log files, `None` where it has none.
 
     Raises:
@@ -44,13 +46,13 @@ class TorchServe:
         tokens: The tokens, `None` where the settings want none.
     """
 
-    def __init__(self, registry: Registry, log_files: DialectLogs | None = None) -> None:
+    def __init__(self, registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> None:
         self.settings = registry.settings
         self.log_files = log_files
         self._measures = Measures(Models(registry.endpoints), self.settings, log_files)
         registry.watchers.all.append(self._measures)
         self._measures.watch_host()
-        self.inference = Inference(registry, self._predicted)
+        self.inference = Inference(registry, self._predicted, traces)
         self.management = Management(registry)
         lifetime = timedelta(minutes=self.settings.token_expiration_min)
         self.tokens = None if self.settings.disable_token_authorization else Tokens(Path(KEY_FILE).absolute(), lifetime)

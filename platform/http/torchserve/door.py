@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import structlog
 
 from flowyard.platform.http.bodies import ClientGoneError, Receive
@@ -124,6 +125,8 @@ class Door:
                 answer = self._api.tell(InternalError("internal error; the log has the details"))
             if answer is None:
                 return
+            if exchange.trace is not None:
+                answer = msgspec.structs.replace(answer, headers=[*answer.headers, exchange.trace(answer.status)])
             exchange.status = answer.status
             exchange.bytes_out = len(answer.body)
             await send(head(answer, request_id, self._cross_origin))

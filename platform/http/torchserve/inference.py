@@ -14,6 +14,7 @@ from flowyard.platform.execution import Asked, Execution, SingleCall, execute
 from flowyard.platform.http.bodies import Receive
 from flowyard.platform.http.native.predictions import Watch, deadline_of, listen_for_end, priority_of
 from flowyard.platform.http.native.streaming import Reply, Stream
+from flowyard.platform.http.native.tracing import arrival_of, trace_header
 from flowyard.platform.http.torchserve import openapi
 from flowyard.platform.http.torchserve.answers import JSON, Answer, Headers, json_answer, status_answer
 from flowyard.platform.http.torchserve.entries import Model, Models
@@ -25,7 +26,9 @@ from flowyard.platform.http.torchserve.routes import Call, torchserve_call
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.shadows import mirror
+from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Exchange
+from flowyard.platform.traced_execution import TracedExecution
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.tasks import Task
@@ -79,13 +82,15 @@ class Inference:
     Args:
         registry: Where models are.
         measure: Is told of every prediction that was made: the model's name and version, as far as it was named, and its times.
+        traces: Keeps the timelines that are too long for a header; the native API has them.
     """
 
-    def __init__(self, registry: Registry, measure: Callable[[Model, Call, float, float], None]) -> None:
+    def __init__(self, registry: Registry, measure: Callable[[Model, Call, float, float], None], traces: Traces) -> None:
         self._registry = registry
         self._settings = registry.settings
         self._models = Models(registry.endpoints)
         self._measure = measure
+        self._traces = traces
         self._watch = Watch()
 
     def call_of(self, segments: tuple[str, ...]) -> Call | None:
@@ -232,7 +237,9 @@ class Inference:
         try:
             deployment = self._models.route(asked.model, versioned=asked.call.version is not None)
             exchange.routed(deployment)
-            run = self._run(asked, request, deployment, reply)
+            run = self._run(asked, request, deployment, reply, arrival_of(request.headers))
+            if isinstance(run, TracedExecution):
+                exchange.trace = functools.partial(trace_header, run, self._traces)
             run.start()
             first = reply.first
             result = first.result() if first.done() else await wait(first, run)
@@ -258,7 +265,9 @@ class Inference:
             listening.cancel()
             run.cancel()
 
-    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply) -> Running:
+    def _run(
+        self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None
+    ) -> Running:
         headers = dict(request.headers)
         deadline = asked.deadline if asked.deadline is not None else deadline_of(headers)
         payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
@@ -279,6 +288,8 @@ class Inference:
         shadows = endpoints.shadows.get(asked.model.name, ()) if asked.call.version is None else ()
         if shadows:
             mirror(run, shadows, endpoints.route)
+        if arrived is not None:
+            return TracedExecution(deployment, run, endpoints.route, reply.on_answer, reply.on_chunk, arrived)
         return execute(deployment, run, endpoints.route, reply.on_answer, reply.on_chunk)
 
     def no_worker(self, asked: Prediction) -> UnavailableError:
