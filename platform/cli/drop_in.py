@@ -91,6 +91,7 @@ def torchserve(
         return server.stop()
     if model_store is not None and not model_store.is_dir():
         raise InvalidRequestError(f"--model-store directory not found: {model_store}")
+    _check_there(log_config=log_config, cpp_log_config=cpp_log_config)
     flags = {
         "model_store": _absolute(model_store),
         "workflow_store": _absolute(workflow_store),
@@ -150,6 +151,7 @@ def mms(
     server = DropIn("MMS", "mms", state_dir)
     if stop:
         return server.stop()
+    _check_there(log_config=log_config)
     flags = {
         "model_store": _absolute(model_store),
         "load_models": ",".join(models) if models else None,
@@ -158,6 +160,13 @@ def mms(
     }
     run = server.settings(mms_config, flags, ["--log-config"] if log_config is not None else [], snapshots=False)
     return server.start(run, foreground=foreground, ready_file=ready_file)
+
+
+def _check_there(**files: Path | None) -> None:
+    """Refuses flags whose file is not there, even where they have no effect, as the originals do."""
+    for name, file in files.items():
+        if file is not None and not file.is_file():
+            raise InvalidRequestError(f"--{name.replace('_', '-')} file not found: {file}")
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -207,8 +216,9 @@ class DropIn:
         said = config.read_config(self._dialect, found, os.environ)
         # The originals open what they are told to; whoever moves in is warned, not turned away.
         own = {"dialects": self._dialect, "state_dir": self._state_dir, "insecure": True}
+        logs = config.log_defaults(self._dialect, os.environ)
         given = [
-            *config.log_defaults(self._dialect, os.environ),
+            *logs,
             *said.given,
             *from_env(os.environ),
             *from_flags({**flags, **own}),
@@ -216,6 +226,8 @@ class DropIn:
         ]
         warnings = [*said.warnings, *(f"{flag} has no effect" for flag in idle)]
         settings, told = settings_of(given, os.environ, warnings=warnings)
+        if settings.log_location is None and not logs:
+            told += (f"no log files are written: none can be in {Path(config.LOGS).absolute()} (variable LOG_LOCATION)",)
         for warning in told:
             print(f"warning: {warning}", file=sys.stderr)
         for address in open_to_others(settings):

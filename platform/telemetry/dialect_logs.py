@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -86,6 +87,8 @@ class DialectLogs:
         self._words = words = _WORDS[dialect]
         self._names = _torchserve_name if dialect == "torchserve" else _mms_name
         self._logs = logs
+        #: Models, by name and version, of which a worker has died and none has loaded them since.
+        self._recovering: set[tuple[str, str]] = set()
         detailed, plain = Layout(detailed=True), Layout(detailed=False)
         places = {
             "access_log": (folder, plain),
@@ -131,22 +134,36 @@ class DialectLogs:
     # ---- workers ----
 
     def worker_started(self, worker: WorkerName) -> None:
-        """A process has been started."""
+        """A process has been started, maybe in the place of one that has died."""
+        if (worker.model, worker.version) in self._recovering:
+            self._of_worker(worker, "INFO", f"Retry worker: {FIRST_WORKER - 1 + worker.id} in 0 seconds.")
         self._changed(worker, "null", "WORKER_STARTED")
 
     def worker_ready(self, worker: WorkerName, load_s: float) -> None:
         """It has loaded its model."""
         self._printed(worker, "stdout", self._words.started)
         self._changed(worker, "WORKER_STARTED", "WORKER_MODEL_LOADED")
+        if (worker.model, worker.version) in self._recovering:
+            self._recovering.discard((worker.model, worker.version))
+            self._of_worker(worker, "INFO", "Auto recovery succeeded, reset recoveryStartTS")
 
     def worker_ended(self, worker: WorkerName, reason: str, *, was_ready: bool, meant: bool) -> None:
         """It has ended."""
-        name = self._names(worker)
-        if not meant:
-            told = f"Backend worker monitoring thread interrupted or backend worker process died. ({reason})"
-            self._files.write((self._words.log,), "WARN", name, self._words.worker_logger, told)
         before = "WORKER_MODEL_LOADED" if was_ready else "WORKER_STARTED"
-        self._changed(worker, before, "WORKER_SCALED_DOWN" if meant else "WORKER_STOPPED")
+        self._of_worker(worker, "INFO", f"{FIRST_WORKER - 1 + worker.id} Worker disconnected. {before}")
+        if meant:
+            # The model may be going: nobody comes back for it then.
+            self._recovering.discard((worker.model, worker.version))
+            self._changed(worker, before, "WORKER_SCALED_DOWN")
+            return
+        told = f"Backend worker monitoring thread interrupted or backend worker process died. ({reason})"
+        self._of_worker(worker, "WARN", told)
+        self._changed(worker, before, "WORKER_STOPPED")
+        if (worker.model, worker.version) in self._recovering:
+            self._of_worker(worker, "WARN", "Auto recovery failed again")
+        else:
+            self._recovering.add((worker.model, worker.version))
+            self._of_worker(worker, "INFO", f"Auto recovery start timestamp: {int(time.time() * 1000)}")
 
     def measured(self, worker: WorkerName, samples: Sequence[Sample]) -> None:
         """Who counts metrics tells them as lines."""
@@ -163,10 +180,10 @@ class DialectLogs:
         self._files.write(("model_log", self._words.log), level, name, self._words.output_logger, text)
 
     def _changed(self, worker: WorkerName, before: str, after: str) -> None:
-        name = self._names(worker)
-        self._files.write(
-            (self._words.log,), "DEBUG", name, self._words.worker_logger, f"{name} State change {before} -> {after}"
-        )
+        self._of_worker(worker, "DEBUG", f"{self._names(worker)} State change {before} -> {after}")
+
+    def _of_worker(self, worker: WorkerName, level: str, text: str) -> None:
+        self._files.write((self._words.log,), level, self._names(worker), self._words.worker_logger, text)
 
     def close(self) -> None:
         """Writes what waits."""

@@ -11,7 +11,6 @@ import gzip
 import logging
 import logging.handlers
 import os
-import queue
 import shutil
 import threading
 import time
@@ -22,8 +21,10 @@ from pathlib import Path
 ROTATE_BYTES = 100 * 1024 * 1024
 #: Files that were put aside and are kept, the latest ones.
 KEPT_FILES = 5
-#: Lines that may wait for the disk; what comes then is dropped and counted.
-PENDING_LINES = 100_000
+#: Characters that may wait for the disk; what comes then is dropped and counted.
+PENDING_CHARS = 32 * 1024 * 1024
+#: What a line takes besides its text while it waits.
+LINE_OVERHEAD = 1000
 #: Length of a line; what is over it is cut.
 LINE_CHARS = 16_384
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -102,7 +103,7 @@ class Layout(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        text = str(record.msg)[:LINE_CHARS]
+        text = record.msg
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
         head = f"{second},{int(record.created * 1000) % 1000:03d}"
         if not self._detailed:
@@ -119,8 +120,11 @@ class LogFiles:
 
     def __init__(self, files: Mapping[str, RotatedFile]) -> None:
         self._files = files
-        self._waiting: queue.Queue[tuple[tuple[str, ...], logging.LogRecord] | None] = queue.Queue(PENDING_LINES)
+        self._waiting: list[tuple[tuple[str, ...], logging.LogRecord]] = []
+        self._pending_chars = 0
         self._dropped = 0
+        self._closing = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log files", daemon=True)
         self._thread.start()
 
@@ -139,27 +143,46 @@ class LogFiles:
             logger: What it is about.
             text: What it says; further lines of it follow as they are.
         """
-        record = logging.makeLogRecord({"name": logger, "levelname": level, "threadName": thread, "msg": text})
-        try:
-            self._waiting.put_nowait((files, record))
-        except queue.Full:
-            self._dropped += 1
+        record = logging.makeLogRecord({"name": logger, "levelname": level, "threadName": thread, "msg": text[:LINE_CHARS]})
+        with self._changed:
+            if self._closing or self._pending_chars >= PENDING_CHARS:
+                self._dropped += 1
+                return
+            self._pending_chars += _length(record)
+            self._waiting.append((files, record))
+            self._changed.notify()
 
     def close(self, limit_s: float) -> None:
         """Writes what waits and closes the files; gives up on a disk that takes longer."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=limit_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join(limit_s)
 
     def _run(self) -> None:
-        while (waiting := self._waiting.get()) is not None:
-            files, record = waiting
-            for name in files:
-                self._files[name].handle(record)
+        while lines := self._next():
+            for files, record in lines:
+                for name in files:
+                    self._files[name].handle(record)
+                with self._changed:
+                    self._pending_chars -= _length(record)
         for file in self._files.values():
             # A full disk: what could not be written has been counted.
             with contextlib.suppress(OSError):
                 file.close()
+
+    def _next(self) -> list[tuple[tuple[str, ...], logging.LogRecord]]:
+        """What waits, as soon as something does; empty at the end."""
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            lines, self._waiting = self._waiting, []
+        return lines
+
+
+def _length(record: logging.LogRecord) -> int:
+    """Characters that a line takes, what is around its text included."""
+    return len(record.msg) + LINE_OVERHEAD
 
 
 def _day(at: float) -> tuple[int, int, int]:

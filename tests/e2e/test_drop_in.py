@@ -142,6 +142,7 @@ def test_models_that_cannot_be_loaded_are_passed_over(tmp_path):
         ((), "Missing mandatory parameter --model-store"),
         (("--model-store", "none"), "--model-store directory not found: none"),
         (("--model-store", "store", "--ts-config", "none"), "--ts-config file not found: none"),
+        (("--model-store", "store", "--log-config", "none"), "--log-config file not found: none"),
         (("--model-store", "store", "--ts-config", "bad"), "bad:1: job_queue_size: 'x' is not allowed"),
     ],
 )
@@ -277,7 +278,8 @@ def test_no_log_files_where_nobody_wants_them(tmp_path, monkeypatch):
 
 def test_a_folder_where_no_logs_can_be_written_is_no_reason_not_to_start(tmp_path):
     (tmp_path / "logs").write_text("a file")
-    asked_once(tmp_path, "torchserve")
+    told = asked_once(tmp_path, "torchserve")
+    assert f"warning: no log files are written: none can be in {tmp_path / 'logs'} (variable LOG_LOCATION)" in told
     assert (tmp_path / "logs").read_text() == "a file"
 
 

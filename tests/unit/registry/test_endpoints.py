@@ -281,3 +281,14 @@ TestSequences = Sequences.TestCase
 TestSequences.settings = settings(
     max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_nobody_takes_the_place_of_what_may_have_to_come_back(endpoints):
+    entry = endpoints.get("m", "v2")
+    before = endpoints.taken_out([entry])
+    with endpoints.places_kept(before), pytest.raises(ConflictError):
+        endpoints.add(pending("v2"))
+    endpoints.put_back(before)
+    assert endpoints.holds(entry)
+    endpoints.remove(entry)
+    endpoints.add(pending("v2"))

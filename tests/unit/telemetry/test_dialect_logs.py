@@ -78,18 +78,48 @@ def test_metrics(tmp_path, torchserve):
 def test_the_life_of_a_worker(tmp_path, torchserve):
     torchserve.worker_started(WORKER)
     torchserve.worker_ready(WORKER, 1.5)
-    torchserve.worker_ended(WORKER, "killed by SIGKILL", was_ready=True, meant=False)
     torchserve.worker_ended(PART, "exit status 0", was_ready=False, meant=True)
     torchserve.close()
     logger = "org.pytorch.serve.wlm.WorkerThread"
-    died = "Backend worker monitoring thread interrupted or backend worker process died."
     assert lines(tmp_path / "logs" / "ts_log.log") == [
         f"[DEBUG] W-9000-noop_1.0 {logger} - W-9000-noop_1.0 State change null -> WORKER_STARTED",
         "[INFO ] W-9000-noop_1.0-stdout MODEL_LOG - Torch worker started.",
         f"[DEBUG] W-9000-noop_1.0 {logger} - W-9000-noop_1.0 State change WORKER_STARTED -> WORKER_MODEL_LOADED",
-        f"[WARN ] W-9000-noop_1.0 {logger} - {died} (killed by SIGKILL)",
-        f"[DEBUG] W-9000-noop_1.0 {logger} - W-9000-noop_1.0 State change WORKER_MODEL_LOADED -> WORKER_STOPPED",
+        f"[INFO ] W-9001-flow__m1_3 {logger} - 9001 Worker disconnected. WORKER_STARTED",
         f"[DEBUG] W-9001-flow__m1_3 {logger} - W-9001-flow__m1_3 State change WORKER_STARTED -> WORKER_SCALED_DOWN",
+    ]
+
+
+def test_the_death_of_a_worker(tmp_path, torchserve):
+    others = [WorkerName(number, "noop", "", "torchserve") for number in (2, 3, 4)]
+    torchserve.worker_ended(WORKER, "killed by SIGKILL", was_ready=True, meant=False)
+    torchserve.worker_started(others[0])
+    torchserve.worker_ended(others[0], "exit status 3", was_ready=False, meant=False)
+    torchserve.worker_started(others[1])
+    torchserve.worker_ready(others[1], 1.0)
+    torchserve.worker_started(others[2])
+    torchserve.close()
+    told = [
+        re.sub(r"timestamp: \d+", "timestamp: T", line.partition(" - ")[2]) for line in lines(tmp_path / "logs" / "ts_log.log")
+    ]
+    died = "Backend worker monitoring thread interrupted or backend worker process died."
+    assert told == [
+        "9000 Worker disconnected. WORKER_MODEL_LOADED",
+        f"{died} (killed by SIGKILL)",
+        "W-9000-noop_1.0 State change WORKER_MODEL_LOADED -> WORKER_STOPPED",
+        "Auto recovery start timestamp: T",
+        "Retry worker: 9001 in 0 seconds.",
+        "W-9001-noop_1.0 State change null -> WORKER_STARTED",
+        "9001 Worker disconnected. WORKER_STARTED",
+        f"{died} (exit status 3)",
+        "W-9001-noop_1.0 State change WORKER_STARTED -> WORKER_STOPPED",
+        "Auto recovery failed again",
+        "Retry worker: 9002 in 0 seconds.",
+        "W-9002-noop_1.0 State change null -> WORKER_STARTED",
+        "Torch worker started.",
+        "W-9002-noop_1.0 State change WORKER_STARTED -> WORKER_MODEL_LOADED",
+        "Auto recovery succeeded, reset recoveryStartTS",
+        "W-9003-noop_1.0 State change null -> WORKER_STARTED",
     ]
 
 

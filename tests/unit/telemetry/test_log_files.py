@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flowyard.platform.telemetry.log_files import KEPT_FILES, Layout, LogFiles, RotatedFile, can_be_written
+from flowyard.platform.telemetry.log_files import KEPT_FILES, LINE_OVERHEAD, Layout, LogFiles, RotatedFile, can_be_written
 
 DAY_S = 86_400
 
@@ -99,7 +99,7 @@ class Slow(RotatedFile):
 
 
 def test_a_slow_disk_holds_nobody_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("flowyard.platform.telemetry.log_files.PENDING_LINES", 10)
+    monkeypatch.setattr("flowyard.platform.telemetry.log_files.PENDING_CHARS", 10 * LINE_OVERHEAD)
     go = threading.Event()
     files = LogFiles({"a": Slow(tmp_path / "a.log", go)})
     for number in range(50):
