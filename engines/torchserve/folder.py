@@ -33,6 +33,8 @@ HANDLER, RUNTIME, ENVELOPE, DECODE, STARTUP = (
 DEFAULT_HANDLER = "default_service_handler"
 #: Where the server finds the name of the file of what is to be installed.
 REQUIREMENTS = "requirements_file"
+#: What workers are told of the metrics that the server knows of handlers: JSON, a list of name, unit, dimensions and kind.
+MODEL_METRICS = "model_metrics"
 ENVELOPES = ("body", "json", "kserve", "kservev2")
 
 # What the servers say of a bad archive; our messages begin with it and tell in parentheses what is wrong where.

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ from mms.model_service.model_service import ModelService
 from ts import streaming
 from ts.metrics import collected
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from ts.metrics.metric_type_enum import MetricTypes
 from ts.utils.util import PredictionException
 
 #: Versions that handlers are told.
@@ -64,7 +66,7 @@ def load(source: ModelSource, device: Device) -> HandlerModel:
         raise InvalidModelError("the runtime LSP (handlers in C++) is not supported")
     root = Path(source.root)
     is_mms = source.handlers == "mms"
-    metrics = MetricsCacheYamlImpl(model_name=given.get("model_name", ""))
+    metrics = _metrics(given, is_mms=is_mms)
     context = _context(source, root, device, metrics, is_mms=is_mms)
     decode = given.get(folder.DECODE, "true").lower() == "true"
     try:
@@ -93,7 +95,7 @@ def load_functions(source: ModelSource) -> HandlerModel:
         EngineOutOfMemoryError: There was no memory for it.
     """
     root = Path(source.root)
-    metrics = MetricsCacheYamlImpl(model_name=source.properties.get("model_name", ""))
+    metrics = _metrics(source.properties, is_mms=False)
     context = _context(source, root, Device("cpu"), metrics, is_mms=False)
     try:
         entries = {name: load_callable(reference, root) for name, reference in source.functions.items()}
@@ -109,6 +111,16 @@ def _load_failure(error: BaseException, root: Path) -> FlowyardError:
         log(error)
         return EngineOutOfMemoryError(f"Out of resources: {type(error).__name__}: {error}")
     return while_loading(error, root)
+
+
+def _metrics(given: Mapping[str, str], *, is_mms: bool) -> MetricsCacheYamlImpl:
+    """What handlers measure with. Those of TorchServe find there what the server's `metrics.yaml` declares."""
+    metrics = MetricsCacheYamlImpl(model_name=given.get("model_name", ""))
+    for name, unit, dimensions, kind in json.loads(given.get(folder.MODEL_METRICS, "[]")) if not is_mms else ():
+        metrics.add_metric_to_cache(name, unit, dimensions, MetricTypes(kind))
+    # What is measured before the first request belongs to none of them, and is the model's all the same.
+    metrics.set_request_ids(str(uuid.uuid4()))
+    return metrics
 
 
 def _context(source: ModelSource, root: Path, device: Device, metrics: MetricsCacheYamlImpl, *, is_mms: bool) -> Any:

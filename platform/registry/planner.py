@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from flowyard.engines.torchserve.folder import ArchivedModel
+from flowyard.engines.torchserve.folder import MODEL_METRICS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
 from flowyard.platform.devices import cpu_count, parse_devices
 from flowyard.platform.registry.deployment import FUNCTIONS
@@ -15,6 +15,7 @@ from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
 from flowyard.platform.registry.precedence import fill, late_spec, overridden, workers
 from flowyard.platform.settings import Settings
+from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import PoolSpec
 from flowyard.platform.workers.scheduler import Policy
@@ -32,11 +33,21 @@ class Planner:
     """Turns a plan and an unpacked archive into the specification of the pools it needs."""
 
     def __init__(self, settings: Settings, available: tuple[Device, ...]) -> None:
+        """Reads the settings.
+
+        Args:
+            settings: The settings.
+            available: The devices of this machine.
+
+        Raises:
+            InvalidRequestError: The file that declares the metrics of handlers cannot be read.
+        """
         self._settings = settings
         self._available = available
         self._locator = Locator(settings, available)
         self._cores = cpu_count()
         self.confinement = Confinement.of(settings)
+        self._of_handlers = {MODEL_METRICS: told_to_workers(declared_by(settings))}
 
     def pool_specs(
         self, name: str, plan: Plan, folder: Path, overrides: ModelSpec, parts: Mapping[str, Path]
@@ -93,7 +104,7 @@ class Planner:
             startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
             handlers=located.handlers,
-            properties=_properties(located, key if key == name else f"{name}__{key}"),
+            properties=self._properties(located, key if key == name else f"{name}__{key}"),
             confinement=self.confinement,
         )
 
@@ -116,11 +127,17 @@ class Planner:
             max_workers=max(1, self._cores),
             functions=functions,
             handlers="torchserve" if spelling == "torchserve" else "",
-            properties={"model_name": name} if spelling == "torchserve" else {},
+            properties={"model_name": name} | self._of_handlers if spelling == "torchserve" else {},
             confinement=self.confinement,
             startup_timeout_s=self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
         )
+
+    def _properties(self, located: Located, model_name: str) -> dict[str, str]:
+        """What workers are told; handlers of TorchServe and MMS also under which name the model is served, and their metrics."""
+        if not isinstance(located.described, ArchivedModel):
+            return located.parameters
+        return located.parameters | {"model_name": model_name} | self._of_handlers
 
     def _policy(self, name: str, spec: ModelSpec) -> Policy:
         settings = self._settings
@@ -134,12 +151,6 @@ class Planner:
             idle_s=settings.max_idle_time if spec.max_idle_time is None else spec.max_idle_time,
             timeout_s=spec.timeout or settings.default_timeout_s,
         )
-
-
-def _properties(located: Located, model_name: str) -> dict[str, str]:
-    """What workers are told; handlers of TorchServe and MMS also under which name the model is served."""
-    named = isinstance(located.described, ArchivedModel)
-    return located.parameters | {"model_name": model_name} if named else located.parameters
 
 
 #: What is told of a request that took too long, and of one whose worker died, by whose handlers they are (DJL §2.8; TorchServe

@@ -354,3 +354,73 @@ def test_an_archive_without_manifest_has_the_default_handler(tmp_path):
         assert client.post("/predictions/noop").text == "OK"
     finally:
         server.stop()
+
+
+DECLARED = """
+dimensions:
+  - &model_name "ModelName"
+  - &level "Level"
+ts_metrics:
+  counter:
+    - name: Requests2XX
+      unit: Count
+      dimensions: [*level, "Hostname"]
+model_metrics:
+  counter:
+    - {name: InferenceRequestCount, unit: count, dimensions: []}
+    - {name: InitializeCallCount, unit: count, dimensions: [*model_name, *level]}
+  gauge:
+    - {name: RequestBatchSize, unit: count, dimensions: [*model_name]}
+"""
+COUNTING = """
+from ts.metrics.metric_type_enum import MetricTypes
+
+class Handler:
+    def initialize(self, context):
+        self.context = context
+        self.count = context.metrics.add_metric_to_cache("InferenceRequestCount", "count", [], MetricTypes.COUNTER)
+        context.metrics.add_metric("InitializeCallCount", 1, "count", metric_type=MetricTypes.COUNTER)
+
+    def handle(self, data, context):
+        self.count.add_or_update(1, [])
+        size = context.metrics.get_metric("RequestBatchSize", MetricTypes.GAUGE)
+        size.add_or_update(len(data), [context.model_name])
+        context.metrics.add_counter("Undeclared", 1)
+        return ["OK"] * len(data)
+"""
+
+
+@pytest.mark.parametrize("detected", [False, True])
+def test_a_metrics_yaml_says_which_metrics_there_are(tmp_path, detected):
+    (tmp_path / "metrics.yaml").write_text(DECLARED)
+    lines = ["metrics_mode=prometheus", f"metrics_config={tmp_path / 'metrics.yaml'}"]
+    server = DropIn(tmp_path, "torchserve", *lines, *(["model_metrics_auto_detect=true"] if detected else []))
+    (server.store / "counting.mar").write_bytes(archive("counting", COUNTING))
+    client = server.start("--ts-config", str(server.config))
+    metrics = f"{server.ready.read_text().split()[-1]}/metrics"
+    try:
+        client.post("/models", params={"url": "counting.mar", "initial_workers": 1}).raise_for_status()
+        for _ in range(2):
+            assert client.post("/predictions/counting").text == "OK"
+        # Values come behind the answer that they belong to.
+        wait_until(lambda: re.search(r"^InferenceRequestCount{.*} 2\.0$", httpx2.get(metrics).text, re.MULTILINE))
+        text = re.sub(r'Hostname="[^"]*"', 'Hostname="h"', httpx2.get(metrics).text)
+        told = {line for line in text.splitlines() if not line.startswith(("#", "Requests2XX", "PredictionTime"))}
+        assert told == {
+            'InferenceRequestCount{Hostname="h",} 2.0',
+            'InitializeCallCount{ModelName="counting",Level="Model",Hostname="h",} 1.0',
+            'RequestBatchSize{ModelName="counting",Hostname="h",} 1.0',
+            *(['Undeclared{ModelName="counting",Level="Model",Hostname="h",} 2.0'] if detected else []),
+        }
+        assert ("# TYPE PredictionTime gauge" in text) is detected
+        assert "ts_inference_requests_total" not in text
+    finally:
+        server.stop()
+
+
+def test_a_mistake_in_a_metrics_yaml_is_told_at_the_start(tmp_path):
+    (tmp_path / "metrics.yaml").write_text("model_metrics: {counter: [{name: a b, unit: count}]}")
+    server = DropIn(tmp_path, "torchserve", f"metrics_config={tmp_path / 'metrics.yaml'}")
+    done = server.run("--foreground", "--model-store", "store", "--ts-config", str(server.config))
+    assert done.returncode == 1
+    assert f"metrics_config {tmp_path / 'metrics.yaml'}: model_metrics.counter[0]: name 'a b' is none" in done.stderr

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from flowyard.platform.http.torchserve.measures import HOST_METRICS, MetricLines
 from flowyard.platform.http.torchserve.meters import java_number
-from flowyard.platform.http.torchserve.metric_config import DEFAULT
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.host import host_use
 from flowyard.platform.telemetry.measures import is_bounded
+from flowyard.platform.torchserve_metrics import DEFAULT
 from flowyard.platform.workers.watchers import Output, WorkerName
 from flowyard.schemas.frames import Sample
 

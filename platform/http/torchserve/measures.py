@@ -6,27 +6,17 @@ import asyncio
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from flowyard.platform.http.torchserve.entries import NO_VERSION, Model, Models
 from flowyard.platform.http.torchserve.meters import Meter, java_number
-from flowyard.platform.http.torchserve.metric_config import (
-    DEFAULT,
-    HOSTNAME,
-    Declared,
-    Family,
-    Kind,
-    are_labels,
-    is_name,
-    read_metric_config,
-)
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import worker_label
 from flowyard.platform.telemetry.host import host_use
 from flowyard.platform.telemetry.measures import is_bounded
+from flowyard.platform.torchserve_metrics import HOSTNAME, Family, Kind, are_labels, declared_by, is_name
 from flowyard.platform.workers.watchers import Output, WorkerName
 from flowyard.schemas.frames import Sample
 
@@ -248,15 +238,6 @@ class Measures:
                 continue
             for worker in pool.workers():
                 yield worker_label(worker.id, model.name, model.version), pool.measures.load_s * 1000
-
-
-def declared_by(settings: Settings) -> Declared:
-    """The metrics that there are.
-
-    Raises:
-        InvalidRequestError: The file that says so cannot be read.
-    """
-    return DEFAULT if settings.metrics_config is None else read_metric_config(Path(settings.metrics_config))
 
 
 def detects(settings: Settings) -> bool:

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from decimal import Decimal
 
-from flowyard.platform.http.torchserve.metric_config import Family
+from flowyard.platform.torchserve_metrics import Family
 
 #: Upper bounds of the buckets that the Java client has.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)

@@ -12,10 +12,10 @@ from flowyard.platform.http.mms.measures import MmsMeasures
 from flowyard.platform.http.torchserve.entries import Model, Models
 from flowyard.platform.http.torchserve.measures import MOST_DETECTED, Measures
 from flowyard.platform.http.torchserve.meters import MOST_SERIES, Meter, java_number
-from flowyard.platform.http.torchserve.metric_config import Family
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.registry.records import Record
 from flowyard.platform.settings import Settings
+from flowyard.platform.torchserve_metrics import Family
 from flowyard.platform.workers.watchers import WorkerName
 from flowyard.schemas.frames import Sample
 from flowyard.schemas.models import ModelSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowyard.platform.http.torchserve.metric_config import Family, read_metric_config
+from flowyard.platform.torchserve_metrics import Family, read_metric_config
 from flowyard.schemas.errors import InvalidRequestError
 
 OWN = """

@@ -106,7 +106,7 @@ def test_all_parameters_of_a_registration():
         "url=m.mar&model_name=m&handler=h.py:f&runtime=python3&batch_size=4&max_batch_delay=50&response_timeout=5"
         "&startup_timeout=6&initial_workers=2&synchronous=false&s3_sse_kms=true"
     )
-    asked = read_registration(query(text), Settings(), TORCHSERVE_RUNTIMES)
+    asked = read_registration(query(text), Settings(default_service_handler="service:handle"), TORCHSERVE_RUNTIMES)
     assert (asked.url, asked.name, asked.workers, asked.synchronous) == ("m.mar", "m", 2, False)
     assert (asked.spec.batch_size, asked.spec.max_batch_delay) == (4, 50)
     assert asked.spec.options == {
@@ -115,6 +115,8 @@ def test_all_parameters_of_a_registration():
         "initial_workers": "2",
         "response_timeout": "5",
         "startup_timeout": "6",
+        "default_service_handler": "service:handle",
+        "s3_sse_kms": "true",
     }
 
 

@@ -19,10 +19,10 @@ class MetricCacheAbstract(abc.ABC):
         self.model_name = model_name
         self.cache: dict[MetricTypes, dict[str, Any]] = {kind: {} for kind in MetricTypes}
         self.store: list[Any] = []
-        self.request_ids: dict[int, str] | None = None
+        self.request_ids: dict[int, str] | str | None = None
 
-    def set_request_ids(self, request_ids: dict[int, str]) -> None:
-        """Another batch begins."""
+    def set_request_ids(self, request_ids: dict[int, str] | str) -> None:
+        """Another batch begins, or something that is no request: then it is an id alone."""
         self.request_ids = request_ids
 
     def add_metric(
@@ -115,6 +115,8 @@ class MetricCacheAbstract(abc.ABC):
     def _get_req(self, idx: int | None) -> str | None:
         if self.request_ids is None:
             return None
+        if isinstance(self.request_ids, str):
+            return self.request_ids
         if idx is not None and idx in self.request_ids:
             return self.request_ids[idx]
         return ",".join(self.request_ids.values())

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 import msgspec
 import yaml
 
+from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidRequestError
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
@@ -80,6 +81,22 @@ DEFAULT = Declared(
         "PredictionTime": Family("gauge", "ms", _OF_MODEL),
     },
 )
+
+
+def declared_by(settings: Settings) -> Declared:
+    """The metrics that there are.
+
+    Raises:
+        InvalidRequestError: The file that says so cannot be read.
+    """
+    return DEFAULT if settings.metrics_config is None else read_metric_config(Path(settings.metrics_config))
+
+
+def told_to_workers(declared: Declared) -> str:
+    """The metrics of handlers as JSON: name, unit, dimensions without the host, and kind of each."""
+    return msgspec.json.encode(
+        [(name, family.unit, family.labels[:-1], family.kind) for name, family in declared.of_models.items()]
+    ).decode()
 
 
 def is_name(text: str) -> bool:
