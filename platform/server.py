@@ -10,7 +10,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -24,6 +24,7 @@ from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.doors import Door, doors, open_to_others
 from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
+from flowyard.platform.http.mms.api import Mms
 from flowyard.platform.http.protocol import BoundedProtocol, Connections
 from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.listeners import BACKLOG, Listener
@@ -32,7 +33,7 @@ from flowyard.platform.registry.startup import items_at_start
 from flowyard.platform.registry.watching import check_store, watch
 from flowyard.platform.rpc.binding import bind as bind_rpc
 from flowyard.platform.settings import Settings
-from flowyard.platform.telemetry.dialect_logs import DialectLogs, dialect_logs
+from flowyard.platform.telemetry.dialect_logs import dialect_logs
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
@@ -101,7 +102,8 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_rea
                 front = build_app(registry, traffic, logs, keyring)
                 announce = functools.partial(_announce, opened, rpc, ready_file, on_ready)
                 with _watching(registry, watched):
-                    await _accept(registry, front, keyring, opened, rpc, tls, announce, stopping, log_files)
+                    apis = Apis(front, build_dialects(registry, front.predictions.traces, log_files))
+                    await _accept(registry, apis, keyring, opened, rpc, tls, announce, stopping)
             starting.cancel()
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -123,6 +125,13 @@ async def _start(registry: Registry, items: Sequence[LoadItem]) -> None:
     await registry.open()
     for item in items:
         await registry.load(item)
+
+
+class Apis(NamedTuple):
+    """What is served."""
+
+    native: FrontDoor
+    dialects: Mapping[str, TorchServe | Mms]
 
 
 class Opened(NamedTuple):
@@ -184,18 +193,17 @@ def _native_app(front: FrontDoor, door: Door, settings: Settings) -> Any:
 
 async def _accept(
     registry: Registry,
-    front: FrontDoor,
+    apis: Apis,
     keyring: Keyring,
     opened: list[Opened],
     rpc: Sequence[RpcServer],
     tls: ssl.SSLContext | None,
     announce: Callable[[], None],
     stopping: asyncio.Task[Any],
-    log_files: DialectLogs | None,
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
     drain_s = int(registry.settings.drain_timeout_s) + 1
-    dialects = build_dialects(registry, front.predictions.traces, log_files)
+    front, dialects = apis
     apps = [
         _native_app(front, door, registry.settings)
         if door.dialect == "native"

@@ -47,10 +47,11 @@ class Call:
         request_id: The id that the server gives it.
         deadline: When the caller wants the answer, monotonic seconds; `None` for whenever.
         exchange: What metrics and log see of it.
+        code: Its status, gRPC's number.
         scope: What it is called there.
     """
 
-    __slots__ = ("_context", "deadline", "exchange", "headers", "request_id", "scope")
+    __slots__ = ("_context", "code", "deadline", "exchange", "headers", "request_id", "scope")
 
     def __init__(self, path: str, context: Any) -> None:
         self._context = context
@@ -59,7 +60,8 @@ class Call:
         left_s = context.time_remaining()
         self.deadline = time.monotonic() + left_s if left_s is not None and left_s < FOREVER_S else None
         self.exchange = Exchange()
-        self.scope = {"method": "gRPC", "path": path, "client": client_of(context.peer())}
+        self.code = number_of(grpc.StatusCode.CANCELLED)
+        self.scope: dict[str, Any] = {"method": "gRPC", "path": path, "client": client_of(context.peer())}
 
     async def send(self, reply: Message) -> None:
         """Sends one of several answers, as fast as the client takes them."""
@@ -137,7 +139,7 @@ class Desk:
             given = self._read(request_class, request, exchange)
             answering = service.acts[method](given, call)
             reply = await (self._finished(answering) if service.finishes else answering)
-            exchange.status = 200
+            exchange.status, call.code = 200, number_of(grpc.StatusCode.OK)
             if reply is None:
                 return None
             encoded: bytes = reply.SerializeToString()
@@ -145,18 +147,26 @@ class Desk:
             return encoded
         except FlowyardError as error:
             tell = prediction_failure_of if exchange.prediction else failure_of
-            await self._fail(tell(error), exchange, context)
+            await self._fail(tell(error), call, context)
         except Exception:
             log.exception("call failed", request_id=call.request_id, path=call.scope["path"])
-            await self._fail(failure_of(InternalError("internal error; the log has the details")), exchange, context)
+            await self._fail(failure_of(InternalError("internal error; the log has the details")), call, context)
         finally:
             self._api.answered(exchange.status)
             self._traffic.ended(exchange, call.scope, call.request_id)
+            self._log(call, f"{service.name}/{method}")
         return None
 
+    def _log(self, call: Call, method: str) -> None:
+        """A line of the access log, as TorchServe has it for gRPC."""
+        files = self._api.log_files
+        if files is not None:
+            elapsed_s = time.monotonic() - call.exchange.started
+            files.access(call.scope["client"], "gRPC", method, "HTTP/2.0", call.code, elapsed_s)
+
     @staticmethod
-    async def _fail(failure: Failure, exchange: Exchange, context: Any) -> None:
-        exchange.status = failure.status
+    async def _fail(failure: Failure, call: Call, context: Any) -> None:
+        call.exchange.status, call.code = failure.status, number_of(failure.code)
         await context.abort(failure.code, failure.details)
 
     def _read(self, request_class: Any, request: Any, exchange: Exchange) -> Any:
@@ -203,6 +213,12 @@ def _decoded(request_class: Any, request: bytes, exchange: Exchange) -> Message:
         return request_class.FromString(request)
     except DecodeError:
         raise InvalidRequestError(f"The request is no {request_class.DESCRIPTOR.full_name}.") from None
+
+
+def number_of(code: grpc.StatusCode) -> int:
+    """The number of a status."""
+    number: int = code.value[0]
+    return number
 
 
 def client_of(peer: str) -> tuple[str, int] | None:

@@ -397,7 +397,7 @@ def test_a_metrics_yaml_says_which_metrics_there_are(tmp_path, detected):
     server = DropIn(tmp_path, "torchserve", *lines, *(["model_metrics_auto_detect=true"] if detected else []))
     (server.store / "counting.mar").write_bytes(archive("counting", COUNTING))
     client = server.start("--ts-config", str(server.config))
-    metrics = f"{server.ready.read_text().split()[-1]}/metrics"
+    metrics = f"{[url for url in server.ready.read_text().split() if url.startswith('http')][-1]}/metrics"
     try:
         client.post("/models", params={"url": "counting.mar", "initial_workers": 1}).raise_for_status()
         for _ in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import struct
@@ -654,3 +655,15 @@ def test_connections_end_at_the_age_that_is_set(tmp_path):
         with channel:
             channel.subscribe(seen, try_to_connect=True)
             assert left.wait(30)
+
+
+def test_calls_are_in_torchserves_access_log(tmp_path):
+    log = tmp_path / "logs" / "access_log.log"
+    with serving(tmp_path, {"FLOWYARD_LOG_LOCATION": str(log.parent)}) as server:
+        server.rpc.inference.Ping(Empty())
+        assert failure(lambda: server.rpc.predict("none"))[0] == "INTERNAL"
+        wait_until(lambda: len(log.read_text().splitlines()) == 2)
+    line = r'\S+ - /127\.0\.0\.1:\d+ "gRPC org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/{} HTTP/2\.0" {} \d+'
+    pinged, predicted = log.read_text().splitlines()
+    assert re.fullmatch(line.format("Ping", 0), pinged)
+    assert re.fullmatch(line.format("Predictions", 13), predicted)

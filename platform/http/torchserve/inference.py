@@ -265,9 +265,7 @@ class Inference:
             listening.cancel()
             run.cancel()
 
-    def _run(
-        self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None
-    ) -> Running:
+    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None) -> Running:
         headers = dict(request.headers)
         deadline = asked.deadline if asked.deadline is not None else deadline_of(headers)
         payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
