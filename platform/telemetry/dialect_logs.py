@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from flowyard.platform.settings import Settings
-from flowyard.platform.telemetry.log_files import Layout, LogFiles, RotatedFile, can_be_written
+from flowyard.platform.telemetry.log_files import LogFiles, RotatedFile, can_be_written
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.workers.watchers import Output, WorkerName
 from flowyard.schemas.errors import InvalidRequestError
@@ -89,15 +89,17 @@ class DialectLogs:
         self._logs = logs
         #: Models, by name and version, of which a worker has died and none has loaded them since.
         self._recovering: set[tuple[str, str]] = set()
-        detailed, plain = Layout(detailed=True), Layout(detailed=False)
         places = {
-            "access_log": (folder, plain),
-            words.log: (folder, detailed),
-            "model_log": (folder, detailed),
-            words.metrics: (metrics_folder, plain),
-            "model_metrics": (metrics_folder, plain),
+            "access_log": folder,
+            words.log: folder,
+            "model_log": folder,
+            words.metrics: metrics_folder,
+            "model_metrics": metrics_folder,
         }
-        self._files = LogFiles({name: RotatedFile(where / f"{name}.log", layout) for name, (where, layout) in places.items()})
+        detailed = (words.log, "model_log")
+        self._files = LogFiles(
+            {name: RotatedFile(place / f"{name}.log", detailed=name in detailed) for name, place in places.items()}
+        )
 
     @property
     def dropped(self) -> int:

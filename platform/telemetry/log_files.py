@@ -14,8 +14,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 #: A file of that size is put aside, as is one of an earlier day (TorchServe, log4j2.xml).
 ROTATE_BYTES = 100 * 1024 * 1024
@@ -24,24 +25,26 @@ KEPT_FILES = 5
 #: Characters that may wait for the disk; what comes then is dropped and counted.
 PENDING_CHARS = 32 * 1024 * 1024
 #: What a line takes besides its text while it waits.
-LINE_OVERHEAD = 1000
+LINE_OVERHEAD = 500
+#: Longest that a line waits for others.
+FLUSH_S = 0.1
 #: Length of a line; what is over it is cut.
 LINE_CHARS = 16_384
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class RotatedFile(logging.handlers.BaseRotatingHandler):
-    """One file.
+    """One file. Its records are lines that are complete, one or several of them.
 
     Args:
         path: Where it is.
-        layout: Makes a line of a record.
+        detailed: Whether level, thread and logger come before the text of a line.
         rotate_bytes: Size from which it is put aside.
     """
 
-    def __init__(self, path: Path, layout: logging.Formatter, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(self, path: Path, *, detailed: bool, rotate_bytes: int = ROTATE_BYTES) -> None:
         super().__init__(str(path), "a", encoding="utf-8", errors="backslashreplace", delay=False)
-        self.setFormatter(layout)
+        self.detailed = detailed
         self.failed = 0
         self._path = path
         self._rotate_bytes = rotate_bytes
@@ -82,37 +85,19 @@ class RotatedFile(logging.handlers.BaseRotatingHandler):
             path.unlink(missing_ok=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """Counts a line that could not be written: there is nobody to tell."""
-        del record
-        self.failed += 1
+        """Counts lines that could not be written: there is nobody to tell."""
+        self.failed += record.msg.count("\n") + 1
         if self.stream is None or self.stream.closed:
             with contextlib.suppress(OSError):
                 self.stream = self._open()
 
 
-class Layout(logging.Formatter):
-    """A line as log4j's patterns make it: `2026-11-26T17:05:21,123 …`, in local time.
-
-    Args:
-        detailed: Whether level, thread and logger come before the text.
-    """
-
-    def __init__(self, *, detailed: bool) -> None:
-        super().__init__()
-        self._detailed = detailed
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        text = record.msg
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
-        head = f"{second},{int(record.created * 1000) % 1000:03d}"
-        if not self._detailed:
-            return f"{head} - {text}"
-        return f"{head} [{record.levelname:<5}] {record.threadName} {record.name} - {text}"
+#: A line that waits: the files it goes into, when it came about, level, thread, logger, text.
+Line: TypeAlias = tuple[tuple[str, ...], float, str, str, str, str]
 
 
 class LogFiles:
-    """Some files, and the thread that writes them.
+    """Some files, and the thread that writes them, ten times a second: one line after the other would cost many times as much.
 
     Args:
         files: By what `write` calls them.
@@ -120,11 +105,12 @@ class LogFiles:
 
     def __init__(self, files: Mapping[str, RotatedFile]) -> None:
         self._files = files
-        self._waiting: list[tuple[tuple[str, ...], logging.LogRecord]] = []
+        self._waiting: list[Line] = []
         self._pending_chars = 0
         self._dropped = 0
-        self._closing = False
-        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._some = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log files", daemon=True)
         self._thread.start()
 
@@ -143,46 +129,56 @@ class LogFiles:
             logger: What it is about.
             text: What it says; further lines of it follow as they are.
         """
-        record = logging.makeLogRecord({"name": logger, "levelname": level, "threadName": thread, "msg": text[:LINE_CHARS]})
-        with self._changed:
-            if self._closing or self._pending_chars >= PENDING_CHARS:
+        with self._lock:
+            if self._closing.is_set() or self._pending_chars >= PENDING_CHARS:
                 self._dropped += 1
                 return
-            self._pending_chars += _length(record)
-            self._waiting.append((files, record))
-            self._changed.notify()
+            self._pending_chars += len(text) + LINE_OVERHEAD
+            self._waiting.append((files, time.time(), level, thread, logger, text[:LINE_CHARS]))
+        if not self._some.is_set():
+            self._some.set()
 
     def close(self, limit_s: float) -> None:
         """Writes what waits and closes the files; gives up on a disk that takes longer."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._closing.set()
+        self._some.set()
         self._thread.join(limit_s)
 
     def _run(self) -> None:
-        while lines := self._next():
-            for files, record in lines:
-                for name in files:
-                    self._files[name].handle(record)
-                with self._changed:
-                    self._pending_chars -= _length(record)
+        while not self._closing.is_set():
+            self._some.wait()
+            self._closing.wait(FLUSH_S)
+            self._flush()
+        self._flush()
         for file in self._files.values():
             # A full disk: what could not be written has been counted.
             with contextlib.suppress(OSError):
                 file.close()
 
-    def _next(self) -> list[tuple[tuple[str, ...], logging.LogRecord]]:
-        """What waits, as soon as something does; empty at the end."""
-        with self._changed:
-            while not self._waiting and not self._closing:
-                self._changed.wait()
+    def _flush(self) -> None:
+        """Writes what waits."""
+        self._some.clear()
+        with self._lock:
             lines, self._waiting = self._waiting, []
-        return lines
+        for name, told in _by_file(lines, {name: file.detailed for name, file in self._files.items()}).items():
+            self._files[name].handle(logging.makeLogRecord({"msg": "\n".join(told), "created": lines[-1][1]}))
+        with self._lock:
+            self._pending_chars = sum(len(line[5]) + LINE_OVERHEAD for line in self._waiting)
 
 
-def _length(record: logging.LogRecord) -> int:
-    """Characters that a line takes, what is around its text included."""
-    return len(record.msg) + LINE_OVERHEAD
+def _by_file(lines: Iterable[Line], detailed: Mapping[str, bool]) -> dict[str, list[str]]:
+    """Lines as log4j's patterns make them, in local time: `2026-11-26T17:05:21,123 - text`."""
+    told: dict[str, list[str]] = {}
+    stamp, stamped = "", -1
+    for files, at, level, thread, logger, text in lines:
+        millisecond = int(at * 1000)
+        if millisecond != stamped:
+            second = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))
+            stamp, stamped = f"{second},{millisecond % 1000:03d}", millisecond
+        for name in files:
+            line = f"{stamp} [{level:<5}] {thread} {logger} - {text}" if detailed[name] else f"{stamp} - {text}"
+            told.setdefault(name, []).append(line)
+    return told
 
 
 def _day(at: float) -> tuple[int, int, int]:

@@ -183,9 +183,8 @@ class Measures:
         return name in self._of_server and (self._mode == "log" or (self._mode == "legacy" and name not in LEGACY))
 
     def _line(self, meter: Meter, labels: tuple[str, ...], number: float, request: str = "") -> str:
-        dimensions = ",".join(f"{name}:{value}" for name, value in zip(meter.family.labels[:-1], labels[:-1], strict=True))
-        told = f"{meter.name}.{meter.family.unit}:{java_number(number)}|#{dimensions}|#hostname:{labels[-1]}"
-        return f"{told}{request},timestamp:{int(time.time())}"
+        before, behind = meter.words(labels)
+        return f"{before}{java_number(number)}{behind}{request},timestamp:{int(time.time())}"
 
     def watch_host(self) -> None:
         """Tells what the machine uses now and from time to time, where that is told as lines."""

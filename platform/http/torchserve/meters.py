@@ -30,6 +30,18 @@ class Meter:
         self.name = name
         self.family = family
         self.series: dict[tuple[str, ...], list[float]] = {}
+        self._words: dict[tuple[str, ...], tuple[str, str]] = {}
+
+    def words(self, labels: tuple[str, ...]) -> tuple[str, str]:
+        """What is before and behind the number in a line of the log."""
+        words = self._words.get(labels)
+        if words is None:
+            names = self.family.labels[:-1]
+            told = ",".join(f"{name}:{value}" for name, value in zip(names, labels[:-1], strict=True))
+            words = f"{self.name}.{self.family.unit}:", f"|#{told}|#hostname:{labels[-1]}"
+            if len(self._words) < MOST_SERIES:
+                self._words[labels] = words
+        return words
 
     def add(self, labels: tuple[str, ...], number: float) -> bool:
         """Takes a value.
