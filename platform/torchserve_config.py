@@ -137,8 +137,6 @@ WITHOUT_EFFECT = {
 #: Those of them without which something is answered otherwise, or not at all, and the values with which that is not so.
 CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
     "limit_max_image_pixels": ("true",),
-    "metrics_config": (),
-    "model_metrics_auto_detect": ("false",),
     "plugins_path": (),
     "system_metrics_cmd": (),
     "ts_header_key_sequence_end": (),

@@ -24,10 +24,10 @@ LOADING = frozenset({"load", "load_models", "models"})
 NATIVE_PORT = 8083
 #: How many times its own size the largest archive may have unpacked; weights are hardly compressed.
 UNPACKED = 4
-#: Handler of archives of MMS and TorchServe that name none: the documents have it.
+#: Handler of archives of MMS and TorchServe that name none: the documents have it, and the server for what is registered later.
 DEFAULT_HANDLER = "default_service_handler"
 _FOLDERS = ("model_store", "workflow_store")
-_FILES = ("certificate_file", "keystore", "private_key_file")
+_FILES = ("certificate_file", "keystore", "metrics_config", "private_key_file")
 _HERE = "flowyard migrate"
 
 
@@ -87,7 +87,11 @@ class _Reading:
         files = [file for file in (self._installation.config, self._installation.snapshot) if file is not None]
         for file in files or (None,):
             config = torchserve_config.read_config(dialect, file, env)
-            self._said += [*config.given, *config.from_env]
+            for item in (*config.given, *config.from_env):
+                if item.key == DEFAULT_HANDLER:
+                    self._default_handler = item
+                else:
+                    self._said.append(item)
             self._verdicts += [verdict(item, "no effect", "it has no value") for item in config.empty]
             for passed_over in config.passed_over:
                 self._pass_over(passed_over)
@@ -95,9 +99,6 @@ class _Reading:
     def _pass_over(self, passed_over: torchserve_config.PassedOver) -> None:
         item = passed_over.item
         if item.key == "model_snapshot":
-            return
-        if item.key == DEFAULT_HANDLER and item.value:
-            self._default_handler = item
             return
         outcome: Outcome = "changes answers" if passed_over.changes_answers else "no effect"
         self._verdicts.append(verdict(item, outcome, passed_over.reason or f"{self._installation.title} has no such key"))
@@ -150,7 +151,8 @@ class _Reading:
         loading = [item for key, item in valid.items() if key in LOADING - {"load_models"}]
         if "workflow_store" in valid:
             valid |= self._workflow_store(valid.pop("workflow_store"))
-        lines = [*self._of_product(), store, *(item for key, item in valid.items() if key not in LOADING)]
+        for_later = [self._default_handler] if self._default_handler is not None else []
+        lines = [*self._of_product(), store, *for_later, *(item for key, item in valid.items() if key not in LOADING)]
         settings = settings_of([*lines, *loading, loads], {})[0]
         lines += self._further(settings)
         return Configuration(

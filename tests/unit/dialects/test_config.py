@@ -99,7 +99,7 @@ def test_some_of_them_change_an_answer(tmp_path):
         "plugins_path=/x",
         "limit_max_image_pixels=true",
         "system_metrics_cmd=python m.py",
-        "metrics_config=",
+        "ts_header_key_sequence_id=",
         "vmargs=-Xmx1g",
         "job_queue_size=",
     )

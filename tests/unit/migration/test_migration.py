@@ -465,3 +465,13 @@ def test_a_folder_is_overwritten_only_when_told_and_never_mixed(tmp_path):
 def test_every_value_is_read_as_it_was_written(value):
     ((key, found),) = [(entry.key, entry.value) for entry in parse_properties(f"k={escaped(value)}")]
     assert (key, found) == ("k", value)
+
+
+def test_the_file_of_metrics_is_where_the_installation_has_it(tmp_path):
+    installation = Folder(tmp_path / "a", "metrics_config=metrics.yaml", archives={"m.mar": mar("m")})
+    (installation.folder / "metrics.yaml").write_text("model_metrics:")
+    (line,) = [line for line in installation.migrate().lines if line.key == "metrics_config"]
+    assert line.value == str(installation.folder / "metrics.yaml")
+    missing = Folder(tmp_path / "b", "metrics_config=metrics.yaml", archives={"m.mar": mar("m")})
+    (lost,) = lines_of(missing.migrate(), "!")
+    assert f"metrics_config: changes answers: there is no file {missing.folder}/metrics.yaml" in lost
