@@ -88,7 +88,7 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_rea
         rpc = bind_rpc(settings)
         registry = Registry(settings)
         traffic = Traffic(logs, access_log=settings.access_log)
-        log_files = dialect_logs(settings, logs)
+        traffic.log_files = log_files = dialect_logs(settings, logs)
         if log_files is not None:
             registry.watchers.all.append(log_files)
             logs.copied_to = log_files.event

@@ -49,7 +49,9 @@ def _server(snapshot: Snapshot) -> Iterator[Metric]:
         registrations.add_metric((outcome,), count)
     yield registrations
     yield CounterMetricFamily(
-        "flowyard_log_lines_dropped", "Log lines that nobody took in time from standard error.", snapshot.lines_dropped
+        "flowyard_log_lines_dropped",
+        "Log lines that nobody took in time from standard error, or that a disk was too slow for.",
+        snapshot.lines_dropped,
     )
 
 

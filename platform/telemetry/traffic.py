@@ -8,6 +8,7 @@ from typing import Any
 
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.telemetry.access import AccessLog
+from flowyard.platform.telemetry.dialect_logs import DialectLogs
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.measures import count
 
@@ -83,6 +84,7 @@ class Traffic:
         management: Other answers by status.
         unrouted: Predictions that reached no model, by status.
         startup_s: Seconds from the start of the server to its readiness.
+        log_files: The log files of a dialect, `None` where there are none.
     """
 
     def __init__(self, logs: Logs, *, access_log: bool) -> None:
@@ -90,13 +92,14 @@ class Traffic:
         self.management: dict[int, int] = {}
         self.unrouted: dict[int, int] = {}
         self.startup_s = 0.0
+        self.log_files: DialectLogs | None = None
         self._writer = logs.writer
         self._access = AccessLog(logs) if access_log else None
 
     @property
     def lines_dropped(self) -> int:
         """Log lines that nobody took in time."""
-        return self._writer.dropped
+        return self._writer.dropped + (self.log_files.dropped if self.log_files is not None else 0)
 
     def predicted(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
         """A prediction is over."""
