@@ -30,7 +30,11 @@ TARGET_LENGTH = 2000
 CLOSE_LIMIT_S = 5.0
 METRICS_MARK = b"[METRICS]"
 #: A parameter of a query that lets whoever knows it in; also of a URL in the query.
-_SECRET = re.compile(r"(token|key|secret|signature|credential|password|auth|sig)[\w.-]*(=|%3d)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?:^|[?&;]|%3f|%26)(?!next_page_token)(?:[a-z0-9.]+[-_])*"
+    r"(?:token|key|apikey|secret|signature|sig|credentials?|passwd|password|auth|authorization|awsaccesskeyid|key-pair-id)(?:=|%3d)",
+    re.IGNORECASE,
+)
 _LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARN", "error": "ERROR", "critical": "FATAL"}
 #: What goes into a line of its own way.
 _SAID = frozenset({"event", "level", "timestamp", "exception"})

@@ -57,12 +57,26 @@ def test_the_access_log(tmp_path, torchserve):
 
 @pytest.mark.parametrize(
     "query",
-    ["url=https%3A%2F%2Fx%2Fa.mar%3FX-Amz-Signature%3Dabc", "url=https://x/a.mar?sig=abc", "API_KEY=abc", "a=b&token=abc"],
+    [
+        "url=https%3A%2F%2Fx%2Fa.mar%3FX-Amz-Signature%3Dabc",
+        "url=https%3A%2F%2Fx%2Fa.mar%3Fa%3Db%26AWSAccessKeyId%3Dabc",
+        "url=https://x/a.mar?sig=abc",
+        "API_KEY=abc",
+        "a=b&token=abc",
+        "Key-Pair-Id=abc",
+    ],
 )
 def test_secrets_of_a_query_are_not_logged(tmp_path, torchserve, query):
     torchserve.access(("127.0.0.1", 1), "POST", f"/models?{query}", "HTTP/1.1", 200, 0.1)
     torchserve.close()
     assert lines(tmp_path / "logs" / "access_log.log") == ['- /127.0.0.1:1 "POST /models?... HTTP/1.1" 200 100']
+
+
+@pytest.mark.parametrize("query", ["design=1&s3_sse_kms=true", "model_name=token&url=key.mar", "limit=2&next_page_token=2"])
+def test_other_queries_are(tmp_path, torchserve, query):
+    torchserve.access(("127.0.0.1", 1), "GET", f"/models?{query}", "HTTP/1.1", 200, 0.1)
+    torchserve.close()
+    assert lines(tmp_path / "logs" / "access_log.log") == [f'- /127.0.0.1:1 "GET /models?{query} HTTP/1.1" 200 100']
 
 
 def test_metrics(tmp_path, torchserve):
