@@ -91,6 +91,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._first_bytes = 0
         self._head_bytes = 0
+        #: Bytes that a body has taken since the last of its contents came: its trailers, and what stands between chunks.
+        self._framing_bytes = 0
         #: Bytes of a body that may still be late.
         self._credit: float = 0
         self._late_bytes = 0
@@ -124,6 +126,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._phase == "body":
             self._late_bytes += len(data)
+            self._framing_bytes += len(data)
+            if self._framing_bytes > MAX_HEAD_BYTES and self._refusal is None:
+                self._refuse(431, _TOO_LONG_A_TRAILER)
         elif self._phase == "head":
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and self._refusal is None:
@@ -190,8 +195,16 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError("pipelined")
         self._begin("body")
         self._credit, self._late_bytes = _CREDIT_BYTES, 0
+        self._framing_bytes = -self._chunk_bytes
         self._unanswered += 1
         super().on_headers_complete()
+        # Trailers come where headers came: what follows a body is none, and nobody may be let in by it (RFC 9110 §6.5.1).
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has come."""
+        self._framing_bytes = -self._chunk_bytes
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request is complete."""
@@ -242,11 +255,16 @@ class BoundedProtocol(HttpToolsProtocol):
         is_answered = cycle.response_started
         cycle.disconnected = True
         cycle.message_event.set()
-        self._end_with(b"" if is_answered else refusal)
+        self._end_with(b"" if is_answered else refusal, is_cut=is_answered and not cycle.response_complete)
 
-    def _end_with(self, answer: bytes) -> None:
-        """Says goodbye. What still comes is read and dropped for a while: a reset could take the answer from the client."""
-        if not answer or not self.transport.can_write_eof():
+    def _end_with(self, answer: bytes, *, is_cut: bool = False) -> None:
+        """Says goodbye. What still comes is read and dropped for a while: a reset could take the answer from the client.
+
+        Args:
+            answer: The last answer, empty where it has been sent.
+            is_cut: Whether that one is not whole; the client is not to take it for whole.
+        """
+        if is_cut or not self.transport.can_write_eof():
             self.transport.write(answer)
             self.transport.close()
             return
@@ -258,6 +276,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 _TOO_LONG = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
+
+_TOO_LONG_A_TRAILER = f"the trailers or a chunk's extensions have more than {MAX_HEAD_BYTES} bytes"
 
 
 def _answer(status: int, message: str) -> bytes:

@@ -30,11 +30,13 @@ class App:
     def __init__(self):
         self.go = asyncio.Event()
         self.paths = []
+        self.headers = []
         self.disconnected = asyncio.Event()
 
     async def __call__(self, scope, receive, send):
         path = scope["path"]
         self.paths.append(path)
+        self.headers = scope["headers"]
         body = b""
         if path != "/unread":
             while True:
@@ -256,6 +258,67 @@ def test_a_broken_body_of_a_request_that_waits_its_turn_is_never_run():
         served.app.go.set()
         assert statuses(await read_all(reader)) == [200, 400]
         assert served.app.paths == ["/wait"]
+
+    on_server(test)
+
+
+CHUNKED = head(b"transfer-encoding: chunked", start=b"POST /good HTTP/1.1")
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_trailers_are_no_headers(in_pieces):
+    sent = CHUNKED + b"3\r\nabc\r\n0\r\nauthorization: Bearer x\r\nhost: y\r\n\r\n"
+
+    async def test(served):
+        reader, writer = await served.connect()
+        if in_pieces:
+            for byte in sent:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+        else:
+            writer.write(sent)
+        assert statuses(await read_until(reader, b"abc")) == [200]
+        assert served.app.headers == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+        writer.write(GOOD)
+        assert statuses(await read_until(reader, b"/good")) == [200]
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("path", [b"/good", b"/unread"])
+@pytest.mark.parametrize(
+    ("before", "endless"),
+    [
+        (b"3\r\nabc\r\n0\r\n", b"x-a: b\r\n"),
+        (b"3\r\nabc\r\n0\r\nx-a: ", b"b"),
+        (b"3\r\nabc\r\n3;", b"b"),
+    ],
+    ids=["trailers", "a trailer", "a chunk extension"],
+)
+def test_what_goes_with_a_body_is_bounded(path, before, endless):
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(CHUNKED.replace(b"/good", path) + before)
+        await served.settle(lambda: served.app.paths)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(endless * (16_384 // len(endless)))
+                await writer.drain()
+                await asyncio.sleep(0)
+        assert statuses(await read_all(reader)) == ([431] if path == b"/good" else [200])
+
+    on_server(test)
+
+
+def test_large_chunks_and_many_small_ones_pass():
+    async def test(served):
+        reader, writer = await served.connect()
+        many = b"1;a=b\r\nx\r\n" * 50_000
+        closing = CHUNKED.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        writer.write(closing + b"100000\r\n" + b"y" * 2**20 + b"\r\n" + many + b"0\r\nx-a: b\r\n\r\n")
+        answer = await read_all(reader)
+        assert statuses(answer) == [200]
+        assert answer.endswith(b"y" + b"x" * 50_000)
 
     on_server(test)
 
