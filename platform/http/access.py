@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from flowyard.platform.access.tokens import Scope
 from flowyard.platform.http.native.errors import error_body, to_json
 from flowyard.platform.http.native.predictions import request_id_of
 from flowyard.platform.http.native.targets import is_prediction
+from flowyard.platform.memo import remembered
 from flowyard.platform.settings import Settings, listening
 from flowyard.schemas.errors import FlowyardError, ForbiddenError, MethodNotAllowedError, UnauthorizedError
 
@@ -46,7 +46,7 @@ _CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 _REGISTERED = ("/models", "/workflows", "/adapters")
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered(4096)
 def need_of(path: str, method: str) -> Need:
     """What a request needs.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version as installed_version
 from typing import Any, NamedTuple, TypeAlias
@@ -19,6 +18,7 @@ from flowyard.platform.http.kserve.tensors import Tensor, told, write_json
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body
 from flowyard.platform.http.native.predictions import Watch, deadline_of, priority_of, request_id_of
 from flowyard.platform.http.request import request_properties
+from flowyard.platform.memo import remembered
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.registry import Registry
@@ -225,7 +225,7 @@ class KServe:
         return result
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1024)
 def route_of(raw_path: bytes) -> Route:
     """What a path means; `versions` is the standard's word, `version` DJL's.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -10,6 +9,7 @@ from urllib.parse import unquote
 
 from flowyard.platform.http.native.errors import NO_ROUTE
 from flowyard.platform.http.request import body_contents
+from flowyard.platform.memo import remembered
 from flowyard.schemas.errors import InvalidRequestError, NotFoundError
 
 #: Name and version; no name where the path does not say.
@@ -28,7 +28,7 @@ def is_prediction(path: str) -> bool:
     return path.rstrip("/") in _NAMELESS or path.startswith(_NAMELESS[0] + "/")
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1024)
 def target_of_path(raw_path: bytes) -> Target:
     """What the path of a request says: `/predictions/{name}[/{version}]`, `/models/{name}/invoke`, or nothing.
 
