@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import multipart
 
+from flowyard.platform.memo import remembered
 from flowyard.schemas.codecs.registry import BY_TYPE, recognise
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError
 from flowyard.schemas.payload import Payload
@@ -20,6 +20,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
 #: More than any server hands over of a body at once.
 MAX_CHUNK_BYTES = 1 << 20
+#: Most bytes of a body's parameters, which are names and numbers.
+MAX_PARAMETERS_BYTES = 1 << 20
 #: Most fields and files of a form.
 MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
@@ -69,7 +71,7 @@ def _check_size(length: int, limit_bytes: int) -> None:
         raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
 
 
-@functools.lru_cache(maxsize=256)
+@remembered(256)
 def content_type(header: str) -> tuple[str, dict[str, str]]:
     """Splits a Content-Type into the media type, in lower case, and its parameters."""
     media_type, options = multipart.parse_options_header(header)
@@ -240,6 +242,7 @@ class Upload:
         self._limit_bytes = limit_bytes
         self._field = ""
         self._text = bytearray()
+        self._text_bytes = 0
         self._is_file = False
         self._files = 0
 
@@ -261,7 +264,11 @@ class Upload:
             raise InvalidRequestError("The Content-Type multipart/form-data needs a boundary.")
         # The parser's limit would be told as a broken form: ours, which counts what it has let through, is reached before.
         limit = self._limit_bytes + MAX_CHUNK_BYTES
-        parser = multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=limit) if in_form else None
+        parser = (
+            multipart.PushMultipartParser(options.get("boundary", ""), max_segment_size=limit, max_segment_count=MAX_PARTS)
+            if in_form
+            else None
+        )
         with self._path.open("wb") as file:
             more = True
             while more:
@@ -297,10 +304,18 @@ class Upload:
                 elif self._is_file:
                     found += event
                 else:
+                    self._count_text(len(event))
                     self._text += event
         except (multipart.MultipartError, UnicodeDecodeError) as error:
             raise InvalidRequestError(f"The multipart form cannot be read: {error}") from None
         return bytes(found)
+
+    def _count_text(self, size: int) -> None:
+        self._text_bytes += size
+        if self._text_bytes > MAX_PARAMETERS_BYTES:
+            raise TooLargeError(
+                f"the text fields of the form have more than {MAX_PARAMETERS_BYTES} bytes; a file needs a filename"
+            )
 
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._is_file = segment.filename is not None

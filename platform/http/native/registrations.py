@@ -15,7 +15,7 @@ from litestar import Request
 from litestar.datastructures import State
 
 from flowyard.platform.archives.names import infer_model_name, is_archive_url
-from flowyard.platform.http.bodies import MULTIPART, Upload, content_type, is_form, read_body, read_form
+from flowyard.platform.http.bodies import MAX_PARAMETERS_BYTES, MULTIPART, Upload, content_type, is_form, read_body, read_form
 from flowyard.platform.http.native.parameters import Nothing, RegisterModel, RegisterWorkflow, check_replace, read
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request as Registration
@@ -25,8 +25,6 @@ from flowyard.schemas.values import NOT_JSON
 HttpRequest = Request[Any, Any, State]
 P = TypeVar("P", bound=msgspec.Struct)
 
-#: Bytes of a body with parameters; it holds names and numbers.
-MAX_PARAMETERS_BYTES = 1 << 20
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 # curl calls every body a form: only what can be nothing else is taken for one.
