@@ -14,6 +14,11 @@ from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.models import ModelSpec
 
 MAX_FILE_BYTES = 1 << 20
+#: How deep a file may nest, and how many values it may be once what its anchors stand for is counted wherever it is referred to.
+MAX_DEPTH = 64
+MAX_VALUES = 100_000
+#: Characters of a text that count as one value.
+_TEXT_CHARS = 64
 #: Key of the file -> field of a `ModelSpec`.
 NUMBERS = {
     "minWorkers": "min_worker",
@@ -54,6 +59,9 @@ WITHOUT_EFFECT = {
 }
 
 logger = logging.getLogger(__name__)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: What the loader raises where a value is none of what its tag says.
+_NO_SUCH_VALUE = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
@@ -145,11 +153,46 @@ def load_yaml(file: Path) -> dict[str, Any]:
         file: A YAML file.
     """
     try:
-        given = yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        text = file.read_bytes()
+        _check_bounds(text)
+        given = yaml.load(text, Loader=_Loader)  # noqa: S506 - the safe loader, or its twin in C
+    except (OSError, yaml.YAMLError, *_NO_SUCH_VALUE) as error:
         logger.warning("Failed to parse model config file %s: %s", file.name, error)
         return {}
     return {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
+
+
+def _check_bounds(text: bytes) -> None:
+    """Refuses what grows when it is loaded, or when a message shows it: deep nests, and anchors that refer to anchors.
+
+    Raises:
+        YAMLError: It is over a limit, or no YAML.
+    """
+    sizes: dict[str, int] = {}
+    nest: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            nest.append((event.anchor, 1))
+            if len(nest) > MAX_DEPTH:
+                raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in nest):
+                raise yaml.YAMLError(f"the anchor &{event.anchor} contains itself")
+            anchor, size = None, sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1 + len(event.value) // _TEXT_CHARS
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = nest.pop()
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        if nest:
+            above, together = nest[-1]
+            nest[-1] = (above, together + size)
+            if together + size > MAX_VALUES:
+                raise yaml.YAMLError(f"more than {MAX_VALUES} values once anchors are expanded")
 
 
 def _is_right(file: str, key: str, value: object) -> bool:
