@@ -332,7 +332,7 @@ def _outcome(outcome: WireResult | WireError | WireEnd, body: BodyReader, view_o
         case WireResult(tree, sizes, places):
             return Payload.from_encoded(body.take(tree, sizes, places, view_of))
         case WireError(HandlerError.code, message, status, detail):
-            return HandlerError(message, status=status, detail=detail)
+            return HandlerError(without_host_paths(message), status=status, detail=without_host_paths(detail))
         case WireError(code, message):
             return from_code(code, without_host_paths(message))
         case WireEnd():

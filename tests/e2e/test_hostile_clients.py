@@ -136,6 +136,12 @@ import os, pathlib
 def one(x):
     pathlib.Path(__file__).with_name("missing.txt").read_text()
 """
+MAR = {
+    "MAR-INF/MANIFEST.json": '{"model": {"modelName": "mar", "handler": "h.py", "modelVersion": "1.0"}}',
+    "h.py": "import pathlib\n"
+    "def handle(data, context):\n"
+    "    return data and pathlib.Path(__file__).with_name('missing.txt').read_text()\n",
+}
 LINEAR = linear_onnx([[1.0]])
 
 
@@ -218,6 +224,10 @@ def test_predictions_that_fail_tell_nothing_of_the_server(telling):
     handler = zipped({"serving.properties": "engine=Python\n", "model.py": HANDLER})
     assert http.post("/models", params={"model_name": "handler"}, content=handler).status_code == 200
     check(http.post("/predictions/handler", json=1))
+    assert http.post("/models", content=zipped(MAR)).status_code == 200
+    answer = http.post("/predictions/mar", content=b"x")
+    assert (answer.status_code, "FileNotFoundError" in answer.text, "missing.txt" in answer.text) == (503, True, True)
+    check(answer)
     assert http.post("/models", params={"model_name": "linear"}, content=LINEAR).status_code == 200
     for body in (b"[", b'{"a": "b"}', b"[[1, 2, 3]]", b'["x"]', b"\x93NUMPY\x01\x00", bytes(100)):
         for kind in (
