@@ -179,7 +179,7 @@ def _check_bounds(text: bytes) -> None:
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in nest):
                 raise yaml.YAMLError(f"the anchor &{event.anchor} contains itself")
-            anchor, size = None, sizes.get(event.anchor, 1)
+            anchor, size = None, sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             anchor, size = event.anchor, 1 + len(event.value) // _TEXT_CHARS
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -65,6 +65,11 @@ def _is_under(path: str, root: str) -> bool:
     return path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")
 
 
+def is_switched_off(path: str, method: str) -> bool:
+    """Whether the setting `enable_model_api` can keep a request from going on."""
+    return need_of(path, method) == "management" and _registers(path, method)
+
+
 def _registers(path: str, method: str) -> bool:
     """Whether something is registered or removed; what is the default is neither."""
     place = path.rstrip("/")
@@ -136,7 +141,7 @@ class Access:
         path, method = scope["path"], scope["method"]
         if method not in _CHANGES or need_of(path, method) != "management":
             return None
-        if not self._model_api and _registers(path, method):
+        if not self._model_api and is_switched_off(path, method):
             error = MethodNotAllowedError(
                 "Registration and deletion are switched off here; the setting enable_model_api permits them."
             )

@@ -9,6 +9,7 @@ import msgspec
 from litestar import MediaType, Request
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 
+from flowyard.platform.http.access import is_switched_off, need_of
 from flowyard.platform.http.kserve import documented as kserve
 from flowyard.platform.http.native import documented as management
 from flowyard.platform.http.native.errors import ErrorBody, to_json
@@ -17,6 +18,9 @@ from flowyard.platform.telemetry.logs import LEVELS
 from flowyard.schemas.tensors import Signature, TensorSpec
 
 JSON = dict[str, Any]
+#: The server asks for it once it has a token.
+_SCHEME = "token"
+_SCHEMES = {_SCHEME: {"type": "http", "scheme": "bearer", "description": "One made by `flowyard tokens create`."}}
 _KINDS = {"bool": "boolean", "string": "string"}
 
 
@@ -53,7 +57,28 @@ def document(derived: JSON) -> JSON:
         schema["paths"][path] = {"get": schema["paths"][path]["get"] | _metrics()}
     path = "/server/logging"
     schema["paths"][path] = {method: operation | _log_level() for method, operation in schema["paths"][path].items()}
+    schema["paths"] = {path: _guarded(path, item) for path, item in schema["paths"].items()}
+    schema["components"]["securitySchemes"] = _SCHEMES
     return schema
+
+
+def _guarded(path: str, item: JSON) -> JSON:
+    """The operations of a path with what they answer to whom they are not for."""
+    return {method: operation | _refusals(path, method.upper(), operation) for method, operation in item.items()}
+
+
+def _refusals(path: str, method: str, operation: JSON) -> JSON:
+    need = need_of(path, method)
+    if need == "none":
+        return {}
+    refused = {"401": "There are tokens, and the request has none that is good."}
+    if need != "any":
+        refused["403"] = f"The token's scope is not {need}, or the server does not do this; the message says which."
+    if is_switched_off(path, method):
+        refused["405"] = "Registration and deletion are switched off."
+    failure = kserve.failure if path.startswith("/v2") else _failure
+    told = {status: failure(words) for status, words in refused.items()} | operation["responses"]
+    return {"responses": told, "security": [{}, {_SCHEME: []}]}
 
 
 def _documented(item: JSON) -> JSON:
@@ -112,8 +137,8 @@ def endpoint_document(name: str, version: str, signature: Signature) -> JSON:
     return {
         "openapi": "3.1.0",
         "info": {"title": name, "version": version or "unversioned"},
-        "paths": {path: {"post": operation}},
-        "components": {"schemas": components},
+        "paths": {path: _guarded(path, {"post": operation})},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flowyard.platform.http.access import need_of
+
 
 def test_every_path_of_the_api_is_in_the_document(http):
     document = http.get("/schema").json()
@@ -36,6 +38,22 @@ def test_every_path_of_the_api_is_in_the_document(http):
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names)
     assert all(operation["responses"] for operation in operations)
+
+
+def test_the_document_says_who_is_refused(http):
+    document = http.get("/schema").json()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            need = need_of(path, method.upper())
+            refused = {"401", "403"} & set(operation["responses"])
+            assert refused == {"none": set(), "any": {"401"}}.get(need, {"401", "403"}), (method, path)
+            assert ("security" in operation) == (need != "none")
+    operations = document["paths"]
+    assert "405" in operations["/models"]["post"]["responses"]
+    assert "405" not in operations["/models/{name}"]["put"]["responses"]
+    error = operations["/v2/models/{name}/infer"]["post"]["responses"]["401"]["content"]["application/json"]["schema"]
+    assert error["required"] == ["error"]
 
 
 @pytest.mark.parametrize(

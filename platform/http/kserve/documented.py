@@ -30,7 +30,7 @@ def paths() -> JSON:
         "/v2/health/ready": {"get": _operation("serverReady", "Whether all models are ready", _readiness("All are."))},
     }
     for prefix, suffix in (("/v2/models/{name}", ""), ("/v2/models/{name}/versions/{version}", "Version")):
-        gone = {"404": _failure(_FAILURES["404"])}
+        gone = {"404": failure(_FAILURES["404"])}
         metadata = {"200": _told("The model.", _model())} | gone
         ready = _readiness("It is.") | gone
         found[prefix] = {"get": _operation(f"modelMetadata{suffix}", "Metadata of a model", metadata, prefix)}
@@ -41,7 +41,7 @@ def paths() -> JSON:
 
 def _inference(operation_id: str, prefix: str) -> JSON:
     answers = {"200": _told("The outputs.", _answer(), "application/octet-stream")}
-    answers |= {status: _failure(text) for status, text in _FAILURES.items()}
+    answers |= {status: failure(text) for status, text in _FAILURES.items()}
     body = {"application/json": {"schema": _request()}}
     return _operation(operation_id, "Run a model", answers, prefix) | {"requestBody": {"content": body, "required": True}}
 
@@ -63,7 +63,8 @@ def _told(description: str, schema: JSON, *other_types: str) -> JSON:
     return {"description": description, "content": content}
 
 
-def _failure(description: str) -> JSON:
+def failure(description: str) -> JSON:
+    """An error, as it is told under `/v2`."""
     return _told(description, _object({"error": _TEXT}, "error"))
 
 
