@@ -94,6 +94,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.WorkerDiedError: (500, "InternalServerException"),
     errors.DeadlineError: (408, "RequestTimeoutException"),
     errors.OutOfMemoryError: (507, "InternalServerException"),
+    errors.StorageError: (507, "InternalServerException"),
     errors.InternalError: (500, "InternalServerException"),
     VersionNotFoundError: (404, "ModelVersionNotFoundException"),
     WorkflowNotFoundError: (404, "WorkflowNotFoundException"),

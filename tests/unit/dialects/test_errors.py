@@ -30,6 +30,7 @@ TORCHSERVE = [
     (errors.QueueFullError("m"), 503, "ServiceUnavailableException"),
     (errors.WorkerDiedError("m"), 500, "InternalServerException"),
     (errors.OutOfMemoryError("m"), 507, "InternalServerException"),
+    (errors.StorageError("m"), 507, "InternalServerException"),
     (errors.EngineOutOfMemoryError("m"), 507, "InternalServerException"),
     (errors.InternalError("m"), 500, "InternalServerException"),
     (torchserve.FileExistsAlreadyError("m"), 500, "InternalServerException"),
