@@ -264,3 +264,37 @@ def test_dots_in_every_parameter(telling, path, value):
         assert "root:" not in answer.text
         assert "x" not in answer.headers
         check(answer, error=False)
+
+
+DEEP = b"[" * 200_000
+#: How long others may have to wait meanwhile, on a machine that is busy.
+STALL_S = 2.0
+LABORIOUS = {
+    "a deep body": ("POST", "/models", b'{"url": ' + DEEP, 400),
+    "a deep workflow": ("POST", "/workflows", b'{"workflow": ' + DEEP, 400),
+    "a deep change": ("PUT", "/models/flow", b'{"min_worker": ' + DEEP, 400),
+    "a deep prediction": ("POST", "/predictions/flow", DEEP, 400),
+    "deep tensors": ("POST", "/v2/models/flow/infer", b'{"inputs": [{"data": ' + DEEP, 400),
+    "names that nobody knows": ("POST", "/models", b"{" + b",".join(b'"zz%d":1' % n for n in range(80_000)) + b"}", 400),
+    "a long name": ("POST", "/models", b'{"' + b"min_worker" * 90_000 + b'": 1}', 400),
+    "many parameters of a list": ("GET", "/models?" + "&".join(f"a{n}=1" for n in range(8000)), b"", 400),
+    "many parameters of a prediction": ("POST", "/predictions/flow?" + "&".join(f"a{n}=1" for n in range(8000)), b"1", 200),
+}
+
+
+@pytest.mark.parametrize(("method", "target", "body", "status"), LABORIOUS.values(), ids=LABORIOUS)
+def test_requests_that_make_work_do_not_keep_others_waiting(server, method, target, body, status):
+    head = f"{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    with connection(server) as hard:
+        asked = time.monotonic()
+        hard.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        assert server.client.get("/ping").status_code == 200
+        assert time.monotonic() - asked < STALL_S
+        assert statuses(rest(hard)) == [status]
+        assert time.monotonic() - asked < 2 * STALL_S
+
+
+def test_a_manifest_that_is_nested_deep(server):
+    archive = zipped({"WAR-INF/MANIFEST.json": b'{"workflow": ' + DEEP})
+    answer = server.client.post("/workflows", content=archive)
+    assert (answer.status_code, "MANIFEST.json" in answer.text) == (400, True), answer.text

@@ -119,8 +119,7 @@ def _alias(request: HttpRequest) -> str:
 
 def _options(request: HttpRequest) -> dict[str, str]:
     """The parameters that are given once (DJL §1.11)."""
-    given = {name: request.query_params.getall(name) for name in request.query_params}
-    return {name: values[0] for name, values in given.items() if len(values) == 1}
+    return {name: values[0] for name, values in request.query_params.dict().items() if len(values) == 1}
 
 
 def _changed_by(found: Adapter, options: dict[str, str], alias: str) -> Adapter:

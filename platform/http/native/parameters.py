@@ -31,6 +31,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 MAX_NUMBER = 2**31 - 1
 MAX_LIMIT = 100
+#: Parameters of one call; the most that a call knows are some thirty.
+MAX_PARAMETERS = 200
+#: Characters of a name that is compared with those that there are.
+_LONGEST_NAME = 64
 Sha256 = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{64}$", description="Digest that the file at `url`, or the upload, must have.")]
 Handler = Annotated[str, Meta(description="Handler of an archive of TorchServe or MMS, instead of the one it names.")]
 Decode = Annotated[bool, Meta(description="Whether such a handler gets JSON and text decoded.")]
@@ -174,6 +178,8 @@ def read(kind: type[P], given: dict[str, Any], *, text: bool) -> P:
         InvalidRequestError: An unknown name or a value that is not allowed; the message names it and what is allowed. In JSON,
             names that are nowhere near a known one are ignored, as DJL does (§1.3).
     """
+    if len(given) > MAX_PARAMETERS:
+        raise InvalidRequestError(f"There are {len(given)} parameters; no call takes more than {MAX_PARAMETERS}.")
     present = {name: value for name, value in given.items() if value not in ("", None)}
     unknown = [name for name in present if name not in kind.__struct_fields__]
     for name in unknown:
@@ -226,7 +232,7 @@ def allowed(kind: type[msgspec.Struct], name: str) -> str:
 
 
 def _near(name: str, kind: type[msgspec.Struct]) -> list[str]:
-    return difflib.get_close_matches(name.lower(), kind.__struct_fields__, n=1)
+    return difflib.get_close_matches(name[:_LONGEST_NAME].lower(), kind.__struct_fields__, n=1)
 
 
 def _instead(name: str, kind: type[msgspec.Struct]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -49,7 +49,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 def query_values(request: HttpRequest) -> dict[str, Any]:
     """The parameters of the query; of a repeated one the first counts (DJL §1.1)."""
-    return {name: request.query_params.getall(name)[0] for name in request.query_params}
+    return _first_of_each(request.query_params.multi_items())
 
 
 async def change(request: HttpRequest, kind: type[P]) -> P:
@@ -199,8 +199,8 @@ def _form_fields(body: bytes) -> dict[str, Any] | None:
     return _first_of_each(parse_qsl(body.decode("ascii"), keep_blank_values=True))
 
 
-def _first_of_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(reversed(pairs))
+def _first_of_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(list(pairs)))
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
