@@ -13,7 +13,7 @@ import multipart
 
 from flowyard.platform.memo import remembered
 from flowyard.schemas.codecs.registry import BY_TYPE, recognise
-from flowyard.schemas.errors import InvalidRequestError, TooLargeError
+from flowyard.schemas.errors import InvalidRequestError, TooLargeError, UnavailableError
 from flowyard.schemas.payload import Payload
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -22,6 +22,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 MAX_CHUNK_BYTES = 1 << 20
 #: Most bytes of a body's parameters, which are names and numbers.
 MAX_PARAMETERS_BYTES = 1 << 20
+#: Most bytes of bodies that have not come whole, all requests together; a few of the largest that are allowed in any case.
+MAX_COLLECTED_BYTES = 2 << 30
+_LARGEST_AT_ONCE = 4
 #: Most fields and files of a form.
 MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
@@ -31,6 +34,34 @@ JSON_STARTS = (b"{", b"[")
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was complete; nobody is there to be answered."""
+
+
+class Collected:
+    """The bodies that are being collected in memory, of all requests.
+
+    Attributes:
+        size_bytes: What they take.
+    """
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+    def add(self, size_bytes: int, limit_bytes: int) -> None:
+        """Counts a piece of one.
+
+        Args:
+            size_bytes: Its size.
+            limit_bytes: Largest body.
+
+        Raises:
+            UnavailableError: There is no room for it: clients have begun more than they finish.
+        """
+        self.size_bytes += size_bytes
+        if self.size_bytes > max(MAX_COLLECTED_BYTES, _LARGEST_AT_ONCE * limit_bytes):
+            raise UnavailableError("the server holds too many bodies that have not come whole; try again later")
+
+
+collected = Collected()
 
 
 async def read_body(receive: Receive, limit_bytes: int) -> bytes:
@@ -45,6 +76,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
 
     Raises:
         TooLargeError: It is longer.
+        UnavailableError: There is no room for it now.
         ClientGoneError: The client went away.
     """
     message = await receive()
@@ -54,16 +86,20 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         return body
     chunks: list[bytes] = []
     length = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunk = message.get("body", b"")
-        length += len(chunk)
-        _check_size(length, limit_bytes)
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
+    try:
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            length += len(chunk)
+            collected.add(len(chunk), limit_bytes)
+            _check_size(length, limit_bytes)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+            message = await receive()
+    finally:
+        collected.size_bytes -= length
 
 
 def _check_size(length: int, limit_bytes: int) -> None:
