@@ -26,7 +26,7 @@ from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.plan import Plan, Spelling
 
 #: Most calls of functions that are sent to a worker together.
-FUNCTION_CALLS = 8
+FUNCTION_CALLS = 32
 
 
 class Planner:

@@ -66,6 +66,8 @@ QUICK_S = 0.005
 #: Weight of the newest batch in the mean duration, and the mean before the first one.
 DURATION_WEIGHT = 0.2
 FIRST_DURATION_S = 1.0
+#: Calls of functions that one worker takes before another idle one gets some, too.
+SHARED_FROM = 8
 
 Phase: TypeAlias = Literal["starting", "serving", "draining", "closed"]
 
@@ -408,7 +410,13 @@ class Scheduler:
         return due <= now
 
     def _batch_size(self) -> int:
-        return 1 if self.policy.join_quick and self._duration_s > QUICK_S else self.policy.batch_size
+        """Most rows of the next batch. Idle workers share what does not gain by being computed together."""
+        if not self.policy.join_quick:
+            return self.policy.batch_size
+        if self._duration_s > QUICK_S:
+            return 1
+        share = -(-self._queue.waiting // max(1, len(self._idle)))
+        return min(self.policy.batch_size, max(SHARED_FROM, share))
 
     def _take_batch(self, now: float) -> tuple[tuple[Job, ...], list[Instruction]]:
         """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker goes alone."""

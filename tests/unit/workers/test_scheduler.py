@@ -179,6 +179,16 @@ class TestDispatch:
         swift = quick(batch_size=8, join_quick=True)
         assert only(swift.submit(jobs, 1), Dispatch).jobs == tuple(jobs)
 
+    def test_idle_workers_share_many_calls_of_functions_and_one_takes_few(self):
+        swift = quick(batch_size=32, join_quick=True)
+        swift.scale(2, 2, 1)
+        swift.worker_ready(2, 1)
+        few, many = [Job(n) for n in range(7)], [Job(n) for n in range(20)]
+        sent = only(swift.submit(few, 2), Dispatch)
+        assert sent.jobs == tuple(few)
+        swift.batch_done(sent.worker, sent.batch, few, 2)
+        assert [len(item.jobs) for item in swift.submit(many, 3)] == [10, 10]
+
     def test_a_batch_sent_ahead_is_not_held_against_its_jobs_when_the_worker_dies(self):
         scheduler = quick()
         computing, ahead = Job("a"), Job("b")
