@@ -10,6 +10,8 @@ the process runs. The end of the socket is the end of the worker.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import os
 import signal
 import socket
@@ -17,19 +19,23 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from flowyard.engines import confinement, discovery, printed
 from flowyard.engines.base import Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
+from flowyard.engines.fused import FusedNodes, Several
 from flowyard.engines.memory import WorkerMemory
+from flowyard.engines.outcomes import encoded, outcomes_of
 from flowyard.engines.streams import Pump
 from flowyard.engines.torchserve import loader as torchserve
 from flowyard.schemas import frames, values
 from flowyard.schemas.codecs.content import value_of_message
+from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, HandlerError, InternalError, InvalidInputError, NodeError, OutOfMemoryError
+from flowyard.schemas.fusion import FusedModel
 from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Buffer, Encoded
 
@@ -45,6 +51,8 @@ _HEAD_BYTES_PER_BUFFER = 32
 #: memory: user code may keep one.
 _DONE_WITH_ARRAYS = frozenset({"OnnxRuntime", "PyTorch"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+_WireOutcome: TypeAlias = frames.WireResult | frames.WireError | frames.WireEnd | frames.WireSeveral | frames.WireRefused
 
 
 def main() -> NoReturn:
@@ -153,9 +161,11 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
-    outcomes, compute_s = compute(model, _calls(message, body, memory, own=own, handlers=handlers))
+    outcomes, compute_s, cpu_s = compute(model, _calls(message, body, memory, own=own, handlers=handlers))
     _settle_streams(connection, message, outcomes)
-    connection.send(*_results(message.batch_id, outcomes, compute_s, memory))
+    times = model.times if isinstance(model, FusedNodes) else ()
+    results, buffers = _results(outcomes, memory)
+    connection.send(frames.Results(message.batch_id, results, compute_s, cpu_s, times), buffers)
     return True
 
 
@@ -165,7 +175,7 @@ def _settle_streams(connection: Connection, message: frames.Predict, outcomes: l
     if not streams:
         return
     wanted = {place: stream for place, stream in streams.items() if message.calls[place].stream}
-    failed = Pump(connection, message.batch_id, wanted, _encode).run()
+    failed = Pump(connection, message.batch_id, wanted, encoded).run()
     for place, stream in streams.items():
         outcomes[place] = failed.get(place, frames.WireEnd()) if place in wanted else _collected(stream)
 
@@ -220,7 +230,13 @@ def _load_model(load: frames.Load) -> LoadedModel:
         return djl.load(source, load.device, load.engine)
     if load.handlers:
         return torchserve.load(source, load.device)
-    return discovery.find(load.engine).load(source, load.device)
+    model = discovery.find(load.engine).load(source, load.device)
+    return model if load.fusion is None else FusedNodes(model, load.fusion, functools.partial(_load_fused, load.device))
+
+
+def _load_fused(device: Device, model: FusedModel) -> LoadedModel:
+    source = ModelSource(root=model.root, path=model.path, spec=model.spec, threads=model.threads)
+    return discovery.find(model.engine).load(source, device)
 
 
 def _load_failure(error: BaseException) -> FlowyardError:
@@ -253,7 +269,7 @@ def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool, handlers
         return OutOfMemoryError(describe(error))
 
 
-def compute(model: LoadedModel, calls: Sequence[Call | FlowyardError]) -> tuple[list[Outcome], float]:
+def compute(model: LoadedModel, calls: Sequence[Call | FlowyardError]) -> tuple[list[Outcome], float, float]:
     """Computes those calls that could be decoded.
 
     Args:
@@ -261,77 +277,66 @@ def compute(model: LoadedModel, calls: Sequence[Call | FlowyardError]) -> tuple[
         calls: Calls, and in place of one that did not decode its error.
 
     Returns:
-        One outcome per call, in order, and the seconds the model took.
+        One outcome per call, in order; the seconds the model took, and of these the processor's in this thread.
     """
     batch = [call for call in calls if isinstance(call, Call)]
-    started = time.perf_counter()
-    computed = iter(_predict(model, batch) if batch else ())
-    compute_s = time.perf_counter() - started
-    return [next(computed) if isinstance(call, Call) else call for call in calls], compute_s
+    started, cpu_started = time.perf_counter(), time.thread_time()
+    computed = iter(outcomes_of(model, batch) if batch else ())
+    compute_s, cpu_s = time.perf_counter() - started, time.thread_time() - cpu_started
+    return [next(computed) if isinstance(call, Call) else call for call in calls], compute_s, cpu_s
 
 
-def _predict(model: LoadedModel, batch: Sequence[Call]) -> Sequence[Outcome]:
-    try:
-        outcomes = model.predict(batch)
-        if len(outcomes) == len(batch):
-            return outcomes
-        failure: FlowyardError = InternalError(f"the engine gave {len(outcomes)} outcomes for {len(batch)} calls")
-    except BaseException as error:  # noqa: BLE001 - an engine's defect fails the batch, not the worker
-        log(error)
-        failure = OutOfMemoryError(describe(error)) if is_out_of_memory(error) else InternalError(describe(error))
-    return [failure for _ in batch]
-
-
-def _results(
-    batch_id: int, outcomes: Sequence[Outcome], compute_s: float, memory: WorkerMemory | None
-) -> tuple[frames.Results, list[Buffer]]:
-    """The answer and the buffers of its body. A result that would not fit into the frame any more becomes an error."""
+def _results(outcomes: Sequence[Outcome], memory: WorkerMemory | None) -> tuple[tuple[_WireOutcome, ...], list[Buffer]]:
+    """The answers and the buffers of their body. A result that would not fit into the frame any more becomes an error."""
     # Half of the head is for results, the other half holds a message for each call, whatever becomes of them.
     head_left, body_left = frames.HEAD_LIMIT_BYTES // 2, frames.BODY_LIMIT_BYTES
     limit = min(_MESSAGE_LIMIT, frames.HEAD_LIMIT_BYTES // 16 // len(outcomes)) if outcomes else 0
-    wire: list[frames.WireResult | frames.WireError | frames.WireEnd] = []
+    wire: list[_WireOutcome] = []
     buffers: list[Buffer] = []
     for outcome in outcomes:
-        if isinstance(outcome, frames.WireEnd):
+        if isinstance(outcome, frames.WireEnd | frames.WireRefused):
             wire.append(outcome)
             continue
-        encoded = _encode(outcome)
-        if isinstance(encoded, Encoded):
-            head = len(encoded.tree) + _HEAD_BYTES_PER_BUFFER * len(encoded.buffers)
-            places, in_body = memory.place(encoded.buffers) if memory and head <= head_left else ((), encoded.buffers)
+        made = outcome if isinstance(outcome, Several) else encoded(outcome)
+        if not isinstance(made, FlowyardError):
+            own = made.buffers
+            tree_bytes = len(made.tree) if isinstance(made, Encoded) else made.tree_bytes
+            head = tree_bytes + _HEAD_BYTES_PER_BUFFER * len(own)
+            places, in_body = memory.place(own) if memory and head <= head_left else ((), own)
             body = sum(map(_padded, in_body))
             if head <= head_left and body <= body_left:
                 head_left, body_left = head_left - head, body_left - body
                 buffers.extend(in_body)
-                wire.append(frames.WireResult(encoded.tree, tuple(map(len, encoded.buffers)), places))
+                wire.append(_wire_result(made, places) if isinstance(made, Encoded) else _wire_results(made, places))
                 continue
             if memory is not None:
                 memory.free(offset for arena, offset in places if arena != frames.IN_BODY)
-            encoded = NodeError(f"the result of {len(encoded.tree) + body} bytes is too large to be passed on")
-        wire.append(_wire_error(encoded, limit))
-    return frames.Results(batch_id, tuple(wire), compute_s), buffers
+            made = NodeError(f"the result of {tree_bytes + body} bytes is too large to be passed on")
+        wire.append(_wire_error(made, limit))
+    return tuple(wire), buffers
+
+
+def _wire_result(made: Encoded, places: tuple[frames.Place, ...]) -> frames.WireResult:
+    return frames.WireResult(made.tree, tuple(map(len, made.buffers)), places)
+
+
+def _wire_results(several: Several, places: tuple[frames.Place, ...]) -> frames.WireSeveral:
+    """The results of fused nodes, each with the places of its own buffers."""
+    ends = list(itertools.accumulate(len(result.buffers) for result in several.results))
+    starts = [0, *ends[:-1]]
+    found = zip(several.results, starts, ends, strict=True)
+    return frames.WireSeveral(tuple([_wire_result(result, places[start:end]) for result, start, end in found]))
 
 
 def _wire_error(error: FlowyardError, limit: int) -> frames.WireError:
     if isinstance(error, HandlerError):
-        return frames.WireError(error.code, _message(error, limit), error.status, _portable(error.detail, limit))
-    return frames.WireError(error.code, _message(error, limit))
+        detail = _portable(error.detail, limit)
+        return frames.WireError(error.code, _message(error, limit), error.status, detail, error.fused_node)
+    return frames.WireError(error.code, _message(error, limit), node=error.fused_node)
 
 
 def _padded(buffer: Buffer) -> int:
     return len(buffer) + -len(buffer) % values.ALIGNMENT_BYTES
-
-
-def _encode(outcome: Outcome) -> Encoded | FlowyardError:
-    if isinstance(outcome, FlowyardError):
-        return outcome
-    try:
-        return values.encode(outcome)
-    except InvalidInputError as error:
-        return NodeError(f"returned a {type(outcome).__name__}: {error.message}")
-    except Exception as error:  # noqa: BLE001 - a result is user code's: its methods may raise anything
-        log(error)
-        return OutOfMemoryError(describe(error)) if is_out_of_memory(error) else NodeError(f"its result: {describe(error)}")
 
 
 def _message(error: FlowyardError, limit: int = _MESSAGE_LIMIT) -> str:

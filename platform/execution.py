@@ -17,12 +17,13 @@ import msgspec
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool
-from flowyard.platform.workers.process import Outcome
+from flowyard.platform.workers.process import REFUSED, Outcome, Several
 from flowyard.platform.workers.tasks import OnChunk, Task
 from flowyard.schemas.errors import AnsweredError, FlowyardError, HandlerError, InternalError, NodeError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.execution import named
+from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
 from flowyard.workflows.run import Run
 
@@ -152,6 +153,7 @@ class Execution:
         "_acting",
         "_asked",
         "_deployment",
+        "_fused",
         "_lookup",
         "_on_answer",
         "_on_chunk",
@@ -168,7 +170,9 @@ class Execution:
     ) -> None:
         self._deployment = deployment
         self._asked = asked
-        self._run = Run(deployment.plan, asked.payload, asked.headers, asked.query, asked.deadline, deployment.caches or None)
+        plan, caches = deployment.plan, deployment.caches or None
+        self._fused = self._fused_steps()
+        self._run = Run(plan, asked.payload, asked.headers, asked.query, asked.deadline, caches, self._fused)
         self._lookup = lookup
         self._on_answer = on_answer
         self._on_chunk = on_chunk
@@ -179,6 +183,10 @@ class Execution:
         self._todo: list[Instruction] = []
         self._acting = False
         self._over = True
+
+    def _fused_steps(self) -> Fused | None:
+        fusing = self._deployment.fusing
+        return None if fusing is None else fusing.current()
 
     def start(self) -> None:
         """Starts the run."""
@@ -239,15 +247,16 @@ class Execution:
             self._done(call.call_id, error)
             return
         asked = self._asked
+        streams = call.step == self._deployment.streaming_step or (call.kind == "fused" and self._answers_fused())
         task = Task(
             call.args,
-            functools.partial(self._done, call.call_id),
+            functools.partial(self._fused_done if call.kind == "fused" else self._done, call.call_id),
             callee=callee,
             request_id=asked.request_id,
             headers=asked.headers,
             deadline=call.timeout_at,
             priority=asked.priority,
-            on_chunk=self._on_chunk if call.step == self._deployment.streaming_step else None,
+            on_chunk=self._on_chunk if streams else None,
         )
         if pool.spec.handlers and not self._deployment.plan.pass_errors:
             task.on_done = functools.partial(self._message_done, call)
@@ -276,7 +285,7 @@ class Execution:
 
     def _pool(self, call: StartCall) -> tuple[ModelPool, str]:
         """Where a node's call is computed, and what it is called there."""
-        if call.kind == "function":
+        if call.kind in ("function", "fused"):
             return self._deployment.pools[FUNCTIONS], call.callee
         pool = self._deployment.pools.get(call.callee)
         if pool is not None:
@@ -305,6 +314,30 @@ class Execution:
             self._act(self._run.failed(call_id, outcome, now))
         else:
             self._act(self._run.done(call_id, outcome, now))
+
+    def _answers_fused(self) -> bool:
+        """Whether the last of the fused steps gives the answer."""
+        return self._fused is not None and self._fused.steps[-1] == self._deployment.plan.out
+
+    def _fused_done(self, call_id: int, outcome: Outcome) -> None:
+        fused = self._fused
+        assert fused is not None
+        self._open.pop(call_id, None)
+        now = time.monotonic()
+        if isinstance(outcome, Several) and len(outcome.results) == len(fused.given):
+            self._act(self._run.fused_done(call_id, outcome.results, outcome.ends, now))
+        elif outcome is REFUSED:
+            self._act(self._run.fused_refused(call_id, now))
+        elif isinstance(outcome, FlowyardError):
+            if isinstance(outcome, NodeError) and outcome.fused_node < 0:
+                # The result itself could not be passed on.
+                outcome.fused_node = len(fused.steps) - 1
+            self._act(self._run.failed(call_id, outcome, now))
+        elif self._answers_fused() and not isinstance(outcome, Several):
+            # A result in pieces, sent or collected.
+            self._act(self._run.fused_done(call_id, (outcome,), (), now))
+        else:
+            self._act(self._run.failed(call_id, InternalError("a worker gave other results than it was asked for"), now))
 
     def _end(self, outcome: Outcome) -> None:
         self._stop()

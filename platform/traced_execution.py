@@ -13,6 +13,7 @@ from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.notes import CallNote
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.tasks import OnChunk, Task
+from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import StartCall, StepTime
 
 
@@ -38,6 +39,10 @@ class TracedExecution(Execution):
         self._body_at = time.monotonic()
         #: By node: its calls with the number of the attempt.
         self._calls: defaultdict[str, list[tuple[CallNote, int]]] = defaultdict(list)
+
+    def _fused_steps(self) -> Fused | None:
+        """Nothing: each node is called by itself, for its own line in the trace."""
+        return None
 
     def trace(self, status: int) -> Trace:
         """What the run has done.

@@ -83,6 +83,7 @@ class FlowyardError(Exception):
     Attributes:
         starting: Name and version of what was being started when it came up, `None` for any other moment.
         fetching: Whether something remote was being fetched then.
+        fused_node: Which node of a call of fused nodes it failed, -1 where it is not known or nothing was fused.
     """
 
     code: ClassVar[str] = "error"
@@ -91,6 +92,7 @@ class FlowyardError(Exception):
 
     starting: tuple[str, str] | None = None
     fetching: bool = False
+    fused_node: int = -1
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

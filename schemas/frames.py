@@ -19,6 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from flowyard.schemas.devices import Device
+from flowyard.schemas.fusion import Fusion
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.tensors import Signature
@@ -92,6 +93,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         threads: Intra-op threads the engine may use.
         handlers: Whose handlers the model's are, or the functions; these take and give messages.
         properties: What such a model's own files say about how it is to be loaded.
+        fusion: For a worker of functions: nodes that it may be asked to compute in one call.
     """
 
     engine: str
@@ -103,6 +105,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     threads: int = 1
     handlers: Handlers = ""
     properties: dict[str, str] = {}
+    fusion: Fusion | None = None
 
 
 class Predict(msgspec.Struct, frozen=True, array_like=True, tag="predict", gc=False):
@@ -154,12 +157,17 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"
 
 
 class WireError(msgspec.Struct, frozen=True, array_like=True, tag="error", gc=False):
-    """One call failed. `code` is a slug of the error tree; `status` and `detail` belong to a `HandlerError`."""
+    """One call failed.
+
+    `code` is a slug of the error tree; `status` and `detail` belong to a `HandlerError`; `node` says which one of a call of fused
+    nodes failed, where one of them did.
+    """
 
     code: str
     message: str
     status: int = 0
     detail: str = ""
+    node: int = -1
 
 
 class WireResult(msgspec.Struct, frozen=True, array_like=True, tag="value", gc=False):
@@ -168,6 +176,16 @@ class WireResult(msgspec.Struct, frozen=True, array_like=True, tag="value", gc=F
     tree: bytes
     sizes: tuple[int, ...] = ()
     places: tuple[Place, ...] = ()
+
+
+class WireSeveral(msgspec.Struct, frozen=True, array_like=True, tag="several", gc=False):
+    """What a call of fused nodes gives back: the results that are wanted outside, in order."""
+
+    results: tuple[WireResult, ...]
+
+
+class WireRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused", gc=False):
+    """A call of fused nodes has not begun, because their models cannot be loaded."""
 
 
 class WireEnd(msgspec.Struct, frozen=True, array_like=True, tag="end", gc=False):
@@ -183,12 +201,25 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False)
     sizes: tuple[int, ...] = ()
 
 
+class NodeTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """When a fused node began and ended, for a whole batch, on the monotonic clock of the machine; and its processor time."""
+
+    began: float
+    ended: float
+    cpu_s: float
+
+
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results", gc=False):
-    """Worker to server: one outcome per call of the batch, in order; `compute_s` is the engine's own time."""
+    """Worker to server: one outcome per call of the batch, in order.
+
+    `compute_s` is the engine's own time, `cpu_s` that of the processor, in its thread; `times` are those of fused nodes.
+    """
 
     batch_id: int
-    outcomes: tuple[WireResult | WireError | WireEnd, ...]
+    outcomes: tuple[WireResult | WireError | WireEnd | WireSeveral | WireRefused, ...]
     compute_s: float
+    cpu_s: float = 0.0
+    times: tuple[NodeTime, ...] = ()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="alive", gc=False):

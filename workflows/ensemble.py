@@ -45,6 +45,8 @@ def combine(method: str, weights: list[float] | None, args: list[Value]) -> Valu
 def _mean(members: list[Value], weights: list[float]) -> Value:
     total = sum(weights)
     shares = [weight / total for weight in weights]
+    if all(type(member) is np.ndarray for member in members):
+        return _mean_tensor(members, shares)
     if all(_is_number(member) for member in members):
         return float(sum(share * member for share, member in zip(shares, members, strict=True)))
     if all(isinstance(member, dict) for member in members):
@@ -108,7 +110,7 @@ def _arrays(members: list[Value]) -> list[np.ndarray[Any, Any]]:
     if not all(array.dtype.kind in "biufc" for array in arrays):
         kinds = ", ".join(dict.fromkeys(type(member).__name__ for member in members))
         raise InvalidInputError(f"ensemble takes numbers, tensors, scores or classifications of one kind, not {kinds}")
-    if len({array.shape for array in arrays}) > 1:
+    if any(array.shape != arrays[0].shape for array in arrays):
         shapes = ", ".join(dict.fromkeys(str(list(array.shape)) for array in arrays))
         raise InvalidInputError(f"ensemble takes tensors of one shape, not {shapes}")
     return arrays
@@ -125,7 +127,9 @@ def _mean_tensor(members: list[Value], shares: list[float]) -> Value:
     arrays = _arrays(members)
     if any(array.dtype.kind == "b" for array in arrays):
         raise InvalidInputError("ensemble: booleans have no mean, they can vote")
-    mean = sum(array * share for array, share in zip(arrays, shares, strict=True))
+    mean = arrays[0] * shares[0]
+    for array, share in zip(arrays[1:], shares[1:], strict=True):
+        mean = mean + array * share
     return _as_given(mean, members)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ from flowyard.workflows.plan import CalleeKind
 
 class StartCall(msgspec.Struct, frozen=True, gc=False):
     """Start a call of a model, function or registered workflow; its end is told by `Run.done` or `Run.failed`.
+
+    A call of fused nodes (`kind` is `fused`, `step` the first of them) ends with `Run.fused_done`, `Run.failed` or
+    `Run.fused_refused`.
 
     Attributes:
         call_id: Number of the call, unique in its run.
@@ -25,7 +28,7 @@ class StartCall(msgspec.Struct, frozen=True, gc=False):
 
     call_id: int
     step: str
-    kind: CalleeKind
+    kind: CalleeKind | Literal["fused"]
     callee: str
     args: tuple[Payload, ...]
     timeout_at: float | None

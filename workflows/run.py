@@ -5,14 +5,16 @@ A run takes each step of its plan through the phases that `steps` lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from flowyard.schemas.errors import DeadlineError, FlowyardError, InvalidInputError, NodeError
+from flowyard.schemas.fusion import FUSED
 from flowyard.schemas.payload import Payload
 from flowyard.workflows import paths
 from flowyard.workflows.cache import NodeCache, RunCache
 from flowyard.workflows.execution import Fan, Inputs, branch_name, call_built_in, jobs_of, named
+from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, WakeAt
 from flowyard.workflows.plan import (
     BUILT_IN,
@@ -43,8 +45,8 @@ class Run(Steps):
     """
 
     __slots__ = (
-        "_cache", "_calls", "_chosen", "_deadline", "_fans", "_inputs", "_instructions", "_next_id", "_timers", "_wake",
-        "finished",
+        "_cache", "_calls", "_chosen", "_deadline", "_fans", "_fused", "_fused_call", "_inputs", "_instructions", "_next_id",
+        "_timers", "_wake", "finished",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,7 @@ class Run(Steps):
         query: Mapping[str, str],
         deadline: float | None,
         caches: Mapping[int, NodeCache] | None = None,
+        fused: Fused | None = None,
     ) -> None:
         """Prepares a run.
 
@@ -65,6 +68,7 @@ class Run(Steps):
             query: Its query parameters.
             deadline: When the client gives up, on the clock that every `now` is read from.
             caches: From `make_caches(plan)`, the same for every run of the plan; without, no result is kept.
+            fused: Steps of the plan that are to be computed in one call.
         """
         super().__init__(plan)
         self._inputs = Inputs(request, headers, query, len(plan.steps))
@@ -78,6 +82,9 @@ class Run(Steps):
         self._timers: dict[int, float] = {}
         self._instructions: list[Instruction] = []
         self._next_id = 0
+        self._fused = fused
+        #: The call of the fused steps, 0 before it.
+        self._fused_call = 0
         self._wake = inf
         self.finished = False
 
@@ -131,10 +138,53 @@ class Run(Steps):
         if call is None or not self._begin(now):
             return self._taken()
         step, slot, attempt = call
-        if self._may_retry(error) and attempt < self._plan.steps[step].retries:
+        fused = self._fused.steps if self._fused is not None and call_id == self._fused_call else ()
+        if 0 <= error.fused_node < len(fused):
+            self._fail(fused[error.fused_node], error)
+        elif self._may_retry(error) and attempt < self._plan.steps[step].retries:
             self._restart(step, slot, attempt + 1)
         else:
             self._fail(step, error)
+        return self._settle()
+
+    def fused_done(self, call_id: int, results: Sequence[Payload], ends: Sequence[float], now: float) -> list[Instruction]:
+        """The call of the fused steps has given its results.
+
+        Args:
+            call_id: The call; one that is not open any more is ignored.
+            results: One for each of `Fused.given`.
+            ends: When each of the fused steps ended, as far as that is known; on the clock of `now`.
+            now: The time.
+
+        Returns:
+            Instructions, in order.
+        """
+        fused = self._fused
+        if self._closed(call_id) is None or fused is None or not self._begin(now):
+            return self._taken()
+        given = dict(zip(fused.given, results, strict=True))
+        for place, step in enumerate(fused.steps):
+            began = self._started[step]
+            if began is None:
+                began = max([self._ended[dep] or 0.0 for dep in self._plan.steps[step].deps], default=now)
+                self._started[step] = began
+            # A worker's own words, which may be anything.
+            ended = ends[place] if place < len(ends) else now
+            self._now = ended if began <= ended <= now else now
+            self._finish(step, given.get(place, _NULL))
+        self._now = now
+        return self._settle()
+
+    def fused_refused(self, call_id: int, now: float) -> list[Instruction]:
+        """Nothing of the call of the fused steps has been computed, and cannot be: they are called one by one."""
+        fused = self._fused
+        if self._closed(call_id) is None or fused is None or not self._begin(now):
+            return self._taken()
+        self._fused = None
+        for step in fused.steps:
+            if self._state[step] == CALLING:
+                self._state[step] = COLLECTING
+                self._ready.append(step)
         return self._settle()
 
     def _may_retry(self, error: FlowyardError) -> bool:
@@ -270,7 +320,8 @@ class Run(Steps):
             self._set_timer(step, spec)
             if kind == CALL:
                 self._state[step] = CALLING
-                self._call(step, spec.callees[0], tuple(self._inputs.payload(operand) for operand in spec.args), 0, 0)
+                if self._fused is None or step not in self._fused.steps or not self._call_fused(step, self._fused):
+                    self._call(step, spec.callees[0], tuple([self._inputs.payload(operand) for operand in spec.args]), 0, 0)
             elif kind == SWITCH:
                 self._choose(step, spec)
             else:
@@ -298,6 +349,21 @@ class Run(Steps):
         name = self._plan.steps[step].name
         kind: CalleeKind = callee.kind  # type: ignore[assignment]  # a built-in is never called outside
         self._instructions.append(StartCall(call_id, name, kind, callee.name, args, None if at == inf else at))
+
+    def _call_fused(self, step: int, fused: Fused) -> bool:
+        """Sees to it that the fused steps are called; false where one of them still lacks what comes from outside."""
+        if self._fused_call:
+            return True
+        values = self._inputs.values
+        if any(kind == FROM_STEP and values[target] is None for kind, target, _ in fused.operands):
+            self._fused = None
+            return False
+        args = tuple([self._inputs.payload(operand) for operand in fused.operands])
+        self._next_id = self._fused_call = call_id = self._next_id + 1
+        self._calls[call_id] = (step, 0, 0)
+        at = None if self._deadline == inf else self._deadline
+        self._instructions.append(StartCall(call_id, self._plan.steps[step].name, "fused", FUSED, args, at))
+        return True
 
     def _choose(self, step: int, spec: Step) -> None:
         name = branch_name(self._inputs.payload(spec.args[0]).value())

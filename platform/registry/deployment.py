@@ -7,7 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from flowyard.platform.devices import parse_device
+from flowyard.platform.registry.fusing import Fusing, fusion_of, may_be_fused
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.telemetry.measures import RequestMeasures
 from flowyard.platform.workers.pool import ModelPool, PoolSpec
@@ -16,7 +19,8 @@ from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
 from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
-from flowyard.workflows.plan import CALL, FROM_REQUEST, Plan, Step
+from flowyard.workflows.fusing import fuse, is_plain_call
+from flowyard.workflows.plan import FROM_REQUEST, Plan
 from flowyard.workflows.signatures import check_signatures, signature_of
 
 #: Key of the pool of a workflow's functions; no model can be called that.
@@ -33,6 +37,7 @@ class Deployment:
         plan: The compiled workflow.
         pools: By local model name; the functions' under `FUNCTIONS`.
         caches: Results that nodes keep, by step.
+        fusing: Its fused nodes, if it has some.
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
@@ -55,7 +60,12 @@ class Deployment:
         self.version = version
         self.identity = (name, version)
         self.plan = plan
+        fused = fuse(plan, [key for key, spec in specs.items() if may_be_fused(spec)]) if FUNCTIONS in specs else None
+        if fused is not None:
+            functions = msgspec.structs.replace(specs[FUNCTIONS], fusion=fusion_of(plan, fused, specs))
+            specs = {**specs, FUNCTIONS: functions}
         self.pools = {key: ModelPool(spec, version, watchers) for key, spec in specs.items()}
+        self.fusing = None if fused is None else Fusing(plan, fused, self.pools[FUNCTIONS], self.pools)
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         self.requests = RequestMeasures()
@@ -188,12 +198,6 @@ class Deployment:
                 await asyncio.wait_for(self._runs_over.wait(), until - time.monotonic())
         left_s = max(0.0, until - time.monotonic())
         await asyncio.gather(*(pool.close(left_s) for pool in self.pools.values()))
-
-
-def is_plain_call(step: Step) -> bool:
-    """Whether all that a node does is to make one call, whose result is the node's."""
-    plain = step.guard is None and step.otherwise is None and step.fallback is None and step.timeout_s is None
-    return step.kind == CALL and plain and step.retries == 0 and step.cache is None
 
 
 def is_single_call(plan: Plan) -> bool:

@@ -17,6 +17,7 @@ import structlog
 from flowyard.platform.telemetry.measures import CANCELLED, DeviceMeasures, PoolMeasures
 from flowyard.platform.workers.adapters import Adapters, refusal
 from flowyard.platform.workers.confinement import Confinement
+from flowyard.platform.workers.costs import CallCost
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Answer,
@@ -41,7 +42,8 @@ from flowyard.platform.workers.tasks import Task
 from flowyard.platform.workers.watchers import Watchers, WorkerName
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
-from flowyard.schemas.frames import Context, Load, Sample, WireCall
+from flowyard.schemas.frames import Context, Load, Results, Sample, WireCall
+from flowyard.schemas.fusion import FUSED, Fusion
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.payload import Payload
@@ -79,6 +81,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
             files say.
         confinement: What the workers get and may.
         packages: Folder of packages that were installed for the archive, empty for none.
+        fusion: Nodes of the workflow that a worker of its functions may be asked to compute in one call.
     """
 
     name: str
@@ -100,6 +103,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     properties: dict[str, str] = {}
     confinement: Confinement = Confinement()
     packages: str = ""
+    fusion: Fusion | None = None
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -126,6 +130,9 @@ class ModelPool:
         #: Why the last worker could not load the model, `None` once one has.
         self.load_error: FlowyardError | None = None
         self._failing_since = 0.0
+        self.cost = CallCost()
+        #: Is told of a batch with so many calls of fused nodes; says how many seconds, and seconds of the processor, are ours.
+        self.on_fused: Callable[[Results, int], tuple[float, float]] | None = None
         #: Batches sent to workers, by the number of bits of one less than their size: 1, 2, up to 4, up to 8 …
         self.batches = [0] * (MAX_BATCH_BITS + 1)
         #: Axes of the model's only input, where its first one is rows.
@@ -261,6 +268,12 @@ class ModelPool:
         """Changes the number of workers; takes effect on its own."""
         self._act(self._scheduler.scale(min_workers, max_workers, time.monotonic(), device))
 
+    @property
+    def numbers_changed(self) -> bool:
+        """Whether somebody has asked for other numbers of workers than the model was registered with."""
+        low, high = self.spec.min_workers, self.spec.max_workers
+        return any(group.min != low or group.max != high for group in self.groups)
+
     def more_workers(self, low: int, device: Device) -> Wanted:
         """The workers that would have to be started on a device for so many, and what each of them takes."""
         there = next((group.staying() for group in self.groups if group.device == device), 0)
@@ -368,25 +381,40 @@ class ModelPool:
         self.load_error = error
         self._act(self._scheduler.worker_failed(worker, error, time.monotonic()))
 
-    def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
+    def on_results(self, worker: int, results: Results, outcomes: Sequence[Outcome]) -> None:
         """A worker has computed a batch."""
+        batch = results.batch_id
         if worker in self._configuring and self._configuring[worker][0] == batch:
             self._on_configured(worker, batch, self._configuring.pop(worker)[1], outcomes)
             return
         now = time.monotonic()
-        self._measure(worker, batch, compute_s)
+        self._measure(worker, results)
         if self._notes:
-            self._notes.received(worker, batch, compute_s, now)
+            self._notes.received(worker, batch, results.compute_s, now)
         self._act(self._scheduler.batch_done(worker, batch, outcomes, now))
 
-    def _measure(self, worker: int, batch: int, compute_s: float) -> None:
+    def _measure(self, worker: int, results: Results) -> None:
         """Notes a batch before the scheduler forgets what was in it."""
-        jobs = self._scheduler.computing(worker, batch)
+        jobs = self._scheduler.computing(worker, results.batch_id)
         if jobs:
+            compute_s, cpu_s = results.compute_s, results.cpu_s
+            if results.times and self.on_fused is not None:
+                compute_s, cpu_s = self.on_fused(results, sum([job.item.callee == FUSED for job in jobs]))
+            self.cost.note(len(jobs), compute_s, cpu_s)
             measured = self._measured[worker]
             measured.compute.observe(compute_s)
             measured.rows.observe(sum([job.rows for job in jobs]))
             self.measures.waits.observe_all([job.dispatched - job.submitted for job in jobs])
+
+    def note_elsewhere(self, calls: int, compute_s: float, cpu_s: float) -> None:
+        """Notes a batch that the model has computed in a worker of the workflow's functions, where nothing waited for it."""
+        if calls:
+            self.cost.note(calls, compute_s, cpu_s)
+            self.batches[(calls - 1).bit_length()] += 1
+            self.measures.waits.observe_all([0.0] * calls)
+            measured = self.measures.on(str(self.spec.devices[0]))
+            measured.compute.observe(compute_s)
+            measured.rows.observe(calls)
 
     def _on_configured(self, worker: int, batch: int, order: Task, outcomes: Sequence[Outcome]) -> None:
         """A worker has made, or refused, a call that every worker has to make."""
@@ -513,7 +541,16 @@ class ModelPool:
     def _spawn(self, worker: int, device: Device) -> None:
         spec = self.spec
         load = Load(
-            spec.engine, spec.root, spec.path, device, spec.spec, spec.functions, spec.threads, spec.handlers, spec.properties
+            spec.engine,
+            spec.root,
+            spec.path,
+            device,
+            spec.spec,
+            spec.functions,
+            spec.threads,
+            spec.handlers,
+            spec.properties,
+            spec.fusion,
         )
         process = WorkerProcess(
             worker,

@@ -43,7 +43,9 @@ from flowyard.schemas.frames import (
     WireCall,
     WireEnd,
     WireError,
+    WireRefused,
     WireResult,
+    WireSeveral,
 )
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.redaction import without_host_paths
@@ -58,6 +60,25 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 Outcome = Payload | FlowyardError
 #: The outcome of a job whose result has come in pieces and was complete.
 STREAMED = Payload.of(None)
+#: The outcome of a call of fused nodes that could not be begun.
+REFUSED = Payload.of(None)
+
+
+class Several(Payload):
+    """The outcome of a call of fused nodes: as a value it is null.
+
+    Attributes:
+        results: The results that are wanted outside, in order.
+        ends: When each fused node ended, in the worker's own words; monotonic seconds.
+    """
+
+    __slots__ = ("ends", "results")
+
+    def __init__(self, results: Sequence[Payload], ends: Sequence[float]) -> None:
+        super().__init__()
+        self._has_value = True
+        self.results = results
+        self.ends = ends
 
 
 class WorkerEvents(Protocol):
@@ -69,7 +90,7 @@ class WorkerEvents(Protocol):
     def on_load_failed(self, worker: int, error: FlowyardError) -> None:
         """The model cannot be loaded."""
 
-    def on_results(self, worker: int, batch: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
+    def on_results(self, worker: int, results: Results, outcomes: Sequence[Outcome]) -> None:
         """A batch is computed."""
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
@@ -277,7 +298,7 @@ class WorkerProcess:
         if self._memory is not None:
             outcomes = _outcomes(results, body, self._memory.view_of)
             self._memory.answered(results.batch_id)
-            self._events.on_results(self.worker, results.batch_id, outcomes, results.compute_s)
+            self._events.on_results(self.worker, results, outcomes)
 
     def _listen(self) -> None:
         """Once a second: has anything come?
@@ -324,19 +345,39 @@ class WorkerProcess:
 
 
 def _outcomes(results: Results, body: BodyReader, view_of: ViewOf) -> list[Outcome]:
-    return [_outcome(outcome, body, view_of) for outcome in results.outcomes]
+    ends = [node.ended for node in results.times]
+    return [_outcome(outcome, body, view_of, ends) for outcome in results.outcomes]
 
 
-def _outcome(outcome: WireResult | WireError | WireEnd, body: BodyReader, view_of: ViewOf) -> Outcome:
+def _outcome(
+    outcome: WireResult | WireError | WireEnd | WireSeveral | WireRefused,
+    body: BodyReader,
+    view_of: ViewOf,
+    ends: Sequence[float],
+) -> Outcome:
     match outcome:
-        case WireResult(tree, sizes, places):
-            return Payload.from_encoded(body.take(tree, sizes, places, view_of))
-        case WireError(HandlerError.code, message, status, detail):
-            return HandlerError(without_host_paths(message), status=status, detail=without_host_paths(detail))
-        case WireError(code, message):
-            return from_code(code, without_host_paths(message))
+        case WireResult():
+            return _payload(outcome, body, view_of)
+        case WireSeveral(several):
+            return Several([_payload(result, body, view_of) for result in several], ends)
+        case WireError():
+            return _error(outcome)
         case WireEnd():
             return STREAMED
+        case WireRefused():
+            return REFUSED
+
+
+def _payload(result: WireResult, body: BodyReader, view_of: ViewOf) -> Payload:
+    return Payload.from_encoded(body.take(result.tree, result.sizes, result.places, view_of))
+
+
+def _error(wire: WireError) -> FlowyardError:
+    if wire.code == HandlerError.code:
+        return HandlerError(without_host_paths(wire.message), status=wire.status, detail=without_host_paths(wire.detail))
+    error = from_code(wire.code, without_host_paths(wire.message))
+    error.fused_node = wire.node
+    return error
 
 
 def _exit_reason(code: int) -> str:

@@ -1,5 +1,6 @@
 """Random workflows and random orders of events: what must hold for every run."""
 
+import zlib
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from flowyard.schemas.errors import NodeError, WorkerDiedError
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.cache import NodeCache, key_of, make_caches
 from flowyard.workflows.check import compile_workflow
+from flowyard.workflows.fusing import Fused, fuse
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall
 from flowyard.workflows.plan import CALL, FROM_STEP, Plan
 from flowyard.workflows.run import Run
@@ -160,3 +162,52 @@ def test_a_step_comes_after_those_it_takes_a_value_from(text: str) -> None:
     plan = compile_workflow(text.encode(), "w", None)
     for at, step in enumerate(plan.steps):
         assert all(dep < at for dep in step.deps)
+
+
+def _answer(plan: Plan, fused: Fused | None, data: st.DataObject) -> Any:
+    """The answer of a run whose calls give what depends on nothing but callee and arguments; `None` when it fails."""
+    run = Run(plan, Payload.of([1, 0]), {}, {}, None, None, fused)
+    left = run.start(0.0)
+    opened: list[StartCall] = []
+    while True:
+        for instruction in left:
+            if isinstance(instruction, (Answer, AnswerError)):
+                return instruction.payload.value() if isinstance(instruction, Answer) else None
+            if isinstance(instruction, StartCall):
+                opened.append(instruction)
+            elif isinstance(instruction, CancelCall):
+                opened = [call for call in opened if call.call_id != instruction.call_id]
+        call = opened.pop(data.draw(st.integers(0, len(opened) - 1)))
+        args = [arg.value() for arg in call.args]
+        if call.kind == "fused":
+            assert fused is not None
+            left = _computed_together(run, plan, fused, call, args)
+        else:
+            result = _result(call.callee, args)
+            left = run.failed(call.call_id, result, 0.0) if isinstance(result, NodeError) else run.done(call.call_id, result, 0.0)
+
+
+def _computed_together(run: Run, plan: Plan, fused: Fused, call: StartCall, args: list[Any]) -> list[Instruction]:
+    results: list[Payload] = []
+    for place, step in enumerate(fused.steps):
+        own = [results[source].value() if source >= 0 else args[-1 - source] for source in fused.args[place]]
+        result = _result(plan.steps[step].callees[0].name, own)
+        if isinstance(result, NodeError):
+            result.fused_node = place
+            return run.failed(call.call_id, result, 0.0)
+        results.append(result)
+    return run.fused_done(call.call_id, [results[place] for place in fused.given], [], 0.0)
+
+
+def _result(callee: str, args: list[Any]) -> Payload | NodeError:
+    seen = zlib.crc32(repr((callee, args)).encode())
+    return NodeError("bug") if seen % 11 == 0 else Payload.of([seen % 7, seen % 3])
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=workflows(), data=st.data())
+def test_fused_or_not_a_run_gives_the_same_answer(text: str, data: st.DataObject) -> None:
+    plan = compile_workflow(text.encode(), "w.yaml", None)
+    fused = fuse(plan, {"m"})
+    if fused is not None:
+        assert _answer(plan, fused, data) == _answer(plan, None, data)

@@ -1,0 +1,182 @@
+"""Fused nodes: functions of a workflow and small models beside them, computed in one call, node by node for a whole batch.
+
+A value goes from node to node as it would between two workers: what one function does to it no other node sees.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flowyard.engines.base import Call, LoadedModel, Outcome, Stream
+from flowyard.engines.failures import log
+from flowyard.engines.outcomes import encoded, outcomes_of
+from flowyard.schemas import values
+from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.frames import NodeTime, WireRefused
+from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
+from flowyard.schemas.tensors import Signature
+from flowyard.schemas.values import Buffer, Encoded, Value
+
+LoadModel: TypeAlias = Callable[[FusedModel], LoadedModel]
+_Result: TypeAlias = Encoded | np.ndarray[Any, Any] | Stream
+_NOTHING = Encoded(b"")
+
+
+class Several:
+    """What a call of fused nodes gives back: the results that are wanted outside, in order."""
+
+    __slots__ = ("results",)
+
+    def __init__(self, results: tuple[Encoded, ...]) -> None:
+        self.results = results
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The buffers of all results."""
+        return tuple([buffer for result in self.results for buffer in result.buffers])
+
+    @property
+    def tree_bytes(self) -> int:
+        """Length of all trees."""
+        return sum([len(result.tree) for result in self.results])
+
+
+class FusedNodes:
+    """The functions of a workflow, which are called one by one as ever, and its fused nodes.
+
+    Args:
+        functions: The functions.
+        fusion: The fused nodes.
+        load: Loads a model of theirs.
+
+    Attributes:
+        times: What each fused node took in the last batch, empty where there were none.
+    """
+
+    def __init__(self, functions: LoadedModel, fusion: Fusion, load: LoadModel) -> None:
+        self.times: tuple[NodeTime, ...] = ()
+        self._functions = functions
+        self._fusion = fusion
+        self._load = load
+        self._models: dict[str, LoadedModel] | None = None
+        self._refused = False
+        self._used = Counter(source for node in fusion.nodes for source in node.args)
+
+    @property
+    def signature(self) -> Signature | None:
+        """Functions have none."""
+        return self._functions.signature
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        """Computes a batch of calls of functions and of all fused nodes."""
+        self.times = ()
+        outcomes: list[Outcome] = [None] * len(batch)
+        by_kind: dict[str, list[int]] = {}
+        for place, call in enumerate(batch):
+            by_kind.setdefault(call.callee if call.callee in (FUSED, LOAD_FUSED) else "", []).append(place)
+        for kind, places in by_kind.items():
+            for place, outcome in zip(places, self._computed(kind, [batch[place] for place in places]), strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    def _computed(self, kind: str, calls: list[Call]) -> Sequence[Outcome]:
+        if not kind:
+            return outcomes_of(self._functions, calls)
+        models = self._loaded()
+        if models is None:
+            return [WireRefused()] * len(calls)
+        return [True] * len(calls) if kind == LOAD_FUSED else self._run(calls, models)
+
+    def _loaded(self) -> dict[str, LoadedModel] | None:
+        """The models, loaded when they are first asked for; `None` where one of them cannot be."""
+        if self._models is None and not self._refused:
+            try:
+                self._models = {name: self._load(model) for name, model in self._fusion.models.items()}
+            except Exception as error:  # noqa: BLE001 - the nodes are called one by one then, whatever it was
+                log(error)
+                self._refused = True
+        return self._models
+
+    def _run(self, calls: list[Call], models: dict[str, LoadedModel]) -> list[Outcome]:
+        """Computes node after node, each for all calls that have not failed."""
+        failed: dict[int, FlowyardError] = {}
+        columns: list[list[_Result]] = []
+        times = []
+        last = len(self._fusion.nodes) - 1
+        for number, node in enumerate(self._fusion.nodes):
+            began, cpu_began = time.monotonic(), time.thread_time()
+            live = [at for at in range(len(calls)) if at not in failed] if failed else range(len(calls))
+            callee = "" if node.model else node.callee
+            args = [self._arguments(source, node, calls, columns, live) for source in node.args]
+            batch = [Call(callee, [column[place] for column in args], calls[at].context) for place, at in enumerate(live)]
+            outcomes = outcomes_of(models[node.callee] if node.model else self._functions, batch) if batch else ()
+            column: list[_Result] = [_NOTHING] * len(calls)
+            for at, outcome in zip(live, outcomes, strict=True):
+                result = _result(outcome, keep_stream=number == last)
+                if isinstance(result, FlowyardError):
+                    result.fused_node = number
+                    failed[at] = result
+                else:
+                    column[at] = result
+            columns.append(column)
+            times.append(NodeTime(began, time.monotonic(), time.thread_time() - cpu_began))
+        self.times = tuple(times)
+        given = [columns[number] for number, node in enumerate(self._fusion.nodes) if node.given]
+        return [failed.get(at) or _given([column[at] for column in given]) for at in range(len(calls))]
+
+    def _arguments(
+        self, source: int, node: FusedNode, calls: list[Call], columns: list[list[_Result]], live: Sequence[int]
+    ) -> list[Value]:
+        """One argument of a node, for each call."""
+        if source >= 0:
+            column = columns[source]
+            return [_shared(column[at]) if node.model else _own(column[at]) for at in live]
+        given = [calls[at].args[-1 - source] for at in live]
+        # What came with a call is a copy already, for one node.
+        return given if node.model or self._used[source] == 1 else [values.decode(values.encode(one), own=True) for one in given]
+
+    def unload(self) -> None:
+        """Drops everything."""
+        for model in (self._models or {}).values():
+            model.unload()
+        self._models = None
+        self._functions.unload()
+
+
+def _result(outcome: Outcome, *, keep_stream: bool) -> _Result | FlowyardError:
+    """A result as it is kept for the nodes that take it: its binary form, or an array that would come out of that as it is."""
+    if type(outcome) is np.ndarray and outcome.dtype.kind in values.PLAIN_KINDS and outcome.dtype.isnative:
+        return outcome if outcome.flags.c_contiguous else np.ascontiguousarray(outcome).reshape(outcome.shape)
+    if isinstance(outcome, Stream):
+        if keep_stream:
+            return outcome
+        try:
+            outcome = outcome.collect()
+        except FlowyardError as error:
+            return error
+    return encoded(outcome)
+
+
+def _given(results: Sequence[_Result]) -> Outcome:
+    if len(results) == 1 and isinstance(results[0], Stream):
+        return results[0]
+    return Several(tuple([_encoded(result) for result in results]))
+
+
+def _encoded(result: _Result) -> Encoded:
+    return result if isinstance(result, Encoded) else values.encode(result)
+
+
+def _own(result: _Result) -> Value:
+    """The value for a function, which may keep it."""
+    return values.decode(_encoded(result), own=True)
+
+
+def _shared(result: _Result) -> Value:
+    """The value for a model, which only reads it."""
+    return values.decode(result) if isinstance(result, Encoded) else result

@@ -1,0 +1,145 @@
+"""Decides when the fused nodes of a workflow are computed in one call, and has workers ready for that.
+
+Nodes are fused while that costs nobody anything: their calls take so little time that one worker computes them sooner than the
+server hands them round, and the models' workers are as the file asks for, one each. Otherwise every node is called by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from flowyard.platform.devices import cpu_count
+from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.process import REFUSED, Outcome
+from flowyard.platform.workers.tasks import Task
+from flowyard.schemas.devices import CPU
+from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.frames import Results
+from flowyard.schemas.fusion import LOAD_FUSED, FusedModel, FusedNode, Fusion
+from flowyard.workflows.fusing import Fused
+from flowyard.workflows.plan import Plan
+
+#: Nodes are fused once a call of each costs the processor less than this together, about what it costs to pass on their values;
+QUICK_CPU_S = 100e-6
+#: or less than this where the workers of the nodes could hardly compute at the same time, for want of processors;
+QUICK_CPU_ALONE_S = 250e-6
+FEW_PROCESSORS = 2
+#: and once it takes less than this: functions that wait for something else are better called at the same time.
+QUICK_S = 2e-3
+#: They stay fused until it is so many times as much.
+SLACK = 2
+#: Larger models are loaded only once.
+LIMIT_BYTES = 4 << 20
+#: An ONNX file that mentions this may keep its weights in other files; their size is not known here.
+_EXTERNAL = b"location"
+
+
+def may_be_fused(spec: PoolSpec) -> bool:
+    """Whether a model may be loaded a second time, beside the functions, and be computed there.
+
+    It is small, runs on the CPU by ONNX Runtime, which executes no code of the user's, and is served as any model is about which
+    nothing is said but the size of its batches.
+    """
+    said = spec.spec
+    usual = said.timeout is None and said.job_queue_size is None and not spec.policy.fill
+    if not usual or spec.engine != "OnnxRuntime" or spec.handlers or spec.devices != (CPU,):
+        return False
+    if (spec.min_workers, spec.max_workers) != (1, 1):
+        return False
+    file = Path(spec.root, spec.path)
+    return file.is_file() and file.stat().st_size <= LIMIT_BYTES and _EXTERNAL not in file.read_bytes()
+
+
+def fusion_of(plan: Plan, fused: Fused, specs: Mapping[str, PoolSpec]) -> Fusion:
+    """What a worker of functions is told of the fused nodes.
+
+    Args:
+        plan: The workflow.
+        fused: Its fused steps.
+        specs: How its models are loaded, by local name.
+    """
+    callees = [plan.steps[step].callees[0] for step in fused.steps]
+    nodes = tuple(
+        FusedNode(callee.name, callee.kind == "model", args, place in fused.given)
+        for place, (callee, args) in enumerate(zip(callees, fused.args, strict=True))
+    )
+    models = {callee.name: specs[callee.name] for callee in callees if callee.kind == "model"}
+    return Fusion(
+        nodes, {name: FusedModel(one.engine, one.root, one.path, one.spec, one.threads) for name, one in models.items()}
+    )
+
+
+class Fusing:
+    """The fused nodes of one deployment, alive.
+
+    Args:
+        plan: The workflow.
+        fused: Its fused steps.
+        functions: The workers of its functions.
+        models: The workers of its models, by local name.
+    """
+
+    def __init__(self, plan: Plan, fused: Fused, functions: ModelPool, models: Mapping[str, ModelPool]) -> None:
+        self._fused = fused
+        self._functions = functions
+        self._state: Literal["apart", "loading", "loaded", "refused"] = "apart"
+        self._on = False
+        self._quick_cpu_s = QUICK_CPU_S if cpu_count() > FEW_PROCESSORS else QUICK_CPU_ALONE_S
+        callees = [plan.steps[step].callees[0] for step in fused.steps]
+        #: By place among the fused steps: the model that is called there.
+        self._called = {place: models[callee.name] for place, callee in enumerate(callees) if callee.kind == "model"}
+        #: Whose calls are made, and how many for one run.
+        pools = Counter([self._called.get(place, functions) for place in range(len(callees))])
+        self._pools = tuple(pools.items())
+        functions.on_fused = self._note
+
+    def current(self) -> Fused | None:
+        """The steps that a run which begins now is to have computed in one call; `None` for none."""
+        if self._state not in ("apart", "loaded") or not self._worth():
+            return None
+        if self._state == "loaded":
+            return self._fused
+        self._state = "loading"
+        self._functions.submit(Task((), self._loaded, callee=LOAD_FUSED))
+        return None
+
+    def _worth(self) -> bool:
+        took_s = cpu_s = 0.0
+        for pool, calls in self._pools:
+            if pool is not self._functions and pool.numbers_changed:
+                return False
+            took_s += pool.cost.took_s * calls
+            cpu_s += pool.cost.cpu_s * calls
+        slack = SLACK if self._on else 1
+        self._on = took_s < QUICK_S * slack and cpu_s < self._quick_cpu_s * slack
+        return self._on
+
+    def _loaded(self, outcome: Outcome) -> None:
+        """A worker has loaded the models, or could not; the others load them with the first call that they get."""
+        failed = outcome is REFUSED or isinstance(outcome, FlowyardError)
+        self._state = "refused" if failed else "loaded"
+
+    def _note(self, results: Results, calls: int) -> tuple[float, float]:
+        """Counts what models have computed beside the functions.
+
+        Args:
+            results: Of a batch.
+            calls: How many calls of fused nodes it had.
+
+        Returns:
+            The seconds, and of these the processor's, that the functions took.
+        """
+        left_s, left_cpu_s = results.compute_s, results.cpu_s
+        for place, pool in self._called.items():
+            if place >= len(results.times):
+                break
+            node = results.times[place]
+            took_s = node.ended - node.began
+            # A worker's own words, which may be anything.
+            if 0 <= took_s <= left_s and 0 <= node.cpu_s <= left_cpu_s:
+                left_s, left_cpu_s = left_s - took_s, left_cpu_s - node.cpu_s
+                pool.note_elsewhere(calls, took_s, node.cpu_s)
+        return left_s, left_cpu_s

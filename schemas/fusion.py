@@ -1,0 +1,50 @@
+"""Fused nodes: nodes of a workflow that one worker computes in one call, as its functions' worker is told of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowyard.schemas.models import ModelSpec
+
+#: What a call of fused nodes is called in a worker of functions; no function can be called that.
+FUSED = "fused/"
+#: A call that only has the worker load the models of its fused nodes.
+LOAD_FUSED = "fused/load"
+
+
+class FusedNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One node.
+
+    Attributes:
+        callee: Local name of the function or model.
+        model: Whether it is a model.
+        args: Where its arguments come from: the number of a node before it, or -1, -2 … for the call's first, second … argument.
+        given: Whether its result is given back.
+    """
+
+    callee: str
+    model: bool
+    args: tuple[int, ...]
+    given: bool
+
+
+class FusedModel(msgspec.Struct, frozen=True, array_like=True):
+    """A model that is loaded beside the functions; attributes as in `Load`."""
+
+    engine: str
+    root: str
+    path: str
+    spec: ModelSpec
+    threads: int
+
+
+class Fusion(msgspec.Struct, frozen=True, array_like=True):
+    """The fused nodes of a workflow.
+
+    Attributes:
+        nodes: In the order in which they are computed.
+        models: Their models by local name.
+    """
+
+    nodes: tuple[FusedNode, ...]
+    models: dict[str, FusedModel]

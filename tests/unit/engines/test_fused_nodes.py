@@ -1,0 +1,220 @@
+"""Fused nodes: what a worker of functions computes in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowyard.engines.base import Call, Outcome, Stream
+from flowyard.engines.fused import FusedNodes, Several
+from flowyard.schemas.errors import FlowyardError, InternalError, InvalidModelError, NodeError
+from flowyard.schemas.frames import Context, WireRefused
+from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
+from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.values import decode
+
+MODEL = FusedModel("OnnxRuntime", "/", "m.onnx", ModelSpec(), 1)
+
+
+class Functions:
+    """Functions by name; notes the calls of each batch."""
+
+    signature = None
+
+    def __init__(self, **functions: Any) -> None:
+        self.functions = functions
+        self.batches: list[list[str]] = []
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        self.batches.append([call.callee for call in batch])
+        return [self._one(call) for call in batch]
+
+    def _one(self, call: Call) -> Outcome:
+        try:
+            return self.functions[call.callee](*call.args)
+        except FlowyardError as error:
+            return error
+
+    def unload(self) -> None:
+        self.functions = {}
+
+
+class Model:
+    """Doubles; notes what it got."""
+
+    signature = None
+
+    def __init__(self) -> None:
+        self.got: list[list[Any]] = []
+        self.loaded = True
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        self.got.append([call.args[0] for call in batch])
+        return [np.asarray(call.args[0], np.float32) * 2 for call in batch]
+
+    def unload(self) -> None:
+        self.loaded = False
+
+
+def fused(functions: Functions, *nodes: FusedNode, model: Any = None) -> FusedNodes:
+    def load(what: FusedModel) -> Any:
+        assert what == MODEL
+        if isinstance(model, Exception):
+            raise model
+        return model
+
+    return FusedNodes(functions, Fusion(nodes, {"m": MODEL} if model is not None else {}), load)
+
+
+def values(outcome: Outcome) -> list[Any]:
+    assert isinstance(outcome, Several), outcome
+    return [decode(result) for result in outcome.results]
+
+
+def call(*args: Any) -> Call:
+    return Call(FUSED, list(args), Context(request_id="r"))
+
+
+F = FusedNode("f", False, (-1,), False)
+M = FusedNode("m", True, (0,), True)
+
+
+def test_a_batch_goes_from_node_to_node_at_once() -> None:
+    functions, model = Functions(f=lambda value: np.full((1, 3), value, np.float32)), Model()
+    nodes = fused(functions, F, M, model=model)
+    outcomes = nodes.predict([call(1), call(2)])
+    assert [values(outcome)[0].tolist() for outcome in outcomes] == [[[2, 2, 2]], [[4, 4, 4]]]
+    assert (functions.batches, len(model.got)) == ([["f", "f"]], 1)
+    assert len(nodes.times) == 2
+    assert all(node.began <= node.ended and node.cpu_s >= 0 for node in nodes.times)
+
+
+def test_functions_are_called_by_themselves_as_ever_in_the_same_batch() -> None:
+    functions = Functions(f=lambda value: value + 1, g=lambda value: value * 10)
+    nodes = fused(functions, F, FusedNode("g", False, (0,), True))
+    outcomes = nodes.predict([call(1), Call("g", [5]), call(2)])
+    assert (values(outcomes[0]), outcomes[1], values(outcomes[2])) == ([20], 50, [30])
+    assert nodes.predict([Call("g", [5])]) == [50]
+    assert nodes.times == ()
+
+
+def test_a_call_that_fails_fails_alone_and_says_at_which_node() -> None:
+    def picky(value: int) -> int:
+        if value == 2:
+            raise NodeError("no")
+        return value
+
+    functions = Functions(f=lambda value: value + 1, g=picky, h=lambda value: value)
+    nodes = fused(functions, F, FusedNode("g", False, (0,), False), FusedNode("h", False, (1,), True))
+    good, bad = nodes.predict([call(0), call(1)])
+    assert values(good) == [1]
+    assert isinstance(bad, NodeError)
+    assert (bad.message, bad.fused_node) == ("no", 1)
+    assert functions.batches[-1] == ["h"]
+    assert isinstance(nodes.predict([call(1)])[0], NodeError)
+
+
+def test_what_one_node_does_to_a_value_no_other_sees() -> None:
+    def spoil(value: dict[str, Any]) -> Any:
+        value["list"].append("spoilt")
+        return value
+
+    kept: dict[str, Any] = {"list": []}
+    nodes = fused(
+        Functions(give=lambda value: kept, spoil=spoil, look=lambda one, other: [one, other]),
+        FusedNode("give", False, (-1,), False),
+        FusedNode("spoil", False, (0,), True),
+        FusedNode("spoil", False, (-1,), False),
+        FusedNode("look", False, (0, -1), True),
+    )
+    (outcome,) = nodes.predict([call({"list": [1]})])
+    assert values(outcome) == [{"list": ["spoilt"]}, [{"list": []}, {"list": [1]}]]
+    assert kept == {"list": []}
+
+
+def test_values_change_on_their_way_as_between_workers() -> None:
+    seen: list[Any] = []
+    nodes = fused(
+        Functions(f=lambda value: (np.float64(1.5), np.zeros(2), value), g=seen.append),
+        F,
+        FusedNode("g", False, (0,), True),
+    )
+    nodes.predict([call("x")])
+    ((number, array, text),) = seen
+    assert (type(seen[0]), type(number), number, text) == (list, float, 1.5, "x")
+    assert not array.flags.writeable
+
+
+def test_what_is_no_value_fails_its_node() -> None:
+    nodes = fused(Functions(f=lambda value: object(), g=lambda value: value), F, FusedNode("g", False, (0,), True))
+    (error,) = nodes.predict([call(1)])
+    assert isinstance(error, NodeError)
+    assert error.fused_node == 0
+    assert error.message.startswith("returned a object")
+
+
+def test_an_array_that_is_not_contiguous_arrives_whole() -> None:
+    model = Model()
+    nodes = fused(Functions(f=lambda value: np.arange(6, dtype=">f4").reshape(2, 3).T), F, M, model=model)
+    (outcome,) = nodes.predict([call(0)])
+    assert values(outcome)[0].tolist() == [[0, 6], [2, 8], [4, 10]]
+
+
+def test_functions_without_arguments_and_models_of_several() -> None:
+    nodes = fused(Functions(f=lambda: 3, g=lambda one, other: one + other), FusedNode("f", False, (), False),
+                  FusedNode("g", False, (0, -1), True))  # fmt: skip
+    assert [values(one) for one in nodes.predict([call(1), call(2)])] == [[4], [5]]
+
+
+class Pieces(Stream):
+    def __init__(self, *pieces: Any) -> None:
+        self.left = iter(pieces)
+
+    def __next__(self) -> Any:
+        piece = next(self.left)
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def close(self) -> None:
+        self.left = iter(())
+
+
+def test_pieces_are_collected_on_their_way_and_handed_on_as_the_answer() -> None:
+    functions = Functions(f=lambda value: Pieces(1, 2), g=lambda value: Pieces(value, 3))
+    (stream,) = fused(functions, F, FusedNode("g", False, (0,), True)).predict([call(0)])
+    assert isinstance(stream, Stream)
+    assert list(stream) == [[1, 2], 3]
+    (error,) = fused(Functions(f=lambda value: Pieces(1, NodeError("no"))), F, M, model=Model()).predict([call(0)])
+    assert isinstance(error, NodeError)
+    assert error.fused_node == 0
+
+
+@pytest.mark.parametrize("failure", [InvalidModelError("no such file"), MemoryError(), ValueError("x")])
+def test_where_a_model_cannot_be_loaded_nothing_is_computed(failure: Exception) -> None:
+    functions = Functions(f=lambda value: value)
+    nodes = fused(functions, F, M, model=failure)
+    assert nodes.predict([Call(LOAD_FUSED, []), call(1)]) == [WireRefused(), WireRefused()]
+    assert functions.batches == []
+    assert nodes.predict([Call("f", [1])]) == [1]
+
+
+def test_models_are_loaded_once_and_unloaded() -> None:
+    model = Model()
+    nodes = fused(Functions(f=lambda value: value), F, M, model=model)
+    assert nodes.predict([Call(LOAD_FUSED, [])]) == [True]
+    assert model.got == []
+    nodes.unload()
+    assert not model.loaded
+
+
+def test_an_engine_that_breaks_fails_its_batch() -> None:
+    class Broken(Model):
+        def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+            raise RuntimeError("broken")
+
+    nodes = fused(Functions(f=lambda value: value), F, M, model=Broken())
+    assert [type(outcome) for outcome in nodes.predict([call(1), call(2)])] == [InternalError, InternalError]

@@ -1,0 +1,144 @@
+"""Finds the nodes of a plan that may be computed in one call, in the worker of the workflow's functions.
+
+What a run gives does not depend on it: nodes are fused that do nothing but call a function or one of the models named by the
+caller, that every run needs, and that all have their inputs at the same moment. Then nothing waits longer for being fused but for
+the nodes computed before it in the same call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from flowyard.workflows.plan import CALL, FROM_STEP, Operand, Plan, Step
+
+#: One node alone gains nothing.
+LEAST_NODES = 2
+
+
+class Fused(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps of a plan that one call computes.
+
+    Attributes:
+        steps: Their numbers, inputs before those who use them.
+        args: For each, where its arguments come from: the place in `steps` of the one that gives it, or -1, -2 … for the first,
+            second … of `operands`.
+        operands: What the call brings along, from outside.
+        given: Places in `steps` of those whose results are used outside, in order.
+    """
+
+    steps: tuple[int, ...]
+    args: tuple[tuple[int, ...], ...]
+    operands: tuple[Operand, ...]
+    given: tuple[int, ...]
+
+
+def fuse(plan: Plan, models: Collection[str]) -> Fused | None:
+    """Finds the steps of a plan that are worth fusing.
+
+    Args:
+        plan: The plan.
+        models: Local names of the models that may be computed beside functions.
+
+    Returns:
+        The largest set of such steps with a function among them; `None` where there is none.
+    """
+    if plan.spelling != "native" or plan.pass_errors:
+        return None
+    groups = _groups(plan, models)
+    worth = [group for group in groups if len(group) >= LEAST_NODES and any(_calls_function(plan.steps[at]) for at in group)]
+    return _wired(plan, max(worth, key=len)) if worth else None
+
+
+def _groups(plan: Plan, models: Collection[str]) -> list[list[int]]:
+    """Candidates that have their inputs at the same moment: when the same steps that are no candidates are done."""
+    certain = _certain(plan)
+    waits: dict[int, frozenset[int]] = {}
+    groups: defaultdict[frozenset[int], list[int]] = defaultdict(list)
+    for at, step in enumerate(plan.steps):
+        if at in certain and _is_candidate(plan, at, models):
+            waits[at] = frozenset(dep for operand in step.args for dep in _awaited(operand, waits))
+            groups[waits[at]].append(at)
+    return list(groups.values())
+
+
+def _awaited(operand: Operand, waits: dict[int, frozenset[int]]) -> frozenset[int]:
+    """The steps that have to be done before a value can be computed by candidates alone."""
+    kind, target, path = operand
+    if kind != FROM_STEP:
+        return frozenset()
+    # A path into a value is followed in the server.
+    return waits[target] if target in waits and path is None else frozenset((target,))
+
+
+def _certain(plan: Plan) -> set[int]:
+    """The steps that are wanted as soon as a run begins, whatever its values are."""
+    certain: set[int] = set()
+    left = [plan.out]
+    while left:
+        at = left.pop()
+        if at not in certain:
+            certain.add(at)
+            step = plan.steps[at]
+            left += step.deps if step.guard is None else step.guard.deps
+    return certain
+
+
+def _is_candidate(plan: Plan, at: int, models: Collection[str]) -> bool:
+    step = plan.steps[at]
+    if not is_plain_call(step) or not all(_lets_be(parent) for parent in _parents(plan, step)):
+        return False
+    return _calls_function(step) or (step.callees[0].kind == "model" and step.callees[0].name in models)
+
+
+def _calls_function(step: Step) -> bool:
+    return step.callees[0].kind == "function"
+
+
+def _parents(plan: Plan, step: Step) -> Iterator[Step]:
+    """The calls that a call is nested in."""
+    while step.parent >= 0:
+        step = plan.steps[step.parent]
+        yield step
+
+
+def _lets_be(parent: Step) -> bool:
+    """Whether a call that others are nested in has nothing that may end or replace them."""
+    return parent.guard is None and parent.otherwise is None and parent.fallback is None and parent.timeout_s is None
+
+
+def is_plain_call(step: Step) -> bool:
+    """Whether all that a node does is to make one call, whose result is the node's."""
+    return step.kind == CALL and _lets_be(step) and step.retries == 0 and step.cache is None
+
+
+def _wired(plan: Plan, group: list[int]) -> Fused:
+    places = {step: place for place, step in enumerate(group)}
+    operands: list[Operand] = []
+
+    def source(operand: Operand) -> int:
+        kind, target, _ = operand
+        if kind == FROM_STEP and target in places:
+            return places[target]
+        if operand not in operands:
+            operands.append(operand)
+        return -1 - operands.index(operand)
+
+    args = tuple(tuple(source(operand) for operand in plan.steps[at].args) for at in group)
+    used = {plan.out}
+    for at, step in enumerate(plan.steps):
+        if at not in places:
+            used.update(target for kind, target, _ in _operands(step) if kind == FROM_STEP)
+    given = tuple(place for step, place in places.items() if step in used)
+    return Fused(steps=tuple(group), args=args, operands=tuple(operands), given=given)
+
+
+def _operands(step: Step) -> Iterator[Operand]:
+    """Everything that a step may take a value from."""
+    yield from step.args
+    yield from step.branches.values()
+    yield from (operand for operand in (step.otherwise, step.fallback) if operand is not None)
+    if step.guard is not None:
+        yield from (operand for _, operand in step.guard.names)
