@@ -1,4 +1,4 @@
-"""Fused nodes: functions of a workflow and small models beside them, computed in one call, node by node for a whole batch.
+"""Fused nodes: functions and small models of a workflow, computed in one call, node by node for a whole batch.
 
 A value goes from node to node as it would between two workers: what one function does to it no other node sees.
 """
@@ -47,10 +47,10 @@ class Several:
 
 
 class FusedNodes:
-    """The functions of a workflow, which are called one by one as ever, and its fused nodes.
+    """What a worker is for, the functions of a workflow or one model, which is called as ever; and the fused nodes.
 
     Args:
-        functions: The functions.
+        own: The functions, or the model.
         fusion: The fused nodes.
         load: Loads a model of theirs.
 
@@ -58,9 +58,9 @@ class FusedNodes:
         times: What each fused node took in the last batch, empty where there were none.
     """
 
-    def __init__(self, functions: LoadedModel, fusion: Fusion, load: LoadModel) -> None:
+    def __init__(self, own: LoadedModel, fusion: Fusion, load: LoadModel) -> None:
         self.times: tuple[NodeTime, ...] = ()
-        self._functions = functions
+        self._own = own
         self._fusion = fusion
         self._load = load
         self._models: dict[str, LoadedModel] | None = None
@@ -69,11 +69,11 @@ class FusedNodes:
 
     @property
     def signature(self) -> Signature | None:
-        """Functions have none."""
-        return self._functions.signature
+        """That of the worker's own model."""
+        return self._own.signature
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
-        """Computes a batch of calls of functions and of all fused nodes."""
+        """Computes a batch of usual calls and of calls of the fused nodes."""
         self.times = ()
         outcomes: list[Outcome] = [None] * len(batch)
         by_kind: dict[str, list[int]] = {}
@@ -86,7 +86,7 @@ class FusedNodes:
 
     def _computed(self, kind: str, calls: list[Call]) -> Sequence[Outcome]:
         if not kind:
-            return outcomes_of(self._functions, calls)
+            return outcomes_of(self._own, calls)
         models = self._loaded()
         if models is None:
             return [WireRefused()] * len(calls)
@@ -114,7 +114,7 @@ class FusedNodes:
             callee = "" if node.model else node.callee
             args = [self._arguments(source, node, calls, columns, live) for source in node.args]
             batch = [Call(callee, [column[place] for column in args], calls[at].context) for place, at in enumerate(live)]
-            outcomes = outcomes_of(models[node.callee] if node.model else self._functions, batch) if batch else ()
+            outcomes = outcomes_of(models.get(node.callee, self._own) if node.model else self._own, batch) if batch else ()
             column: list[_Result] = [_NOTHING] * len(calls)
             for at, outcome in zip(live, outcomes, strict=True):
                 result = _result(outcome, keep_stream=number == last)
@@ -145,7 +145,7 @@ class FusedNodes:
         for model in (self._models or {}).values():
             model.unload()
         self._models = None
-        self._functions.unload()
+        self._own.unload()
 
 
 def _result(outcome: Outcome, *, keep_stream: bool) -> _Result | FlowyardError:

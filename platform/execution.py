@@ -285,7 +285,9 @@ class Execution:
 
     def _pool(self, call: StartCall) -> tuple[ModelPool, str]:
         """Where a node's call is computed, and what it is called there."""
-        if call.kind in ("function", "fused"):
+        if call.kind == "fused" and self._deployment.fusing is not None:
+            return self._deployment.fusing.host, call.callee
+        if call.kind == "function":
             return self._deployment.pools[FUNCTIONS], call.callee
         pool = self._deployment.pools.get(call.callee)
         if pool is not None:

@@ -93,7 +93,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         threads: Intra-op threads the engine may use.
         handlers: Whose handlers the model's are, or the functions; these take and give messages.
         properties: What such a model's own files say about how it is to be loaded.
-        fusion: For a worker of functions: nodes that it may be asked to compute in one call.
+        fusion: Nodes of the workflow that the worker may be asked to compute in one call.
     """
 
     engine: str

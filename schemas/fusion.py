@@ -1,4 +1,4 @@
-"""Fused nodes: nodes of a workflow that one worker computes in one call, as its functions' worker is told of them."""
+"""Fused nodes: nodes of a workflow that one worker computes in one call, as that worker is told of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from flowyard.schemas.models import ModelSpec
 
-#: What a call of fused nodes is called in a worker of functions; no function can be called that.
+#: What a call of fused nodes is called; no function can be called that.
 FUSED = "fused/"
 #: A call that only has the worker load the models of its fused nodes.
 LOAD_FUSED = "fused/load"
@@ -29,7 +29,7 @@ class FusedNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class FusedModel(msgspec.Struct, frozen=True, array_like=True):
-    """A model that is loaded beside the functions; attributes as in `Load`."""
+    """A model that is loaded beside what the worker is for; attributes as in `Load`."""
 
     engine: str
     root: str
@@ -43,7 +43,7 @@ class Fusion(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         nodes: In the order in which they are computed.
-        models: Their models by local name.
+        models: Their models by local name, but for the worker's own.
     """
 
     nodes: tuple[FusedNode, ...]

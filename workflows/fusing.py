@@ -1,4 +1,4 @@
-"""Finds the nodes of a plan that may be computed in one call, in the worker of the workflow's functions.
+"""Finds the nodes of a plan that may be computed in one call: in a worker of the workflow's functions, or of one of its models.
 
 What a run gives does not depend on it: nodes are fused that do nothing but call a function or one of the models named by the
 caller, that every run needs, and that all have their inputs at the same moment. Then nothing waits longer for being fused but for
@@ -22,6 +22,7 @@ class Fused(msgspec.Struct, frozen=True, kw_only=True):
     """Steps of a plan that one call computes.
 
     Attributes:
+        host: Local name of the model whose worker computes them, empty for a worker of the functions.
         steps: Their numbers, inputs before those who use them.
         args: For each, where its arguments come from: the place in `steps` of the one that gives it, or -1, -2 … for the first,
             second … of `operands`.
@@ -29,6 +30,7 @@ class Fused(msgspec.Struct, frozen=True, kw_only=True):
         given: Places in `steps` of those whose results are used outside, in order.
     """
 
+    host: str
     steps: tuple[int, ...]
     args: tuple[tuple[int, ...], ...]
     operands: tuple[Operand, ...]
@@ -40,15 +42,15 @@ def fuse(plan: Plan, models: Collection[str]) -> Fused | None:
 
     Args:
         plan: The plan.
-        models: Local names of the models that may be computed beside functions.
+        models: Local names of the models that may be computed in other workers than their own.
 
     Returns:
-        The largest set of such steps with a function among them; `None` where there is none.
+        The largest set of such steps; `None` where there is none.
     """
     if plan.spelling != "native" or plan.pass_errors:
         return None
     groups = _groups(plan, models)
-    worth = [group for group in groups if len(group) >= LEAST_NODES and any(_calls_function(plan.steps[at]) for at in group)]
+    worth = [group for group in groups if len(group) >= LEAST_NODES]
     return _wired(plan, max(worth, key=len)) if worth else None
 
 
@@ -132,7 +134,8 @@ def _wired(plan: Plan, group: list[int]) -> Fused:
         if at not in places:
             used.update(target for kind, target, _ in _operands(step) if kind == FROM_STEP)
     given = tuple(place for step, place in places.items() if step in used)
-    return Fused(steps=tuple(group), args=args, operands=tuple(operands), given=given)
+    host = "" if any(_calls_function(plan.steps[at]) for at in group) else plan.steps[group[0]].callees[0].name
+    return Fused(host=host, steps=tuple(group), args=args, operands=tuple(operands), given=given)
 
 
 def _operands(step: Step) -> Iterator[Operand]:

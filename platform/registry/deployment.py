@@ -60,12 +60,12 @@ class Deployment:
         self.version = version
         self.identity = (name, version)
         self.plan = plan
-        fused = fuse(plan, [key for key, spec in specs.items() if may_be_fused(spec)]) if FUNCTIONS in specs else None
+        fused = fuse(plan, [key for key, spec in specs.items() if may_be_fused(spec)])
+        host = FUNCTIONS if fused is None else fused.host or FUNCTIONS
         if fused is not None:
-            functions = msgspec.structs.replace(specs[FUNCTIONS], fusion=fusion_of(plan, fused, specs))
-            specs = {**specs, FUNCTIONS: functions}
+            specs = {**specs, host: msgspec.structs.replace(specs[host], fusion=fusion_of(plan, fused, specs))}
         self.pools = {key: ModelPool(spec, version, watchers) for key, spec in specs.items()}
-        self.fusing = None if fused is None else Fusing(plan, fused, self.pools[FUNCTIONS], self.pools)
+        self.fusing = None if fused is None else Fusing(plan, fused, self.pools[host], self.pools)
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         self.requests = RequestMeasures()

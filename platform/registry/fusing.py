@@ -38,7 +38,7 @@ _EXTERNAL = b"location"
 
 
 def may_be_fused(spec: PoolSpec) -> bool:
-    """Whether a model may be loaded a second time, beside the functions, and be computed there.
+    """Whether a model may be loaded a second time, in a worker of the functions or of another model, and be computed there.
 
     It is small, runs on the CPU by ONNX Runtime, which executes no code of the user's, and is served as any model is about which
     nothing is said but the size of its batches.
@@ -54,7 +54,7 @@ def may_be_fused(spec: PoolSpec) -> bool:
 
 
 def fusion_of(plan: Plan, fused: Fused, specs: Mapping[str, PoolSpec]) -> Fusion:
-    """What a worker of functions is told of the fused nodes.
+    """What the worker is told that computes the fused nodes.
 
     Args:
         plan: The workflow.
@@ -78,23 +78,27 @@ class Fusing:
     Args:
         plan: The workflow.
         fused: Its fused steps.
-        functions: The workers of its functions.
+        host: The workers that compute them.
         models: The workers of its models, by local name.
+
+    Attributes:
+        host: The workers that compute them.
     """
 
-    def __init__(self, plan: Plan, fused: Fused, functions: ModelPool, models: Mapping[str, ModelPool]) -> None:
+    def __init__(self, plan: Plan, fused: Fused, host: ModelPool, models: Mapping[str, ModelPool]) -> None:
         self._fused = fused
-        self._functions = functions
+        self.host = host
         self._state: Literal["apart", "loading", "loaded", "refused"] = "apart"
         self._on = False
         self._quick_cpu_s = QUICK_CPU_S if cpu_count() > FEW_PROCESSORS else QUICK_CPU_ALONE_S
         callees = [plan.steps[step].callees[0] for step in fused.steps]
-        #: By place among the fused steps: the model that is called there.
-        self._called = {place: models[callee.name] for place, callee in enumerate(callees) if callee.kind == "model"}
+        called = [models[callee.name] if callee.kind == "model" else host for callee in callees]
+        #: By place among the fused steps: the model that is called there, but for the host's own.
+        self._called = {place: pool for place, pool in enumerate(called) if pool is not host}
         #: Whose calls are made, and how many for one run.
-        pools = Counter([self._called.get(place, functions) for place in range(len(callees))])
-        self._pools = tuple(pools.items())
-        functions.on_fused = self._note
+        self._pools = tuple(Counter(called).items())
+        self._models = tuple({models[callee.name] for callee in callees if callee.kind == "model"})
+        host.on_fused = self._note
 
     def current(self) -> Fused | None:
         """The steps that a run which begins now is to have computed in one call; `None` for none."""
@@ -103,14 +107,14 @@ class Fusing:
         if self._state == "loaded":
             return self._fused
         self._state = "loading"
-        self._functions.submit(Task((), self._loaded, callee=LOAD_FUSED))
+        self.host.submit(Task((), self._loaded, callee=LOAD_FUSED))
         return None
 
     def _worth(self) -> bool:
+        if any(model.numbers_changed for model in self._models):
+            return False
         took_s = cpu_s = 0.0
         for pool, calls in self._pools:
-            if pool is not self._functions and pool.numbers_changed:
-                return False
             took_s += pool.cost.took_s * calls
             cpu_s += pool.cost.cpu_s * calls
         slack = SLACK if self._on else 1
@@ -123,14 +127,14 @@ class Fusing:
         self._state = "refused" if failed else "loaded"
 
     def _note(self, results: Results, calls: int) -> tuple[float, float]:
-        """Counts what models have computed beside the functions.
+        """Counts what models have computed in the host's workers.
 
         Args:
             results: Of a batch.
             calls: How many calls of fused nodes it had.
 
         Returns:
-            The seconds, and of these the processor's, that the functions took.
+            The seconds, and of these the processor's, that the host's own calls took.
         """
         left_s, left_cpu_s = results.compute_s, results.cpu_s
         for place, pool in self._called.items():

@@ -81,7 +81,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
             files say.
         confinement: What the workers get and may.
         packages: Folder of packages that were installed for the archive, empty for none.
-        fusion: Nodes of the workflow that a worker of its functions may be asked to compute in one call.
+        fusion: Nodes of the workflow that a worker may be asked to compute in one call.
     """
 
     name: str
@@ -407,7 +407,7 @@ class ModelPool:
             self.measures.waits.observe_all([job.dispatched - job.submitted for job in jobs])
 
     def note_elsewhere(self, calls: int, compute_s: float, cpu_s: float) -> None:
-        """Notes a batch that the model has computed in a worker of the workflow's functions, where nothing waited for it."""
+        """Notes a batch that the model has computed in another worker than its own, where nothing waited for it."""
         if calls:
             self.cost.note(calls, compute_s, cpu_s)
             self.batches[(calls - 1).bit_length()] += 1

@@ -170,6 +170,25 @@ def test_a_worker_that_dies_takes_one_request_along(tmp_path):
     asyncio.run(scenario())
 
 
+def test_models_alone_are_computed_by_the_first_of_them(tmp_path):
+    nodes = "  y: [a, in]\n  z: [b, y]\n  v: [a, z]\n  out: [ensemble, v, y]\n"
+
+    async def scenario():
+        async with deployed(tmp_path, nodes) as deployment:
+            value = [[1.0, 2.0]]
+            _, before = await ask(deployment, value)
+            await fuse(deployment)
+            counted = batches(deployment)
+            _, after = await ask(deployment, value)
+            assert after.value().tolist() == before.value().tolist()
+            # The first one's calls are all in the one batch that it was sent.
+            assert {key: count - counted[key] for key, count in batches(deployment).items()} == {"a": 1, "b": 1, FUNCTIONS: 0}
+            _, wrong = await ask(deployment, [[1.0, 2.0, 3.0]])
+            assert str(wrong).startswith('node "y": input "x"')
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_starts_later_loads_what_it_needs(tmp_path):
     async def scenario():
         async with deployed(tmp_path) as deployment:

@@ -47,14 +47,20 @@ def fused_names(nodes: str, top: str = "") -> list[str]:
         ("x: [f, in]\na: {call: [m, x], fallback: [n, x]}\nb: {call: [n, x], cache: true}\nout: [merge, a, b]", []),
         ("out: {call: [m, [f, [g, in]]], timeout: 1s}", []),
         ("out: {call: [m, [f, [g, in]]], retries: 1}", ["out[1][1]", "out[1]"]),
-        # Models alone have no worker to share.
-        ("a: [m, in]\nb: [n, a]\nout: [merge, a, b]", []),
+        ("a: [m, in]\nb: [n, a]\nout: [merge, a, b]", ["a", "b"]),
         ("x: [f, in]\nout: [id, x]", []),
         ("out: [map, f, [g, in]]", []),
     ],
 )
 def test_fused_are_plain_calls_that_every_run_needs_at_the_same_moment(nodes: str, names: list[str]) -> None:
     assert fused_names(nodes) == names
+
+
+def test_functions_are_computed_by_their_own_workers_and_models_alone_by_those_of_the_first() -> None:
+    for nodes, host in ((DIGITS, ""), ("a: [n, in]\nout: [m, a]", "n"), ("a: [n, in]\nout: [f, a]", "")):
+        fused = fuse(planned(nodes), {"m", "n"})
+        assert fused is not None
+        assert fused.host == host
 
 
 def test_nothing_is_fused_where_failures_are_passed_on() -> None:
