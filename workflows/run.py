@@ -163,6 +163,9 @@ class Run(Steps):
         if self._closed(call_id) is None or fused is None or not self._begin(now):
             return self._taken()
         given = dict(zip(fused.given, results, strict=True))
+        for step in fused.steps:
+            # None of them waits for another of them any more.
+            self._state[step] = DONE
         for place, step in enumerate(fused.steps):
             began = self._started[step]
             if began is None:
@@ -426,10 +429,10 @@ class Run(Steps):
         waiters = self._waiters[step]
         if waiters is not None:
             self._waiters[step] = None
-            waiting = self._waiting
+            waiting, state = self._waiting, self._state
             for waiter in waiters:
                 waiting[waiter] -= 1
-                if not waiting[waiter]:
+                if not waiting[waiter] and state[waiter] < DONE:
                     self._ready.append(waiter)
 
     def _time_out(self, step: int) -> None:
@@ -498,7 +501,8 @@ class Run(Steps):
     def _end(self) -> None:
         """Cancels what is still running; nothing happens after this."""
         self.finished = True
-        self._instructions.extend(CancelCall(call_id) for call_id in self._calls)
-        self._calls.clear()
+        if self._calls:
+            self._instructions.extend([CancelCall(call_id) for call_id in self._calls])
+            self._calls.clear()
         self._timers.clear()
         self._cancel_steps()

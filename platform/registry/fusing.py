@@ -111,8 +111,9 @@ class Fusing:
         return None
 
     def _worth(self) -> bool:
-        if any(model.numbers_changed for model in self._models):
-            return False
+        for model in self._models:
+            if model.numbers_changed:
+                return False
         took_s = cpu_s = 0.0
         for pool, calls in self._pools:
             took_s += pool.cost.took_s * calls

@@ -131,6 +131,8 @@ class ModelPool:
         self.load_error: FlowyardError | None = None
         self._failing_since = 0.0
         self.cost = CallCost()
+        #: Whether somebody has asked for other numbers of workers than the model was registered with.
+        self.numbers_changed = False
         #: Is told of a batch with so many calls of fused nodes; says how many seconds, and seconds of the processor, are ours.
         self.on_fused: Callable[[Results, int], tuple[float, float]] | None = None
         #: Batches sent to workers, by the number of bits of one less than their size: 1, 2, up to 4, up to 8 …
@@ -267,12 +269,8 @@ class ModelPool:
     def scale(self, min_workers: int, max_workers: int, device: Device | None = None) -> None:
         """Changes the number of workers; takes effect on its own."""
         self._act(self._scheduler.scale(min_workers, max_workers, time.monotonic(), device))
-
-    @property
-    def numbers_changed(self) -> bool:
-        """Whether somebody has asked for other numbers of workers than the model was registered with."""
         low, high = self.spec.min_workers, self.spec.max_workers
-        return any(group.min != low or group.max != high for group in self.groups)
+        self.numbers_changed = any(group.min != low or group.max != high for group in self.groups)
 
     def more_workers(self, low: int, device: Device) -> Wanted:
         """The workers that would have to be started on a device for so many, and what each of them takes."""
