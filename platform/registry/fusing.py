@@ -49,8 +49,12 @@ def may_be_fused(spec: PoolSpec) -> bool:
         return False
     if (spec.min_workers, spec.max_workers) != (1, 1):
         return False
-    file = Path(spec.root, spec.path)
-    return file.is_file() and file.stat().st_size <= LIMIT_BYTES and _EXTERNAL not in file.read_bytes()
+    try:
+        file = Path(spec.root, spec.path)
+        return file.stat().st_size <= LIMIT_BYTES and _EXTERNAL not in file.read_bytes()
+    except OSError:
+        # Its own worker says what is wrong with it.
+        return False
 
 
 def fusion_of(plan: Plan, fused: Fused, specs: Mapping[str, PoolSpec]) -> Fusion:

@@ -29,6 +29,7 @@ class CallCost:
 
 
 def _moved(usual_s: float, seen_s: float) -> float:
-    if seen_s < usual_s:
+    if 0.0 <= seen_s < usual_s:
         return usual_s + QUICKER_WEIGHT * (seen_s - usual_s)
-    return usual_s + SLOWER_WEIGHT * (min(seen_s, 2 * usual_s) - usual_s)
+    # In this order, what is no number counts as twice as much as usual.
+    return usual_s + SLOWER_WEIGHT * (min(2 * usual_s, abs(seen_s)) - usual_s)

@@ -16,6 +16,7 @@ from support.archives import linear_onnx
 
 from flowyard.platform.execution import Asked, execute
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
+from flowyard.platform.registry.fusing import LIMIT_BYTES, may_be_fused
 from flowyard.platform.registry.planner import Planner
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.settings import Settings
@@ -30,12 +31,17 @@ from flowyard.workflows.check import compile_workflow
 STEPS = """
 import os
 
+import numpy
+
 def row(value):
     if value == "bad":
         raise ValueError("bad row")
     if value == "die":
         os._exit(1)
     return [[float(value), 1.0]]
+
+def wide(value):
+    return numpy.full((20_000, 2), value, numpy.float32)
 
 def tell(value, context):
     return {"pid": os.getpid(), "value": value, "id": context.request_id}
@@ -49,7 +55,7 @@ name: w
 models:
   a: {url: a.onnx, batch_size: 4}
   b: b.onnx
-functions: {row: steps:row, tell: steps:tell, pieces: steps:pieces}
+functions: {row: steps:row, wide: steps:wide, tell: steps:tell, pieces: steps:pieces}
 workflow:
 """
 NODES = "  x: [row, in]\n  a: [a, x]\n  b: [b, x]\n  out: [ensemble, a, b]\n"
@@ -114,6 +120,22 @@ def test_fused_nodes_answer_as_they_did_before_and_count_as_they_did(tmp_path):
                 assert measures.waits.read().count == count + 6
                 assert measures.on("cpu").rows.read().total == count + 6
                 assert 0 < measures.on("cpu").compute.read().total < 1
+
+    asyncio.run(scenario())
+
+
+def test_large_results_come_back_through_shared_memory(tmp_path):
+    nodes = "  x: [wide, in]\n  a: [a, x]\n  s: [row, in]\n  out: [ensemble, x, a]\n  unused: [id, s]\n"
+
+    async def scenario():
+        async with deployed(tmp_path, nodes) as deployment:
+            await fuse(deployment)
+            for value in (1, 2, 3):
+                _, outcome = await ask(deployment, value)
+                expected = np.full((20_000, 2), value, np.float32) * np.array([1.0, 1.5], np.float32)
+                np.testing.assert_array_equal(outcome.value(), expected)
+            del outcome, _
+            assert deployment.pools[FUNCTIONS].shared_bytes() == 0
 
     asyncio.run(scenario())
 
@@ -264,6 +286,23 @@ def test_a_model_about_which_something_is_said_is_served_as_it_says(tmp_path, sa
         assert Deployment("w", "", plan, specs).fusing is None
 
     asyncio.run(scenario())
+
+
+def test_models_that_are_large_or_not_whole_have_only_their_own_worker(tmp_path):
+    def may_be(content: bytes | None) -> bool:
+        if content is None:
+            (tmp_path / "a.onnx").unlink()
+        else:
+            (tmp_path / "a.onnx").write_bytes(content)
+        return may_be_fused(spec)
+
+    (tmp_path / "a.onnx").write_bytes(linear_onnx([[1.0]]))
+    plan = compile_workflow(b"name: w\nmodels: {a: a.onnx}\nworkflow:\n  out: [a, in]\n", "workflow.yaml", None)
+    spec = Planner(Settings(), (CPU,)).pool_specs("w", plan, tmp_path, ModelSpec(), {})["a"]
+    assert may_be(linear_onnx([[1.0]]))
+    assert not may_be(bytes(LIMIT_BYTES + 1))
+    assert not may_be(b"... location ... weights.bin")
+    assert not may_be(None)
 
 
 def test_a_model_that_cannot_be_loaded_again_is_called_where_it_is(tmp_path):
