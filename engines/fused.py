@@ -1,4 +1,4 @@
-"""Fused nodes: functions and small models of a workflow, computed in one call, node by node for a whole batch.
+"""Fused nodes: functions, small models and ensembles of a workflow, computed in one call, node by node for a whole batch.
 
 A value goes from node to node as it would between two workers: what one function does to it no other node sees.
 """
@@ -16,7 +16,8 @@ from flowyard.engines.base import Call, LoadedModel, Outcome, Stream
 from flowyard.engines.failures import log
 from flowyard.engines.outcomes import encoded, outcomes_of
 from flowyard.schemas import values
-from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.ensemble import combine
+from flowyard.schemas.errors import FlowyardError, InvalidInputError
 from flowyard.schemas.frames import NodeTime, WireRefused
 from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
 from flowyard.schemas.tensors import Signature
@@ -111,10 +112,10 @@ class FusedNodes:
         for number, node in enumerate(self._fusion.nodes):
             began, cpu_began = time.monotonic(), time.thread_time()
             live = [at for at in range(len(calls)) if at not in failed] if failed else range(len(calls))
-            callee = "" if node.model else node.callee
+            callee = node.callee if node.kind == "function" else ""
             args = [self._arguments(source, node, calls, columns, live) for source in node.args]
             batch = [Call(callee, [column[place] for column in args], calls[at].context) for place, at in enumerate(live)]
-            outcomes = outcomes_of(models.get(node.callee, self._own) if node.model else self._own, batch) if batch else ()
+            outcomes = self._outcomes(node, batch, models) if batch else ()
             column: list[_Result] = [_NOTHING] * len(calls)
             for at, outcome in zip(live, outcomes, strict=True):
                 result = _result(outcome, keep_stream=number == last)
@@ -129,16 +130,26 @@ class FusedNodes:
         given = [columns[number] for number, node in enumerate(self._fusion.nodes) if node.given]
         return [failed.get(at) or _given([column[at] for column in given]) for at in range(len(calls))]
 
+    def _outcomes(self, node: FusedNode, batch: list[Call], models: dict[str, LoadedModel]) -> Sequence[Outcome]:
+        if node.kind == "ensemble":
+            weights = None if node.weights is None else list(node.weights)
+            return [_combined(node.callee, weights, call.args) for call in batch]
+        return outcomes_of(models.get(node.callee, self._own) if node.kind == "model" else self._own, batch)
+
     def _arguments(
         self, source: int, node: FusedNode, calls: list[Call], columns: list[list[_Result]], live: Sequence[int]
     ) -> list[Value]:
         """One argument of a node, for each call."""
         if source >= 0:
             column = columns[source]
-            return [_shared(column[at]) if node.model else _own(column[at]) for at in live]
+            return [_own(column[at]) if node.kind == "function" else _shared(column[at]) for at in live]
         given = [calls[at].args[-1 - source] for at in live]
         # What came with a call is a copy already, for one node.
-        return given if node.model or self._used[source] == 1 else [values.decode(values.encode(one), own=True) for one in given]
+        return (
+            given
+            if node.kind != "function" or self._used[source] == 1
+            else [values.decode(values.encode(one), own=True) for one in given]
+        )
 
     def unload(self) -> None:
         """Drops everything."""
@@ -162,6 +173,15 @@ def _result(outcome: Outcome, *, keep_stream: bool) -> _Result | FlowyardError:
     return encoded(outcome)
 
 
+def _combined(method: str, weights: list[float] | None, args: list[Value]) -> Outcome:
+    try:
+        return combine(method, weights, args)
+    except InvalidInputError as error:
+        return error
+    except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        return InvalidInputError(str(error) or type(error).__name__)
+
+
 def _given(results: Sequence[_Result]) -> Outcome:
     if len(results) == 1 and isinstance(results[0], Stream):
         return results[0]
@@ -178,5 +198,5 @@ def _own(result: _Result) -> Value:
 
 
 def _shared(result: _Result) -> Value:
-    """The value for a model, which only reads it."""
+    """The value for a model or ensemble, which only reads it."""
     return values.decode(result) if isinstance(result, Encoded) else result

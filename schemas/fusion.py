@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from flowyard.schemas.models import ModelSpec
@@ -16,16 +18,18 @@ class FusedNode(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One node.
 
     Attributes:
-        callee: Local name of the function or model.
-        model: Whether it is a model.
+        callee: Local name of the function or model, or the method of the ensemble.
+        kind: What it is.
         args: Where its arguments come from: the number of a node before it, or -1, -2 … for the call's first, second … argument.
         given: Whether its result is given back.
+        weights: Those of an ensemble's members.
     """
 
     callee: str
-    model: bool
+    kind: Literal["function", "model", "ensemble"]
     args: tuple[int, ...]
     given: bool
+    weights: tuple[float, ...] | None = None
 
 
 class FusedModel(msgspec.Struct, frozen=True, array_like=True):

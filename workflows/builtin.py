@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from flowyard.schemas import ensemble
 from flowyard.schemas.codecs.content import message_of
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.values import Value
-from flowyard.workflows import ensemble, paths
+from flowyard.workflows import paths
 from flowyard.workflows.expressions import Expression, Literal
 from flowyard.workflows.plan import BuiltIn
 from flowyard.workflows.problems import Place

@@ -1,21 +1,23 @@
 """Finds the nodes of a plan that may be computed in one call: in a worker of the workflow's functions, or of one of its models.
 
 What a run gives does not depend on it: nodes are fused that do nothing but call a function or one of the models named by the
-caller, that every run needs, and that all have their inputs at the same moment. Then nothing waits longer for being fused but for
-the nodes computed before it in the same call.
+caller, or make an ensemble, that every run needs, and that all have their inputs at the same moment. Then nothing waits longer
+for being fused but for the nodes computed before it in the same call.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import msgspec
 
-from flowyard.workflows.plan import CALL, FROM_STEP, Operand, Plan, Step
+from flowyard.schemas.ensemble import combine
+from flowyard.workflows.plan import BUILT_IN, CALL, FROM_STEP, Callee, Operand, Plan, Step
 
-#: One node alone gains nothing.
-LEAST_NODES = 2
+#: One call alone gains nothing.
+LEAST_CALLS = 2
 
 
 class Fused(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ def fuse(plan: Plan, models: Collection[str]) -> Fused | None:
     if plan.spelling != "native" or plan.pass_errors:
         return None
     groups = _groups(plan, models)
-    worth = [group for group in groups if len(group) >= LEAST_NODES]
+    worth = [group for group in groups if sum(plan.steps[at].kind == CALL for at in group) >= LEAST_CALLS]
     return _wired(plan, max(worth, key=len)) if worth else None
 
 
@@ -90,9 +92,22 @@ def _certain(plan: Plan) -> set[int]:
 
 def _is_candidate(plan: Plan, at: int, models: Collection[str]) -> bool:
     step = plan.steps[at]
-    if not is_plain_call(step) or not all(_lets_be(parent) for parent in _parents(plan, step)):
+    if not all(_lets_be(parent) for parent in _parents(plan, step)):
+        return False
+    if step.kind == BUILT_IN:
+        return _lets_be(step) and ensemble_of(step) is not None
+    if not is_plain_call(step):
         return False
     return _calls_function(step) or (step.callees[0].kind == "model" and step.callees[0].name in models)
+
+
+def ensemble_of(step: Step) -> tuple[str, tuple[float, ...] | None] | None:
+    """Method and weights of an ensemble; `None` where a step is none."""
+    function = step.callees[0].function if step.kind == BUILT_IN else None
+    if not isinstance(function, partial) or function.func is not combine:
+        return None
+    method, weights = function.args
+    return method, None if weights is None else tuple(weights)
 
 
 def _calls_function(step: Step) -> bool:
@@ -134,8 +149,13 @@ def _wired(plan: Plan, group: list[int]) -> Fused:
         if at not in places:
             used.update(target for kind, target, _ in _operands(step) if kind == FROM_STEP)
     given = tuple(place for step, place in places.items() if step in used)
-    host = "" if any(_calls_function(plan.steps[at]) for at in group) else plan.steps[group[0]].callees[0].name
+    callees = [plan.steps[at].callees[0] for at in group]
+    host = "" if any(callee.kind == "function" for callee in callees) else _first_model(callees)
     return Fused(host=host, steps=tuple(group), args=args, operands=tuple(operands), given=given)
+
+
+def _first_model(callees: list[Callee]) -> str:
+    return next(callee.name for callee in callees if callee.kind == "model")
 
 
 def _operands(step: Step) -> Iterator[Operand]:

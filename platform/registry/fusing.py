@@ -19,8 +19,8 @@ from flowyard.schemas.devices import CPU
 from flowyard.schemas.errors import FlowyardError
 from flowyard.schemas.frames import Results
 from flowyard.schemas.fusion import LOAD_FUSED, FusedModel, FusedNode, Fusion
-from flowyard.workflows.fusing import Fused
-from flowyard.workflows.plan import Plan
+from flowyard.workflows.fusing import Fused, ensemble_of
+from flowyard.workflows.plan import Plan, Step
 
 #: Nodes are fused once a call of each costs the processor less than this together, about what it costs to pass on their values;
 QUICK_CPU_S = 100e-6
@@ -65,15 +65,24 @@ def fusion_of(plan: Plan, fused: Fused, specs: Mapping[str, PoolSpec]) -> Fusion
         fused: Its fused steps.
         specs: How its models are loaded, by local name.
     """
+    wired = zip(fused.steps, fused.args, strict=True)
+    nodes = tuple(_node(plan.steps[step], args, place in fused.given) for place, (step, args) in enumerate(wired))
     callees = [plan.steps[step].callees[0] for step in fused.steps]
-    nodes = tuple(
-        FusedNode(callee.name, callee.kind == "model", args, place in fused.given)
-        for place, (callee, args) in enumerate(zip(callees, fused.args, strict=True))
-    )
-    models = {callee.name: specs[callee.name] for callee in callees if callee.kind == "model"}
-    return Fusion(
-        nodes, {name: FusedModel(one.engine, one.root, one.path, one.spec, one.threads) for name, one in models.items()}
-    )
+    others = {callee.name for callee in callees if callee.kind == "model" and callee.name != fused.host}
+    return Fusion(nodes, {name: _model(specs[name]) for name in sorted(others)})
+
+
+def _node(step: Step, args: tuple[int, ...], given: bool) -> FusedNode:
+    callee = step.callees[0]
+    ensemble = ensemble_of(step)
+    if ensemble is not None:
+        method, weights = ensemble
+        return FusedNode(method, "ensemble", args, given, weights)
+    return FusedNode(callee.name, "model" if callee.kind == "model" else "function", args, given)
+
+
+def _model(spec: PoolSpec) -> FusedModel:
+    return FusedModel(spec.engine, spec.root, spec.path, spec.spec, spec.threads)
 
 
 class Fusing:
@@ -96,9 +105,13 @@ class Fusing:
         self._on = False
         self._quick_cpu_s = QUICK_CPU_S if cpu_count() > FEW_PROCESSORS else QUICK_CPU_ALONE_S
         callees = [plan.steps[step].callees[0] for step in fused.steps]
-        called = [models[callee.name] if callee.kind == "model" else host for callee in callees]
+        called = [models[callee.name] if callee.kind == "model" else host for callee in callees if callee.kind != "builtin"]
         #: By place among the fused steps: the model that is called there, but for the host's own.
-        self._called = {place: pool for place, pool in enumerate(called) if pool is not host}
+        self._called = {
+            place: models[callee.name]
+            for place, callee in enumerate(callees)
+            if callee.kind == "model" and callee.name != fused.host
+        }
         #: Whose calls are made, and how many for one run.
         self._pools = tuple(Counter(called).items())
         self._models = tuple({models[callee.name] for callee in callees if callee.kind == "model"})

@@ -135,6 +135,8 @@ def test_large_results_come_back_through_shared_memory(tmp_path):
                 expected = np.full((20_000, 2), value, np.float32) * np.array([1.0, 1.5], np.float32)
                 np.testing.assert_array_equal(outcome.value(), expected)
             del outcome, _
+            # The loop still holds the future that this was woken by.
+            await asyncio.sleep(0)
             assert deployment.pools[FUNCTIONS].shared_bytes() == 0
 
     asyncio.run(scenario())

@@ -10,7 +10,7 @@ import pytest
 
 from flowyard.engines.base import Call, Outcome, Stream
 from flowyard.engines.fused import FusedNodes, Several
-from flowyard.schemas.errors import FlowyardError, InternalError, InvalidModelError, NodeError
+from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, InvalidModelError, NodeError
 from flowyard.schemas.frames import Context, WireRefused
 from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
 from flowyard.schemas.models import ModelSpec
@@ -78,8 +78,8 @@ def call(*args: Any) -> Call:
     return Call(FUSED, list(args), Context(request_id="r"))
 
 
-F = FusedNode("f", False, (-1,), False)
-M = FusedNode("m", True, (0,), True)
+F = FusedNode("f", "function", (-1,), False)
+M = FusedNode("m", "model", (0,), True)
 
 
 def test_a_batch_goes_from_node_to_node_at_once() -> None:
@@ -94,7 +94,7 @@ def test_a_batch_goes_from_node_to_node_at_once() -> None:
 
 def test_functions_are_called_by_themselves_as_ever_in_the_same_batch() -> None:
     functions = Functions(f=lambda value: value + 1, g=lambda value: value * 10)
-    nodes = fused(functions, F, FusedNode("g", False, (0,), True))
+    nodes = fused(functions, F, FusedNode("g", "function", (0,), True))
     outcomes = nodes.predict([call(1), Call("g", [5]), call(2)])
     assert (values(outcomes[0]), outcomes[1], values(outcomes[2])) == ([20], 50, [30])
     assert nodes.predict([Call("g", [5])]) == [50]
@@ -108,7 +108,7 @@ def test_a_call_that_fails_fails_alone_and_says_at_which_node() -> None:
         return value
 
     functions = Functions(f=lambda value: value + 1, g=picky, h=lambda value: value)
-    nodes = fused(functions, F, FusedNode("g", False, (0,), False), FusedNode("h", False, (1,), True))
+    nodes = fused(functions, F, FusedNode("g", "function", (0,), False), FusedNode("h", "function", (1,), True))
     good, bad = nodes.predict([call(0), call(1)])
     assert values(good) == [1]
     assert isinstance(bad, NodeError)
@@ -125,10 +125,10 @@ def test_what_one_node_does_to_a_value_no_other_sees() -> None:
     kept: dict[str, Any] = {"list": []}
     nodes = fused(
         Functions(give=lambda value: kept, spoil=spoil, look=lambda one, other: [one, other]),
-        FusedNode("give", False, (-1,), False),
-        FusedNode("spoil", False, (0,), True),
-        FusedNode("spoil", False, (-1,), False),
-        FusedNode("look", False, (0, -1), True),
+        FusedNode("give", "function", (-1,), False),
+        FusedNode("spoil", "function", (0,), True),
+        FusedNode("spoil", "function", (-1,), False),
+        FusedNode("look", "function", (0, -1), True),
     )
     (outcome,) = nodes.predict([call({"list": [1]})])
     assert values(outcome) == [{"list": ["spoilt"]}, [{"list": []}, {"list": [1]}]]
@@ -140,7 +140,7 @@ def test_values_change_on_their_way_as_between_workers() -> None:
     nodes = fused(
         Functions(f=lambda value: (np.float64(1.5), np.zeros(2), value), g=seen.append),
         F,
-        FusedNode("g", False, (0,), True),
+        FusedNode("g", "function", (0,), True),
     )
     nodes.predict([call("x")])
     ((number, array, text),) = seen
@@ -149,7 +149,7 @@ def test_values_change_on_their_way_as_between_workers() -> None:
 
 
 def test_what_is_no_value_fails_its_node() -> None:
-    nodes = fused(Functions(f=lambda value: object(), g=lambda value: value), F, FusedNode("g", False, (0,), True))
+    nodes = fused(Functions(f=lambda value: object(), g=lambda value: value), F, FusedNode("g", "function", (0,), True))
     (error,) = nodes.predict([call(1)])
     assert isinstance(error, NodeError)
     assert error.fused_node == 0
@@ -164,8 +164,8 @@ def test_an_array_that_is_not_contiguous_arrives_whole() -> None:
 
 
 def test_functions_without_arguments_and_models_of_several() -> None:
-    nodes = fused(Functions(f=lambda: 3, g=lambda one, other: one + other), FusedNode("f", False, (), False),
-                  FusedNode("g", False, (0, -1), True))  # fmt: skip
+    nodes = fused(Functions(f=lambda: 3, g=lambda one, other: one + other), FusedNode("f", "function", (), False),
+                  FusedNode("g", "function", (0, -1), True))  # fmt: skip
     assert [values(one) for one in nodes.predict([call(1), call(2)])] == [[4], [5]]
 
 
@@ -185,7 +185,7 @@ class Pieces(Stream):
 
 def test_pieces_are_collected_on_their_way_and_handed_on_as_the_answer() -> None:
     functions = Functions(f=lambda value: Pieces(1, 2), g=lambda value: Pieces(value, 3))
-    (stream,) = fused(functions, F, FusedNode("g", False, (0,), True)).predict([call(0)])
+    (stream,) = fused(functions, F, FusedNode("g", "function", (0,), True)).predict([call(0)])
     assert isinstance(stream, Stream)
     assert list(stream) == [[1, 2], 3]
     (error,) = fused(Functions(f=lambda value: Pieces(1, NodeError("no"))), F, M, model=Model()).predict([call(0)])
@@ -218,3 +218,16 @@ def test_an_engine_that_breaks_fails_its_batch() -> None:
 
     nodes = fused(Functions(f=lambda value: value), F, M, model=Broken())
     assert [type(outcome) for outcome in nodes.predict([call(1), call(2)])] == [InternalError, InternalError]
+
+
+def test_an_ensemble_is_made_of_what_models_and_functions_give() -> None:
+    functions, model = Functions(f=lambda value: np.full((1, 2), value, np.float32), g=lambda value: value), Model()
+    nodes = [F, FusedNode("m", "model", (0,), False), FusedNode("mean", "ensemble", (0, 1), True, (1.0, 3.0))]
+    assert values(fused(functions, *nodes, model=model).predict([call(2)])[0])[0].tolist() == [[3.5, 3.5]]
+    votes = fused(functions, FusedNode("g", "function", (-1,), False), FusedNode("vote", "ensemble", (0,), True))
+    good, bad = votes.predict([call(["a", "b", "b"]), call([])])
+    assert values(good) == ["b"]
+    assert isinstance(bad, InvalidInputError)
+    assert (bad.message, bad.fused_node) == ("ensemble of nothing", 1)
+    (broken,) = votes.predict([call([{"a": "x"}, {"a": None}])])
+    assert isinstance(broken, InvalidInputError)

@@ -15,7 +15,7 @@ from flowyard.workflows.plan import Plan
 from flowyard.workflows.run import Run
 
 HEAD = "name: w\nmodels: {m: m.pt, n: n.pt, big: big.pt}\nfunctions: {f: s:f, g: s:g}\n"
-DIGITS = "image: [f, in]\na: [m, image]\nb: [n, image]\nout: [ensemble, a, b]"
+DIGITS = "image: [f, in]\na: [m, image]\nb: [n, image]\nout: [merge, a, b]"
 
 
 def planned(nodes: str, top: str = "") -> Plan:
@@ -33,6 +33,9 @@ def fused_names(nodes: str, top: str = "") -> list[str]:
     ("nodes", "names"),
     [
         (DIGITS, ["image", "a", "b"]),
+        ("x: [f, in]\na: [m, x]\nb: [n, x]\nout: [ensemble, a, b, {value: vote}]", ["x", "a", "b", "out"]),
+        ("x: [f, in]\nout: [ensemble, x, in]", []),
+        ("x: [f, in]\na: [m, x]\nout: {call: [ensemble, x, a], fallback: x}", ["x", "a"]),
         ("out: [g, [m, [f, in]]]", ["out[1][1]", "out[1]", "out"]),
         ("a: [f, in]\nb: [f, in]\nout: [merge, a, b]", ["a", "b"]),
         # A model that is not small waits for its own worker; what needs its result comes later than the rest.
@@ -96,9 +99,9 @@ def test_one_call_takes_the_place_of_several_and_each_has_its_own_time() -> None
     (call,) = running.run.start(1.0)
     assert isinstance(call, StartCall)
     assert (call.kind, call.step, [arg.value() for arg in call.args]) == ("fused", "image", ["png"])
-    (answer,) = running.run.fused_done(call.call_id, [Payload.of(1.0), Payload.of(3.0)], [1.5, 2.0, 2.5], 3.0)
+    (answer,) = running.run.fused_done(call.call_id, [Payload.of([1.0]), Payload.of([3.0])], [1.5, 2.0, 2.5], 3.0)
     assert isinstance(answer, Answer)
-    assert answer.payload.value() == 2.0
+    assert answer.payload.value() == [1.0, 3.0]
     times = {time.name: (time.started, time.ended) for time in running.run.timeline}
     assert times == {"image": (1.0, 1.5), "a": (1.5, 2.0), "b": (1.5, 2.5), "out": (3.0, 3.0)}
 

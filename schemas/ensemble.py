@@ -31,6 +31,8 @@ def combine(method: str, weights: list[float] | None, args: list[Value]) -> Valu
     Raises:
         InvalidInputError: The members are not of one kind, or their number is not that of the weights.
     """
+    if method == "mean" and weights is None and _are_alike(args):
+        return _plain_mean(args)
     members = args[0] if len(args) == 1 and isinstance(args[0], list) else args
     if not members:
         raise InvalidInputError("ensemble of nothing")
@@ -40,6 +42,23 @@ def combine(method: str, weights: list[float] | None, args: list[Value]) -> Valu
         raise InvalidInputError(f"ensemble: {len(weights)} weights for {len(members)} members")
     with np.errstate(all="ignore"):
         return _vote(members, weights) if method == "vote" else _mean(members, weights)
+
+
+def _are_alike(args: list[Value]) -> bool:
+    """Whether all members are tensors of floats, of one dtype and shape: the usual case."""
+    first = args[0] if args else None
+    if type(first) is not np.ndarray or first.dtype.kind != "f":
+        return False
+    return all(type(arg) is np.ndarray and arg.dtype == first.dtype and arg.shape == first.shape for arg in args[1:])
+
+
+def _plain_mean(arrays: list[Value]) -> Value:
+    share = 1 / len(arrays)
+    with np.errstate(all="ignore"):
+        mean = arrays[0] * share
+        for array in arrays[1:]:
+            mean = mean + array * share
+    return np.asarray(mean)
 
 
 def _mean(members: list[Value], weights: list[float]) -> Value:
