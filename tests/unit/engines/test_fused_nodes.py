@@ -220,6 +220,21 @@ def test_an_engine_that_breaks_fails_its_batch() -> None:
     assert [type(outcome) for outcome in nodes.predict([call(1), call(2)])] == [InternalError, InternalError]
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (2, 3), (3,), (), (0, 3)])
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0)])
+def test_the_means_of_a_batch_are_those_of_its_calls(shape: tuple[int, ...], weights: tuple[float, ...] | None) -> None:
+    random = np.random.default_rng(7)
+    arrays = [[random.standard_normal(shape).astype(np.float32) for _ in range(2)] for _ in range(5)]
+    nodes = [FusedNode("f", "function", (-1,), False), FusedNode("f", "function", (-2,), False),
+             FusedNode("mean", "ensemble", (0, 1), True, weights)]  # fmt: skip
+    together = fused(Functions(f=lambda value: value), *nodes).predict([call(*pair) for pair in arrays])
+    for outcome, pair in zip(together, arrays, strict=True):
+        (got,) = values(outcome)
+        (alone,) = values(fused(Functions(f=lambda value: value), *nodes).predict([call(*pair)])[0])
+        assert (got.shape, got.dtype) == (alone.shape, alone.dtype)
+        np.testing.assert_array_equal(got, alone)
+
+
 def test_an_ensemble_is_made_of_what_models_and_functions_give() -> None:
     functions, model = Functions(f=lambda value: np.full((1, 2), value, np.float32), g=lambda value: value), Model()
     nodes = [F, FusedNode("m", "model", (0,), False), FusedNode("mean", "ensemble", (0, 1), True, (1.0, 3.0))]
