@@ -105,15 +105,13 @@ class Fusing:
         self._on = False
         self._quick_cpu_s = QUICK_CPU_S if cpu_count() > FEW_PROCESSORS else QUICK_CPU_ALONE_S
         callees = [plan.steps[step].callees[0] for step in fused.steps]
-        called = [models[callee.name] if callee.kind == "model" else host for callee in callees if callee.kind != "builtin"]
-        #: By place among the fused steps: the model that is called there, but for the host's own.
-        self._called = {
-            place: models[callee.name]
-            for place, callee in enumerate(callees)
-            if callee.kind == "model" and callee.name != fused.host
-        }
+        called = [
+            models[callee.name] if callee.kind == "model" else None if callee.kind == "builtin" else host for callee in callees
+        ]
+        #: By place among the fused steps, but for the host's own calls: the model that is called there, `None` for an ensemble.
+        self._called = {place: pool for place, pool in enumerate(called) if pool is not host}
         #: Whose calls are made, and how many for one run.
-        self._pools = tuple(Counter(called).items())
+        self._pools = tuple(Counter(pool for pool in called if pool is not None).items())
         self._models = tuple({models[callee.name] for callee in callees if callee.kind == "model"})
         host.on_fused = self._note
 
@@ -163,5 +161,6 @@ class Fusing:
             # A worker's own words, which may be anything.
             if 0 <= took_s <= left_s and 0 <= node.cpu_s <= left_cpu_s:
                 left_s, left_cpu_s = left_s - took_s, left_cpu_s - node.cpu_s
-                pool.note_elsewhere(calls, took_s, node.cpu_s)
+                if pool is not None:
+                    pool.note_elsewhere(calls, took_s, node.cpu_s)
         return left_s, left_cpu_s

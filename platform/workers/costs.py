@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: How far a quicker and a slower batch move what is usual, and where it begins. A batch that was held up by whatever else the
 #: machine does says little, which is why the slower count less; it takes tens of quick ones until a model counts as quick.
-QUICKER_WEIGHT, SLOWER_WEIGHT = 0.05, 0.02
+QUICKER_WEIGHT, SLOWER_WEIGHT = 0.05, 0.01
 UNKNOWN_S = 0.01
 
 
