@@ -24,6 +24,7 @@ from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.doors import Door, doors, open_to_others
 from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
+from flowyard.platform.http.handshake import Handshake
 from flowyard.platform.http.mms.api import Mms
 from flowyard.platform.http.protocol import BoundedProtocol, Connections
 from flowyard.platform.http.torchserve.api import TorchServe
@@ -210,9 +211,10 @@ async def _accept(
         else dialects[door.dialect].door(door.parts, front.traffic)
         for door, _ in opened
     ]
-    bounds = [Connections(registry.settings.max_connections) for _ in opened]
+    settings = registry.settings
+    bounds = [Connections(settings.max_connections, settings.slow_reader_limit_s) for _ in opened]
     servers = [
-        Server(_config(app, tls if listener.address.scheme == "https" else None, bound, drain_s))
+        Server(_config(app, _protocol(tls if listener.address.scheme == "https" else None, bound, settings), settings))
         for app, (_, listener), bound in zip(apps, opened, bounds, strict=True)
     ]
     serving: list[asyncio.Task[Any]] = [
@@ -254,10 +256,21 @@ def _announce(
         on_ready()
 
 
-def _config(app: Any, tls: ssl.SSLContext | None, bounds: Connections, drain_s: int) -> uvicorn.Config:
+def _protocol(tls: ssl.SSLContext | None, bounds: Connections, settings: Settings) -> Callable[..., asyncio.Protocol]:
+    """What makes the protocol of a new connection."""
+    if tls is None:
+        return functools.partial(BoundedProtocol, bounds=bounds)
+
+    def handshake(*arguments: Any, **named: Any) -> Handshake:
+        return Handshake(BoundedProtocol(*arguments, bounds=bounds, **named), tls, bounds, settings.tls_handshake_limit_s)
+
+    return handshake
+
+
+def _config(app: Any, protocol: Callable[..., asyncio.Protocol], settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=cast(Any, functools.partial(BoundedProtocol, bounds=bounds)),
+        http=cast(Any, protocol),
         ws="none",
         loop="none",
         lifespan="off",
@@ -267,8 +280,8 @@ def _config(app: Any, tls: ssl.SSLContext | None, bounds: Connections, drain_s: 
         proxy_headers=False,
         date_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=drain_s,
-        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
+        timeout_keep_alive=cast(int, settings.keep_alive_limit_s),
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
     )
 
 

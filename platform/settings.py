@@ -99,6 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         enable_model_api: Whether models and workflows may be registered and removed. Scaling and reading stay.
         insecure: Whether other machines may be served although there is no token.
         max_connections: Most connections at a time, for each address.
+        keep_alive_limit_s: Time that a connection may be without a request.
+        slow_reader_limit_s: Time that a client may take less than 1 KiB/s of an answer that waits for it.
+        tls_handshake_limit_s: Longest time for the handshake of an https connection.
         worker_env: Names of environment variables that workers get besides the usual ones; as text separated by commas or blanks.
         worker_user: `USER` or `USER:GROUP`, names or numbers, of workers, where the server is root; `None` for the server's own.
         worker_open_files: Most files that a worker may have open.
@@ -227,6 +230,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     enable_model_api: bool = True
     insecure: bool = False
     max_connections: Connections = 4096
+    keep_alive_limit_s: TimeoutS = 75.0
+    slow_reader_limit_s: TimeoutS = 60.0
+    tls_handshake_limit_s: TimeoutS = 10.0
     worker_env: tuple[str, ...] = ()
     worker_user: str | None = None
     worker_open_files: OpenFiles = 65_536

@@ -1,4 +1,4 @@
-"""HTTP/1.1 within limits: how large a head may be, how long it and a body may take, how many connections there may be.
+"""HTTP/1.1 within limits: how large a head may be, how long it, a body and an answer may take, how many connections there may be.
 
 uvicorn's protocol has none of these, and answers what is no HTTP at once, even where earlier requests of the connection wait for
 their answers. What httptools (llhttp, strict) refuses by itself: both lengths, two lengths, bad chunk sizes, control characters.
@@ -7,7 +7,9 @@ their answers. What httptools (llhttp, strict) refuses by itself: both lengths, 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, cast
+import socket
+import struct
+from typing import Any, Literal, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,7 +20,7 @@ from flowyard.platform.http.native.errors import ErrorBody, to_json
 MAX_HEAD_BYTES = 64 << 10
 #: Time that a head may take from its first byte, or from the connection's start.
 HEAD_S = 10.0
-#: Least speed of a body, once its first seconds are over.
+#: Least speed of a body, once its first seconds are over, and of an answer that waits for its client.
 BODY_BYTES_PER_S = 1024
 BODY_GRACE_S = 10.0
 #: Most requests that a client may send ahead of the answers.
@@ -34,29 +36,44 @@ GOODBYE_S = 2.0
 Phase = Literal["head", "body", "rest", "over"]
 
 
+#: Where the kernel says how many bytes the other side of a TCP connection has acknowledged, in its `struct tcp_info`.
+_ACKNOWLEDGED = struct.Struct("<120xQ")
+#: `SO_LINGER` with a time of 0.
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Watched(Protocol):
+    """A connection that is looked at again and again."""
+
+    def tick(self, now: int) -> None:
+        """Time has passed: `now` is in ticks since the start."""
+
+
 class Connections:
     """The connections of one address; looks after those whose clients are slow.
 
     Args:
         limit: Most at a time.
+        slow_reader_limit_s: Time that a client may take less than `BODY_BYTES_PER_S` of an answer that waits for it.
 
     Attributes:
         now: Ticks since the start.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, slow_reader_limit_s: float = 60.0) -> None:
         self.limit = limit
+        self.slow_reader_limit_s = slow_reader_limit_s
         self.now = 0
-        self._open: set[BoundedProtocol] = set()
+        self._open: set[Watched] = set()
 
-    def add(self, protocol: BoundedProtocol) -> bool:
+    def add(self, protocol: Watched) -> bool:
         """Takes in a connection; false where there are too many."""
         if len(self._open) >= self.limit:
             return False
         self._open.add(protocol)
         return True
 
-    def discard(self, protocol: BoundedProtocol) -> None:
+    def discard(self, protocol: Watched) -> None:
         """Forgets a connection that has ended."""
         self._open.discard(protocol)
 
@@ -98,6 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._late_bytes = 0
         #: What is wrong with the request that is being read, where it is not just no HTTP.
         self._fault: tuple[int, str] | None = None
+        self._unread = Unread(bounds.slow_reader_limit_s)
         #: Requests that were accepted and are not answered yet.
         self._unanswered = 0
         #: What the connection ends with, once the requests before are answered.
@@ -143,6 +161,9 @@ class BoundedProtocol(HttpToolsProtocol):
         Args:
             now: Ticks since the start.
         """
+        if self._unread.is_too_slow(self.transport):
+            _cut_off(self.transport)
+            return
         if self._phase == "rest":
             return
         if self._phase == "over":
@@ -273,6 +294,55 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(answer)
         self.transport.write_eof()
         self.flow.resume_reading()
+
+
+class Unread:
+    """What of the answers on a connection waits for its client: does it take them fast enough?
+
+    Args:
+        limit_s: Time that it may take less than `BODY_BYTES_PER_S`.
+    """
+
+    __slots__ = ("_credit", "_most", "_taken", "_waiting")
+
+    def __init__(self, limit_s: float) -> None:
+        self._most = self._credit = BODY_BYTES_PER_S * limit_s
+        self._taken = self._waiting = 0
+
+    def is_too_slow(self, transport: asyncio.Transport) -> bool:
+        """Looks at the connection; to be called every `TICK_S` seconds."""
+        waiting = transport.get_write_buffer_size()
+        if not waiting:
+            # What the kernel still holds is not much, and the client's affair.
+            self._waiting, self._credit = 0, self._most
+            return False
+        taken, before = _acknowledged_bytes(transport), self._taken
+        # A kernel that does not count tells of progress by taking more.
+        progress = taken - before if taken else max(0, self._waiting - waiting)
+        if self._waiting:
+            self._credit = min(self._credit + progress - BODY_BYTES_PER_S * TICK_S, self._most)
+        self._taken, self._waiting = taken, waiting
+        return self._credit < 0
+
+
+def _cut_off(transport: asyncio.Transport) -> None:
+    """Ends a connection with a reset: the kernel would keep what was not taken, and go on offering it."""
+    opened = transport.get_extra_info("socket")
+    if opened is not None:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
+
+
+def _acknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that the other side has acknowledged since the start; 0 where that is not known, as for socket files."""
+    opened = transport.get_extra_info("socket")
+    if opened is None or opened.family == socket.AF_UNIX:
+        return 0
+    try:
+        found: int = _ACKNOWLEDGED.unpack(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size))[0]
+    except (OSError, struct.error):
+        return 0
+    return found
 
 
 _TOO_LONG = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
+import ssl
 import time
 
 import pytest
 from support.archives import linear_onnx, zipped
+from support.certificates import issue, trusting
 from support.server import running
 
 #: What a head may take, and some more for a machine that is busy.
@@ -28,7 +31,7 @@ def server(tmp_path_factory):
 
 @contextlib.contextmanager
 def connection(server):
-    host, port = server.urls[0].removeprefix("http://").split(":")
+    host, port = server.urls[0].partition("://")[2].split(":")
     with socket.create_connection((host, int(port)), timeout=60) as opened:
         yield opened
 
@@ -119,6 +122,129 @@ def test_too_many_connections(tmp_path):
             assert one.recv(65_536)
         with connection(server) as further:
             assert b"max_connections" in rest(further)
+
+
+LARGE = 48 << 20
+PIECES = f"""
+def one(x):
+    for _ in range(48):
+        yield b"x" * {LARGE // 48}
+
+def whole(x):
+    return b"x" * {LARGE}
+"""
+PIECES_FLOW = """
+name: {name}
+functions: {{one: "steps:{name}"}}
+workflow:
+  out: [one, in]
+"""
+
+
+def is_ended(opened):
+    """Whether a connection has been closed by the other side, as far as one can tell without reading from it."""
+    poll = select.poll()
+    poll.register(opened, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+@pytest.mark.parametrize("name", ["one", "whole"])
+def test_a_client_that_does_not_read_its_answer(tmp_path, name):
+    with running(tmp_path, env={"FLOWYARD_SLOW_READER_LIMIT_S": "2"}) as server:
+        archive = zipped({"workflow.yaml": PIECES_FLOW.format(name=name), "steps.py": PIECES})
+        assert server.client.post("/workflows", content=archive).status_code == 200
+        with connection(server) as opened, connection(server) as slow:
+            for one in (opened, slow):
+                one.sendall(b"POST /predictions/%s HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n7" % name.encode())
+            received = 0
+            while not is_ended(opened):
+                received += len(slow.recv(LARGE // 400))
+                assert received < LARGE
+                # Slowly, but fast enough.
+                time.sleep(0.05)
+            with pytest.raises(ConnectionResetError):
+                rest_of(opened)
+            while received < LARGE:
+                piece = slow.recv(1 << 20)
+                assert piece, received
+                received += len(piece)
+        assert server.client.post(f"/predictions/{name}", json=1).content == b"x" * LARGE
+
+
+def rest_of(opened):
+    while opened.recv(1 << 20):
+        pass
+
+
+def test_a_connection_without_requests(tmp_path):
+    with running(tmp_path, env={"FLOWYARD_KEEP_ALIVE_LIMIT_S": "1"}) as server, connection(server) as opened:
+        opened.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
+        answered = time.monotonic()
+        assert statuses(rest(opened)) == [200]
+        assert 0.9 < time.monotonic() - answered < HEAD_LIMIT_S
+
+
+CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)
+
+
+def test_a_handshake_that_is_never_completed(tmp_path):
+    certificate = issue(tmp_path)
+    env = {
+        "FLOWYARD_TLS_HANDSHAKE_LIMIT_S": "3",
+        "FLOWYARD_MAX_CONNECTIONS": "4",
+        "FLOWYARD_CERTIFICATE_FILE": str(certificate.chain),
+        "FLOWYARD_PRIVATE_KEY_FILE": str(certificate.key),
+        "FLOWYARD_INFERENCE_ADDRESS": "https://127.0.0.1:0",
+    }
+    with running(tmp_path, env=env, host=None, trusts=trusting(certificate)) as server, contextlib.ExitStack() as opened:
+        assert server.client.get("/ping").status_code == 200
+        began = time.monotonic()
+        silent = [opened.enter_context(connection(server)) for _ in range(3)]
+        for number, one in enumerate(silent):
+            one.sendall(CLIENT_HELLO[: number * 20])
+        # They count: a fifth is cut off, and the one that is there goes on.
+        with connection(server) as further:
+            assert rest(further) == b""
+        assert time.monotonic() - began < 3
+        assert server.client.get("/ping").status_code == 200
+        for one in silent:
+            assert rest(one) == b""
+        assert 2.9 < time.monotonic() - began < HEAD_LIMIT_S
+        with connection(server) as plain:
+            plain.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200" not in rest(plain)
+        with server.client_of(server.urls[0]) as client:
+            assert client.get("/ping").status_code == 200
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake(tmp_path):
+    certificate = issue(tmp_path)
+    env = {
+        "FLOWYARD_CERTIFICATE_FILE": str(certificate.chain),
+        "FLOWYARD_PRIVATE_KEY_FILE": str(certificate.key),
+        "FLOWYARD_INFERENCE_ADDRESS": "https://127.0.0.1:0",
+    }
+    with running(tmp_path, env=env, host=None, trusts=trusting(certificate)) as server:
+        for _ in range(20):
+            with connection(server) as opened:
+                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                tls = trusting(certificate).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+                while True:
+                    try:
+                        tls.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        opened.sendall(outgoing.read())
+                        incoming.write(opened.recv(65_536))
+                # The client's last word of the handshake has not gone out yet.
+                tls.write(b"GET /ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                opened.sendall(outgoing.read())
+                answer = b""
+                while b"\r\n\r\n" not in answer:
+                    incoming.write(opened.recv(65_536))
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        answer += tls.read(65_536)
+                assert statuses(answer) == [200]
 
 
 # ---- what is told of the server ----

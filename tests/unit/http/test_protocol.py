@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from flowyard.platform.http import protocol as protocol_module
 from flowyard.platform.http.protocol import (
     BODY_GRACE_S,
     HEAD_S,
@@ -25,7 +27,7 @@ HEAD_TICKS, BODY_TICKS = int(HEAD_S / TICK_S), int(BODY_GRACE_S / TICK_S)
 
 
 class App:
-    """Answers with the body it got; `/wait` when it is let go, `/unread` without reading."""
+    """Answers with the body it got; `/wait` when it is let go, `/unread` without reading, `/large` with `LARGE` bytes."""
 
     def __init__(self):
         self.go = asyncio.Event()
@@ -49,15 +51,15 @@ class App:
                     break
         if path == "/wait":
             await self.go.wait()
-        body = body or path.encode()
+        body = b"x" * LARGE if path == "/large" else body or path.encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
 
 class Served:
-    def __init__(self, limit):
+    def __init__(self, limit, **bounds):
         self.app = App()
-        self.bounds = Connections(limit)
+        self.bounds = Connections(limit, **bounds)
         self.writers = []
         self.tasks = ServerState()
 
@@ -95,9 +97,9 @@ class Served:
             self.bounds.tick()
 
 
-def on_server(test, limit=100):
+def on_server(test, limit=100, **bounds):
     async def main():
-        async with Served(limit) as served:
+        async with Served(limit, **bounds) as served:
             await test(served)
 
     asyncio.run(main())
@@ -450,6 +452,79 @@ def test_who_waits_for_an_answer_is_not_late():
         assert statuses(await read_all(reader)) == [200]
 
     on_server(test)
+
+
+LARGE = 32 << 20
+READER_LIMIT_S = 5.0
+READER_TICKS = int(READER_LIMIT_S / TICK_S)
+
+
+@contextlib.contextmanager
+def lazy_reader(served):
+    """A client that has asked for more than the kernel keeps for it, and reads nothing on its own."""
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.connect(("127.0.0.1", served.port))
+        opened.setblocking(False)
+        opened.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        yield opened
+
+
+async def waits(served):
+    """Comes back when an answer waits for the only client."""
+    await served.settle(lambda: served.bounds._open)
+    (protocol,) = served.bounds._open
+    await served.settle(protocol.transport.get_write_buffer_size)
+    return protocol
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_an_answer_that_is_not_read(is_counted, monkeypatch):
+    if not is_counted:
+        monkeypatch.setattr(protocol_module, "_acknowledged_bytes", lambda transport: 0)
+
+    async def test(served):
+        with lazy_reader(served) as opened:
+            await waits(served)
+            served.ticks(READER_TICKS)
+            assert served.bounds._open
+            served.ticks(3)
+            await served.settle(lambda: not served.bounds._open)
+            with pytest.raises(ConnectionResetError):
+                while opened.recv(1 << 20):
+                    pass
+
+    on_server(test, slow_reader_limit_s=READER_LIMIT_S)
+
+
+@pytest.mark.parametrize(("bytes_per_tick", "passes"), [(100_000, True), (1, False)])
+def test_an_answer_that_is_read_slowly(bytes_per_tick, passes):
+    async def test(served):
+        with lazy_reader(served) as opened:
+            await waits(served)
+            for _ in range(4 * READER_TICKS):
+                taken = 0
+                while taken < bytes_per_tick and served.bounds._open:
+                    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                        taken += len(opened.recv(bytes_per_tick - taken))
+                    await asyncio.sleep(0)
+                served.ticks(1)
+                await asyncio.sleep(0)
+            assert bool(served.bounds._open) is passes
+
+    on_server(test, slow_reader_limit_s=READER_LIMIT_S)
+
+
+def test_who_has_taken_all_of_an_answer_may_wait():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(GOOD)
+        await read_until(reader, b"/good")
+        served.ticks(10 * READER_TICKS)
+        await asyncio.sleep(0)
+        assert served.bounds._open
+
+    on_server(test, slow_reader_limit_s=READER_LIMIT_S)
 
 
 def test_too_many_connections():
