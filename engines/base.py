@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -94,6 +95,25 @@ class LoadedModel(Protocol):
 
     def unload(self) -> None:
         """Frees what the model holds. It is not used afterwards."""
+
+
+@runtime_checkable
+class AsynchronousModel(Protocol):
+    """A model that computes many calls at the same time, on an event loop of its own.
+
+    Attributes:
+        loop: Runs in another thread. `answer` is called on it.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    async def answer(self, call: Call) -> Outcome | AsyncGenerator[Value]:
+        """Computes one call.
+
+        Returns:
+            What became of it, or its pieces: first a message, then bytes of its body. The generator raises a `FlowyardError`
+            where it fails, and is closed when nobody wants the rest.
+        """
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterable, Sequence
 
 from flowyard.schemas import arena
@@ -31,6 +32,8 @@ class WorkerMemory:
         self._outbox = arena.WritableArena(outbox)
         self._readable = {OWN_ARENA: memoryview(arena.map_for_reading(inbox))}
         self._descriptors = descriptors
+        #: One thread receives, and learns what is free; where batches are computed beside each other another one sends.
+        self._writing = threading.Lock()
         for fd in (inbox, outbox):
             os.close(fd)
 
@@ -67,11 +70,15 @@ class WorkerMemory:
         places: list[Place] = []
         in_body: list[Buffer] = []
         for buffer in buffers:
-            offset = self._outbox.put(buffer) if len(buffer) >= SHARED_FROM_BYTES else None
+            offset = self._put(buffer) if len(buffer) >= SHARED_FROM_BYTES else None
             if offset is None:
                 in_body.append(buffer)
             places.append(BODY_PLACE if offset is None else (OWN_ARENA, offset))
         return ((), buffers) if len(in_body) == len(buffers) else (tuple(places), in_body)
+
+    def _put(self, buffer: Buffer) -> int | None:
+        with self._writing:
+            return self._outbox.put(buffer)
 
     def free(self, offsets: Iterable[int]) -> None:
         """Takes back regions of the outbox.
@@ -81,7 +88,8 @@ class WorkerMemory:
         """
         try:
             for offset in offsets:
-                self._outbox.free(offset)
+                with self._writing:
+                    self._outbox.free(offset)
         except KeyError as error:
             raise FrameError(f"no region at {error}") from None
 

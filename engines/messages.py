@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+
 from flowyard.engines.base import Stream
 from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.values import Value
@@ -13,4 +16,16 @@ class MessageStream(Stream):
     def collect(self) -> Value:
         """The answer as one message."""
         head, *pieces = self
-        return Message(head.code, head.reason, head.properties, ((DATA, b"".join([head.data, *pieces])),))
+        return joined(head, pieces)
+
+
+def joined(head: Message, pieces: Iterable[bytes]) -> Message:
+    """An answer in pieces as one message."""
+    return Message(head.code, head.reason, head.properties, ((DATA, b"".join([head.data, *pieces])),))
+
+
+async def collected(pieces: AsyncGenerator[Value]) -> Message:
+    """The answer of an asynchronous model as one message; raises what its generator does."""
+    async with contextlib.aclosing(pieces):
+        head = await anext(pieces)
+        return joined(head, [piece async for piece in pieces])

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
 from flowyard.engines import confinement, discovery, printed
-from flowyard.engines.base import Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
+from flowyard.engines.awaited import AwaitedBatches
+from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
@@ -133,9 +134,26 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
     measured = model if isinstance(model, MeasuredModel) else None
     _send_metrics(connection, measured)
-    while _serve_one(connection, model, memory, own=own, handlers=bool(load.handlers)):
-        _send_metrics(connection, measured)
+    awaited = _awaited(connection, model, memory, measured)
+    while _serve_one(connection, model, memory, awaited, own=own, handlers=bool(load.handlers)):
+        if awaited is None:
+            _send_metrics(connection, measured)
     return EXIT_DONE
+
+
+def _awaited(
+    connection: Connection, model: LoadedModel, memory: WorkerMemory | None, measured: MeasuredModel | None
+) -> AwaitedBatches | None:
+    """What computes the batches of an asynchronous model."""
+    if not isinstance(model, AsynchronousModel):
+        return None
+
+    def send_results(batch_id: int, outcomes: Sequence[Outcome], compute_s: float) -> None:
+        results, buffers = _results(outcomes, memory)
+        connection.send(frames.Results(batch_id, results, compute_s), buffers)
+        _send_metrics(connection, measured)
+
+    return AwaitedBatches(connection, model, encoded, send_results)
 
 
 def _send_metrics(connection: Connection, measured: MeasuredModel | None) -> None:
@@ -145,14 +163,24 @@ def _send_metrics(connection: Connection, measured: MeasuredModel | None) -> Non
         connection.send(frames.Metrics(tuple(samples)))
 
 
-def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory | None, *, own: bool, handlers: bool) -> bool:
-    """Computes one batch; its memory is free again when this returns. False at the end of the socket."""
+def _serve_one(
+    connection: Connection,
+    model: LoadedModel,
+    memory: WorkerMemory | None,
+    awaited: AwaitedBatches | None,
+    *,
+    own: bool,
+    handlers: bool,
+) -> bool:
+    """Computes one batch, or begins with it; its memory is free again when it is answered. False at the end of the socket."""
     received = connection.receive()
     if received is None:
         return False
     message, body = received
     if isinstance(message, frames.Credit | frames.Stop):
-        # For a stream that has ended meanwhile.
+        # Where batches are computed one by one it is for a stream that has ended meanwhile.
+        if awaited is not None:
+            awaited.heed(message)
         return True
     if isinstance(message, frames.Drop) and memory is not None:
         memory.drop(message.arenas)
@@ -161,7 +189,11 @@ def _serve_one(connection: Connection, model: LoadedModel, memory: WorkerMemory 
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
-    outcomes, compute_s, cpu_s = compute(model, _calls(message, body, memory, own=own, handlers=handlers))
+    calls = _calls(message, body, memory, own=own, handlers=handlers)
+    if awaited is not None:
+        awaited.begin(message, calls)
+        return True
+    outcomes, compute_s, cpu_s = compute(model, calls)
     _settle_streams(connection, message, outcomes)
     times = model.times if isinstance(model, FusedNodes) else ()
     results, buffers = _results(outcomes, memory)

@@ -131,7 +131,7 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit", gc=Fals
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop", gc=False):
-    """Server to worker: nobody wants the rest of this stream."""
+    """Server to worker: nobody wants the rest of this stream, or waits for this call, which is computed beside others."""
 
     batch_id: int
     place: int

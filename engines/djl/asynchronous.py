@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-import queue
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,85 +16,63 @@ from djl_python.outputs import Output
 from flowyard.engines.base import Outcome
 from flowyard.engines.djl.messages import NO_CONTENT, message_of
 from flowyard.engines.failures import describe, is_out_of_memory, log
-from flowyard.engines.messages import MessageStream
 from flowyard.schemas.errors import NodeError, OutOfMemoryError
 from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.values import Value
 
-#: Pieces of an answer that its generator may be ahead of whoever takes them.
-AHEAD = 16
+T = TypeVar("T")
 _END = object()
 _SHORT = struct.Struct(">h")
 _INT = struct.Struct(">i")
 
 
 class Background:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own.
+
+    Attributes:
+        loop: The loop.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="handlers", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="handlers", daemon=True)
         self._thread.start()
 
-    def start(self, function: Callable[[Any], Any], inputs: Any) -> Future[Any]:
-        """Calls a function on the loop; the future gets what it returns, awaited where that is awaitable."""
-        return asyncio.run_coroutine_threadsafe(_called(function, inputs), self._loop)
-
-    def run(self, function: Callable[[Any], Any], inputs: Any) -> Any:
-        """Calls a function on the loop and waits for it."""
-        return self.start(function, inputs).result()
-
-    def drain(self, pieces: AsyncIterator[Any], into: queue.Queue[Any]) -> Future[None]:
-        """Takes the pieces of an asynchronous generator into a queue; what it raises is put there too, then the end."""
-        return asyncio.run_coroutine_threadsafe(_drain(pieces, into), self._loop)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Waits for a coroutine that runs on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def close(self) -> None:
         """Ends the loop, if it has not ended yet."""
-        if self._loop.is_closed():
+        if self.loop.is_closed():
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
 
 
-async def _called(function: Callable[[Any], Any], inputs: Any) -> Any:
+async def called(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """What a function returns, awaited where that is awaitable."""
     result = function(inputs)
     return await result if inspect.isawaitable(result) else result
 
 
-async def _drain(pieces: AsyncIterator[Any], into: queue.Queue[Any]) -> None:
-    loop = asyncio.get_running_loop()
-    try:
-        async for piece in pieces:
-            await _put(loop, into, piece)
-    except Exception as error:  # noqa: BLE001 - whoever takes the pieces is told
-        await _put(loop, into, error)
-    finally:
-        await _put(loop, into, _END)
-
-
-async def _put(loop: asyncio.AbstractEventLoop, into: queue.Queue[Any], item: Any) -> None:
-    """Waits for room without holding up the loop."""
-    try:
-        into.put_nowait(item)
-    except queue.Full:
-        await loop.run_in_executor(None, into.put, item)
-
-
-def answer_of_task(task: Future[Any], background: Background) -> Outcome:
-    """The answer of an asynchronous handler: a message, or a stream of what it yields.
+async def answer_of_call(function: Callable[[Any], Any], inputs: Any) -> Outcome | AsyncGenerator[Value]:
+    """The answer of an asynchronous handler: a message, or what it yields.
 
     Args:
-        task: The call of the handler.
-        background: The loop that it runs on.
+        function: The handler.
+        inputs: Its argument.
     """
     try:
-        result = task.result()
-    except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+        result = await called(function, inputs)
+    except BaseException as error:
+        if is_cancelled():
+            raise
         return _failure(error)
-    if inspect.isasyncgen(result):
-        return YieldedOutputs(result, background)
+    if isinstance(result, AsyncGenerator):
+        return pieces_of(result)
     if result is None:
         return Message(NO_CONTENT, "No content")
     if not isinstance(result, Output):
@@ -104,6 +81,12 @@ def answer_of_task(task: Future[Any], background: Background) -> Outcome:
         return _failed(result.code, result.message)
     body, _ = _part(result)
     return body if isinstance(body, Message) else message_of(result, ((DATA, body),))
+
+
+def is_cancelled() -> bool:
+    """Whether nobody waits for the running task any more; a handler may also raise `CancelledError` of its own accord."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _failure(error: BaseException) -> Outcome:
@@ -150,49 +133,44 @@ def _decode(content: bytes) -> dict[str, str] | None:
     return dict(zip(texts[::2], texts[1::2], strict=True)) if count > 0 and at == len(content) else None
 
 
-class YieldedOutputs(MessageStream):
-    """What an asynchronous handler yields: first the properties of its first output, then the data of each."""
+async def pieces_of(outputs: AsyncGenerator[Any]) -> AsyncGenerator[Value]:
+    """What an asynchronous handler yields: first the properties of its first output, then the data of each.
 
-    def __init__(self, outputs: AsyncIterator[Any], background: Background) -> None:
-        self._items: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._held: bytes | None = None
-        self._begun = self._ended = False
-        self._draining = background.drain(outputs, self._items)
+    Raises:
+        NodeError: The handler raises, or an output tells of an error.
+    """
+    is_first = True
+    async with contextlib.aclosing(outputs):
+        while (output := await _next(outputs)) is not _END:
+            data, is_last = _piece(output)
+            if isinstance(data, Message) and is_first:
+                yield data
+                return
+            if isinstance(data, Message):
+                raise NodeError(data.data.decode())
+            if is_first:
+                yield message_of(output, ())
+            is_first = False
+            yield data
+            if is_last:
+                return
+    if is_first:
+        raise NodeError("the handler has yielded nothing")
 
-    def __next__(self) -> Value:
-        """The next piece; what the handler raises, or an output that tells of an error, is a `FlowyardError`."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
-        if self._ended:
-            raise StopIteration
-        item = self._items.get()
-        if item is _END:
-            raise StopIteration
-        if isinstance(item, BaseException):
-            log(item)
-            raise NodeError(describe(item))
-        return self._piece(item)
 
-    def _piece(self, output: Any) -> Value:
-        if not isinstance(output, Output):
-            raise NodeError(f"Invalid output type: {type(output)}")
-        if output.code >= 300:
-            raise NodeError(f"Async Inference Failure {output.message}")
-        data, self._ended = _part(output)
-        if isinstance(data, Message):
-            if not self._begun:
-                self._ended = True
-                return data
-            raise NodeError(data.data.decode())
-        if self._begun:
-            return data
-        self._begun = True
-        self._held = data
-        return message_of(output, ())
+async def _next(outputs: AsyncGenerator[Any]) -> Any:
+    try:
+        return await anext(outputs, _END)
+    except BaseException as error:
+        if is_cancelled():
+            raise
+        log(error)
+        raise NodeError(describe(error)) from None
 
-    def close(self) -> None:
-        """Ends the generator."""
-        self._draining.cancel()
-        while not self._items.empty():
-            self._items.get_nowait()
+
+def _piece(output: Any) -> tuple[bytes | Message, bool]:
+    if not isinstance(output, Output):
+        raise NodeError(f"Invalid output type: {type(output)}")
+    if output.code >= 300:
+        raise NodeError(f"Async Inference Failure {output.message}")
+    return _part(output)

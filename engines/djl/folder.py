@@ -30,6 +30,8 @@ MAX_SOURCE_BYTES = 4 << 20
 #: What DJL recognises an engine by, in its order (DJL §4.1).
 _FIRST = {"PyTorch": ".pt", "OnnxRuntime": ".onnx"}
 _ENGINES = {"python": "Python", "mpi": "Python"}
+#: Requests that a worker with an asynchronous handler has at the same time, where nothing says how many.
+AWAITED_AT_ONCE = 64
 #: Key of the file -> field of a `ModelSpec`.
 _NUMBERS = {
     "job_queue_size": "job_queue_size",
@@ -67,6 +69,27 @@ class DjlModel(msgspec.Struct, frozen=True, kw_only=True):
         """The value of `option.NAME`."""
         entry = self.properties.get(OPTION + name)
         return entry.value.strip() if entry is not None else default
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether its handler is awaited (DJL §7.1, `async_mode`)."""
+        return self.engine == "Python" and self.path != pretrained.MODULE and self.option("async_mode").lower() == "true"
+
+    def concurrency(self, batch_size: int) -> int:
+        """Most requests that one of its workers computes side by side, each answered when it is done; 1 where it takes batches.
+
+        Args:
+            batch_size: What it is registered with; with a handler that is awaited, more than one is meant for this.
+
+        Raises:
+            InvalidModelError: `option.max_rolling_batch_size` is no number that is allowed.
+        """
+        if not self.is_asynchronous:
+            return 1
+        entry = self.properties.get(OPTION + "max_rolling_batch_size")
+        if entry is not None and entry.value.strip():
+            return int(str(_number(entry, "batch_size")))
+        return batch_size if batch_size > 1 else AWAITED_AT_ONCE
 
     def loading_timeout_s(self) -> float | None:
         """How long loading may take, where the file says so.

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from djl_python.outputs import Output
-from flowyard.engines.base import Call, ModelSource, Outcome
-from flowyard.engines.djl.asynchronous import Background, answer_of_task
+from flowyard.engines.base import Call, ModelSource, Outcome, Stream
+from flowyard.engines.djl.asynchronous import Background, answer_of_call, called, is_cancelled
 from flowyard.engines.djl.folder import HANDLER, SKLEARN, SKLEARN_SUFFIXES
 from flowyard.engines.djl.messages import answer_of, answers_of_batch, batch_of, input_of, is_whole
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.imports import load_module, while_loading
+from flowyard.engines.messages import collected
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import EngineOutOfMemoryError, FlowyardError, InvalidInputError, InvalidModelError, OutOfMemoryError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.redaction import without_host_paths
+from flowyard.schemas.values import Value
 
 #: The status of an output that tells of too little memory.
 OUT_OF_MEMORY = 507
@@ -51,7 +54,8 @@ def load(source: ModelSource, device: Device) -> HandlerModel:
         module = load_module(ready_made, root) if ready_made else module
     if not callable(getattr(module, name, None)):
         raise InvalidModelError(f"{Path(source.path).name} has no function {name!r}; option.handler names another one")
-    model = HandlerModel(module, name, source, device)
+    is_async = source.properties.get("async_mode", "").strip().lower() == "true"
+    model = (AsyncHandlerModel if is_async else HandlerModel)(module, name, source, device)
     model.initialise(root)
     return model
 
@@ -81,8 +85,6 @@ class HandlerModel:
         self._trusted = source.spec.trusted
         self._shown = {"device_id": str(device.id), "cluster_size": 1, "model_dir": source.root}
         self._knows_batches = _mentions(module, _BATCH_WORDS)
-        is_async = source.properties.get("async_mode", "").strip().lower() == "true"
-        self._background = Background() if is_async else None
 
     def initialise(self, root: Path) -> None:
         """Calls the handler without content, as it expects before the first request.
@@ -110,8 +112,6 @@ class HandlerModel:
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch: in one call where the handler knows batches, else one by one."""
-        if self._background is not None:
-            return self._predict_together(self._background, batch)
         if len(batch) > 1 and self._knows_batches and not any(call.callee for call in batch):
             answers = self._predict_batch([_message(call) for call in batch])
             if answers is not None:
@@ -119,9 +119,7 @@ class HandlerModel:
         return [self._predict_one(call) for call in batch]
 
     def unload(self) -> None:
-        """Ends the event loop of asynchronous handlers."""
-        if self._background is not None:
-            self._background.close()
+        """Nothing is held but the module."""
 
     def _predict_one(self, call: Call) -> Outcome:
         name = call.callee or self._handler
@@ -141,25 +139,71 @@ class HandlerModel:
             return None
         return answers_of_batch(output, len(messages))
 
-    def _predict_together(self, background: Background, batch: Sequence[Call]) -> list[Outcome]:
-        """Awaits the handlers of all calls at the same time; calls of another function come first, and take no batch."""
-        name = self._handler
-        handler = getattr(self._module, name)
-        others = {place: self._predict_one(call) for place, call in enumerate(batch) if call.callee}
-        tasks = {
-            place: background.start(handler, batch_of([_message(call)], name, self._shown))
-            for place, call in enumerate(batch)
-            if not call.callee
-        }
-        return [others[place] if place in others else answer_of_task(tasks[place], background) for place in range(len(batch))]
-
-    def _invoke(self, name: str, inputs: Any) -> Any:
+    def _function(self, name: str) -> Callable[[Any], Any]:
         function = getattr(self._module, name, None)
         if not callable(function):
             raise InvalidInputError(f"the model has no function {name!r}")
-        if self._background is not None:
-            return self._background.run(function, inputs)
-        return function(inputs)
+        return cast("Callable[[Any], Any]", function)
+
+    def _invoke(self, name: str, inputs: Any) -> Any:
+        return self._function(name)(inputs)
+
+
+class AsyncHandlerModel(HandlerModel):
+    """A module whose handler is awaited, for many requests at the same time (DJL §7.1, `async_mode`).
+
+    Attributes:
+        loop: The event loop that everything of the module is called on.
+    """
+
+    def __init__(self, module: ModuleType, handler: str, source: ModelSource, device: Device) -> None:
+        """Takes a module, as its base does."""
+        super().__init__(module, handler, source, device)
+        self._background = Background()
+        self.loop = self._background.loop
+
+    async def answer(self, call: Call) -> Outcome | AsyncGenerator[Value]:
+        """Awaits the handler, which gets a batch of one, or another function of the module, which takes no batch."""
+        if call.callee:
+            return await self._answer_of_other(call)
+        try:
+            inputs = batch_of([_message(call)], self._handler, self._shown)
+        except FlowyardError as error:
+            return error
+        return await answer_of_call(self._function(self._handler), inputs)
+
+    async def _answer_of_other(self, call: Call) -> Outcome:
+        try:
+            inputs = input_of(_message(call), call.callee, self._shown)
+            answer = answer_of(await called(self._function(call.callee), inputs))
+            return answer.collect() if isinstance(answer, Stream) else answer
+        except BaseException as error:
+            if is_cancelled():
+                raise
+            return failure_of(error)
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        """Awaits the handlers of all calls at the same time, and what they yield."""
+        return self._background.run(self._answers(batch))
+
+    async def _answers(self, batch: Sequence[Call]) -> list[Outcome]:
+        return await asyncio.gather(*map(self._whole_answer, batch))
+
+    async def _whole_answer(self, call: Call) -> Outcome:
+        answer = await self.answer(call)
+        if not isinstance(answer, AsyncGenerator):
+            return answer
+        try:
+            return await collected(answer)
+        except FlowyardError as error:
+            return error
+
+    def unload(self) -> None:
+        """Ends the event loop."""
+        self._background.close()
+
+    def _invoke(self, name: str, inputs: Any) -> Any:
+        return self._background.run(called(self._function(name), inputs))
 
 
 def failure_of(error: BaseException) -> Outcome:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from flowyard.engines.djl.folder import DjlModel
 from flowyard.engines.torchserve.folder import MODEL_METRICS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
 from flowyard.platform.devices import cpu_count, parse_devices
@@ -170,4 +171,8 @@ def policy_of_handlers(policy: Policy, located: Located) -> Policy:
     if located.handlers == "djl" and not located.is_djl_handler:
         return policy
     timeout_error, died_error = _TOLD[located.handlers]
-    return msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
+    policy = msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
+    if not isinstance(located.described, DjlModel) or not located.described.is_asynchronous:
+        return policy
+    # What is awaited together shares no batch: there the slowest would hold the others.
+    return msgspec.structs.replace(policy, batch_size=1, concurrency=located.described.concurrency(policy.batch_size))

@@ -5,10 +5,35 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Literal, TypeAlias
 
-from flowyard.platform.workers.jobs import FOREVER, Job
+import msgspec
+
+from flowyard.platform.workers.jobs import Job
 from flowyard.schemas.devices import Device
 
 WorkerState: TypeAlias = Literal["starting", "idle", "busy", "configuring"]
+
+
+class Batch(msgspec.Struct, gc=False, eq=False):
+    """Jobs that a worker computes together; none where it makes a call that every worker has to make.
+
+    Attributes:
+        id: Its number.
+        jobs: The jobs.
+        since: When the worker began with it.
+        due: When it counts as hung.
+        abandoned: Whether the worker has been told that nobody waits for any of its jobs.
+    """
+
+    id: int
+    jobs: tuple[Job, ...]
+    since: float
+    due: float
+    abandoned: bool = False
+
+    @property
+    def retries(self) -> bool:
+        """Whether one of its jobs has cost a worker."""
+        return any(job.deaths for job in self.jobs)
 
 
 class Worker:
@@ -16,9 +41,10 @@ class Worker:
 
     Attributes:
         since: When it entered its state.
-        jobs: The batch it computes; `batch` is its number.
+        running: The batches it computes, by number; several at a time where handlers are asynchronous.
         ahead: The batch it has been sent ahead of time, and its number.
-        due: When the batch it computes counts as hung.
+        has_room: Whether it may be sent another batch.
+        culprit: The batch that it is killed for, 0 for none.
         loaded: Whether it has loaded the model; one that is `starting` then makes the calls that came before it.
         orders: Calls that it has to make before it takes another request, in order.
         retiring: Whether it ends after what it has.
@@ -27,16 +53,16 @@ class Worker:
 
     __slots__ = (
         "ahead",
-        "batch",
+        "culprit",
         "device",
-        "due",
+        "has_room",
         "id",
-        "jobs",
         "killed",
         "loaded",
         "orders",
         "ready_at",
         "retiring",
+        "running",
         "since",
         "state",
     )
@@ -47,10 +73,10 @@ class Worker:
         self.state: WorkerState = "starting"
         self.since = now
         self.ready_at = 0.0
-        self.batch = 0
-        self.jobs: tuple[Job, ...] = ()
+        self.running: dict[int, Batch] = {}
         self.ahead: tuple[int, tuple[Job, ...]] | None = None
-        self.due = FOREVER
+        self.has_room = False
+        self.culprit = 0
         self.loaded = False
         self.orders: deque[Any] = deque()
         self.retiring = False

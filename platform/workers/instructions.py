@@ -34,6 +34,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     outcome: Any
 
 
+class Abandon(msgspec.Struct, frozen=True, gc=False):
+    """Tell this worker that nobody waits any more for this job, which it computes beside others; `batch_done` still follows."""
+
+    worker: int
+    batch: int
+    place: int
+
+
 class Spawn(msgspec.Struct, frozen=True):
     """Start a worker on this device."""
 
@@ -68,4 +76,4 @@ class Closed(msgspec.Struct, frozen=True):
     """Everything is answered and every worker has been told to end."""
 
 
-Instruction: TypeAlias = Dispatch | Configure | Answer | Spawn | Retire | Kill | Started | StartFailed | Closed
+Instruction: TypeAlias = Dispatch | Configure | Answer | Abandon | Spawn | Retire | Kill | Started | StartFailed | Closed

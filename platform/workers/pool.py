@@ -20,6 +20,7 @@ from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.costs import CallCost
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
+    Abandon,
     Answer,
     Closed,
     Configure,
@@ -432,9 +433,9 @@ class ModelPool:
             return
         if job is None or job.item.on_chunk is None:
             # Answered before its first piece came: a worker that waited to send more would wait in vain.
-            process.stop_stream(batch, place)
+            process.stop(batch, place)
             return
-        self._streams[job] = functools.partial(process.stop_stream, batch, place)
+        self._streams[job] = functools.partial(process.stop, batch, place)
         job.item.on_chunk(piece, functools.partial(process.grant, batch, place, 1))
 
     def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
@@ -483,6 +484,8 @@ class ModelPool:
             case Configure(worker, batch, order):
                 self._configuring[worker] = (batch, order)
                 self._send(worker, batch, (order,))
+            case Abandon(worker, batch, place):
+                self._processes[worker].stop(batch, place)
             case Spawn(worker, device):
                 self._spawn(worker, device)
             case Retire(worker):

@@ -236,8 +236,8 @@ class WorkerProcess:
             self._ahead[batch, place] -= count
         self._channel.send(Credit(batch, place, count))
 
-    def stop_stream(self, batch: int, place: int) -> None:
-        """Ends a stream that nobody wants any more."""
+    def stop(self, batch: int, place: int) -> None:
+        """Ends a stream that nobody wants any more, or a job that is computed beside others."""
         self._channel.send(Stop(batch, place))
 
     @property

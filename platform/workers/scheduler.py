@@ -5,11 +5,13 @@ monotonic seconds), changes the state and returns what is to be done about it. `
 
 What holds after every event:
 - every job that was submitted gets exactly one `Answer`, now or after a later event;
-- an idle worker and a queued job do not stand side by side, unless the model batches by `fill` and the batch is not due;
+- a worker with room and a queued job do not stand side by side, unless the model batches by `fill` and the batch is not due;
 - a full batch may be sent to a busy worker ahead of time, so that its transfer overlaps the computation, but only while batches
   take a few milliseconds at most;
 - a job whose worker died is tried once more, alone, so that whoever killed the worker does not take its batch-mates along;
 - at most `job_queue_size` jobs wait;
+- a worker computes at most `concurrency` batches at a time; each is answered when it is done. One that is overdue is abandoned
+  first, and its worker killed only where that does not help; then nothing is held against the others that it computed;
 - an order (a call that changes what a worker answers, made by `spread`) is carried out once by every worker that is there, before
   it takes another request, and by every worker that starts later before it takes its first one, in the order they were made.
 
@@ -24,8 +26,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from flowyard.platform.workers.groups import Group, Worker
+from flowyard.platform.workers.groups import Batch, Group, Worker
 from flowyard.platform.workers.instructions import (
+    Abandon,
     Answer,
     Closed,
     Configure,
@@ -63,6 +66,8 @@ SCALE_UP_AFTER_S = 0.1
 #: does not matter, and what is with a worker cannot be taken back from it when its client goes away or another worker becomes
 #: idle.
 QUICK_S = 0.005
+#: Time that a worker has for ending a batch that is overdue, where it computes others that should not end with it.
+ABANDONED_S = 5.0
 #: Weight of the newest batch in the mean duration, and the mean before the first one.
 DURATION_WEIGHT = 0.2
 FIRST_DURATION_S = 1.0
@@ -78,13 +83,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Name of the model, for messages.
         batch_size: Most rows of one batch; a job is one row unless it says otherwise.
+        concurrency: Most batches that one worker computes at the same time: more than one where handlers are asynchronous.
         join_quick: Whether jobs share a batch only while batches are quick: the calls of functions, which do not gain by being
             computed together, but by being sent together.
         batch_delay_s: With `fill`, how long a batch waits for company.
         fill: Whether to wait for full batches.
         queue_size: Most jobs that wait.
         idle_s: A surplus worker is retired after being idle for so long.
-        timeout_s: A batch that computes for longer hangs: its worker is killed.
+        timeout_s: A batch that computes for longer hangs: its worker is killed. Where there may be others beside it, the worker
+            is first told to end it.
         timeout_error: What a request is told that has been computed for `timeout_s`, and is not tried again then; empty where
             `timeout_s` bounds the time since it was submitted, as its deadline does.
         died_error: What a request is told whose workers died; empty for our text, which says of what.
@@ -92,6 +99,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     batch_size: int = 1
+    concurrency: int = 1
     join_quick: bool = False
     batch_delay_s: float = 0.1
     fill: bool = False
@@ -122,7 +130,8 @@ class Scheduler:
         self._live: dict[Job, None] = {}
         self._orders: dict[str, Any] = {}
         self._workers: dict[int, Worker] = {}
-        self._idle: list[Worker] = []
+        #: Those that may be sent a batch.
+        self._with_room: list[Worker] = []
         self._drain_until = FOREVER
         self._room = self._surplus = False
         self._refused: Callable[[], FlowyardError] | None = None
@@ -147,7 +156,7 @@ class Scheduler:
             self._live[job] = None
             self._queue.add(job)
             self._wake(job.deadline)
-            if self._idle and self._queue.waiting >= self.policy.batch_size:
+            if self._with_room and self._queue.waiting >= self.policy.batch_size:
                 out += self._advance_queue(now)
         return out + self._advance_queue(now)
 
@@ -155,7 +164,7 @@ class Scheduler:
         """Nobody waits for this job any more. Its answer is a `ShutDownError` that nobody reads."""
         if job.answered:
             return []
-        out: list[Instruction] = [self._answer(job, ShutDownError("cancelled"))]
+        out: list[Instruction] = [*self._abandon(job), self._answer(job, ShutDownError("cancelled"))]
         self._queue.sweep()
         return out + self._advance_queue(now)
 
@@ -208,8 +217,8 @@ class Scheduler:
             if worker.id == done_by or not worker.loaded or worker.retiring or worker.killed:
                 continue
             worker.orders.append(order)
+            self._withhold(worker)
             if worker.state == "idle":
-                self._idle.remove(worker)
                 out.append(self._configure(worker, now))
         return out
 
@@ -228,32 +237,35 @@ class Scheduler:
         worker = self._configuring(worker_id, batch)
         if worker is None:
             return []
-        kill = Kill(worker_id, f"it cannot be brought to what the others are: {error}")
+        kill = self._kill(worker, f"it cannot be brought to what the others are: {error}")
         if worker.state == "starting":
             return [kill, *self.worker_failed(worker_id, error, now)]
-        worker.killed = True
         return [kill]
 
     def batch_done(self, worker_id: int, batch: int, outcomes: Sequence[Any], now: float) -> list[Instruction]:
         """A worker has computed a batch; one outcome per job, in order."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.state != "busy" or worker.batch != batch:
+        if worker is None or worker.state != "busy" or (done := worker.running.pop(batch, None)) is None:
             return []
-        if len(outcomes) != len(worker.jobs):
-            worker.killed = True
-            return [Kill(worker_id, f"it answered {len(outcomes)} of {len(worker.jobs)} requests")]
+        if len(outcomes) != len(done.jobs):
+            worker.running[batch] = done
+            worker.culprit = batch
+            return [self._kill(worker, f"it answered {len(outcomes)} of {len(done.jobs)} requests")]
         out: list[Instruction] = []
-        for job, outcome in zip(worker.jobs, outcomes, strict=True):
+        for job, outcome in zip(done.jobs, outcomes, strict=True):
             if not job.answered:
                 out.append(self._answer(job, outcome))
         group = self.groups[worker.device]
         # A worker that was there before says nothing about those that could not be started since.
         if group.failures and worker.ready_at > group.failed_at:
             group.failures = 0
-        self._duration_s += DURATION_WEIGHT * (now - worker.since - self._duration_s)
+        self._duration_s += DURATION_WEIGHT * (now - done.since - self._duration_s)
         # The next batch goes out before the answers are written: the worker computes meanwhile.
         if worker.ahead is not None:
             self._begin_ahead(worker, now)
+            return self._advance_queue(now) + out
+        if worker.running:
+            self._offer_rest(worker)
             return self._advance_queue(now) + out
         if worker.retiring:
             return self._set_idle(worker, now) + self._advance(now) + out
@@ -266,10 +278,12 @@ class Scheduler:
             The job, `None` when nobody waits for the piece any more.
         """
         worker = self._workers.get(worker_id)
-        if worker is None or worker.batch != batch or not 0 <= place < len(worker.jobs):
+        computed = worker.running.get(batch) if worker is not None else None
+        if computed is None or not 0 <= place < len(computed.jobs):
             return None
-        worker.due = now + self.policy.timeout_s
-        job = worker.jobs[place]
+        if not computed.abandoned:
+            computed.due = now + self.policy.timeout_s
+        job = computed.jobs[place]
         job.streamed = True
         return None if job.answered else job
 
@@ -289,9 +303,7 @@ class Scheduler:
     def end_leaving(self, reason: str) -> list[Instruction]:
         """Workers that are to end after what they have get no more time for it."""
         leaving = [worker for worker in self._workers.values() if worker.retiring and not worker.killed]
-        for worker in leaving:
-            worker.killed = True
-        return [Kill(worker.id, reason) for worker in leaving]
+        return [self._kill(worker, reason) for worker in leaving]
 
     def drain(self, until: float, now: float) -> list[Instruction]:
         """The model is going away: finish what was accepted, by `until` at the latest."""
@@ -307,12 +319,10 @@ class Scheduler:
         self.wake_at = FOREVER
         out = self._expire(now)
         for worker in self._workers.values():
-            if worker.due <= now:
-                worker.due = FOREVER
-                worker.killed = True
-                out += self._timed_out(worker)
-                out.append(Kill(worker.id, f"no answer within {self.policy.timeout_s:g} s"))
-            self._wake(worker.due)
+            for batch in worker.running.values():
+                if batch.due <= now:
+                    out += self._end_overdue(worker, batch, now)
+                self._wake(batch.due)
         if self.phase == "draining":
             if now >= self._drain_until:
                 return out + self._close()
@@ -324,7 +334,8 @@ class Scheduler:
     def computing(self, worker_id: int, batch: int) -> tuple[Job, ...]:
         """The jobs of a batch that a worker computes now, none when it does not."""
         worker = self._workers.get(worker_id)
-        return worker.jobs if worker is not None and worker.batch == batch else ()
+        computed = worker.running.get(batch) if worker is not None else None
+        return computed.jobs if computed is not None else ()
 
     @property
     def queue_length(self) -> int:
@@ -382,18 +393,36 @@ class Scheduler:
         for job in list(self._live):
             if job.deadline <= now:
                 waited = "in the queue" if job.queued else "in computation"
+                out += self._abandon(job)
                 out.append(self._answer(job, DeadlineError(f"Deadline exceeded {waited}: {self.policy.name}")))
             elif job.deadline < earliest:
                 earliest = job.deadline
         self._wake(earliest)
         return out
 
-    def _timed_out(self, worker: Worker) -> list[Instruction]:
-        """Answers the jobs of a worker that computes for too long, where they are not to be tried again."""
-        if not self.policy.timeout_error:
+    def _end_overdue(self, worker: Worker, batch: Batch, now: float) -> list[Instruction]:
+        """Ends a batch that computes for too long, and its worker where it computes nothing else or does not let go of it."""
+        out: list[Instruction] = []
+        has_company = self.policy.concurrency > 1
+        reason = f"no answer within {self.policy.timeout_s:g} s"
+        if self.policy.timeout_error or has_company:
+            # They are not to be tried again.
+            late = [job for job in batch.jobs if not job.answered]
+            out += [self._answer(job, WorkerDiedError(self.policy.timeout_error or reason)) for job in late]
+        if has_company and not batch.abandoned and not worker.killed:
+            batch.abandoned = True
+            batch.due = now + ABANDONED_S
+            return out + [Abandon(worker.id, batch.id, place) for place in range(len(batch.jobs))]
+        batch.due = FOREVER
+        worker.culprit = worker.culprit or batch.id
+        return [*out, self._kill(worker, reason)]
+
+    def _abandon(self, job: Job) -> list[Instruction]:
+        """Tells the worker that computes a job beside others that nobody waits for it; one that computes it alone may end it."""
+        worker = self._workers.get(job.worker)
+        if worker is None or self.policy.concurrency == 1:
             return []
-        late = [job for job in worker.jobs if not job.answered]
-        return [self._answer(job, WorkerDiedError(self.policy.timeout_error)) for job in late]
+        return [Abandon(worker.id, batch.id, batch.jobs.index(job)) for batch in worker.running.values() if job in batch.jobs]
 
     def _batch_is_due(self, head: Job, now: float) -> bool:
         policy = self.policy
@@ -418,8 +447,8 @@ class Scheduler:
         share = -(-self._queue.waiting // max(1, len(self._idle)))
         return min(self.policy.batch_size, max(SHARED_FROM, share))
 
-    def _take_batch(self, now: float) -> tuple[tuple[Job, ...], list[Instruction]]:
-        """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker goes alone."""
+    def _take_batch(self, now: float, *, may_retry: bool = True) -> tuple[tuple[Job, ...], list[Instruction]]:
+        """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker alone, if at all."""
         jobs: list[Job] = []
         expired: list[Instruction] = []
         room = self._batch_size()
@@ -427,7 +456,7 @@ class Scheduler:
             if job.deadline <= now:
                 expired.append(self._answer(job, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
                 continue
-            if jobs and (job.deaths or job.rows > room):
+            if (jobs and (job.deaths or job.rows > room)) or (job.deaths and not may_retry):
                 break
             self._queue.pop()
             room -= job.rows
@@ -444,9 +473,9 @@ class Scheduler:
             return self._advance(now)
         out = self._dispatch(now)
         if self._queue.waiting:
-            if self._room and not self._idle:
+            if self._room:
                 out += self._scale_up(now)
-        elif self._surplus and self._idle:
+        elif self._surplus and self._with_room:
             self._wake(now + self.policy.idle_s)
         return out
 
@@ -479,26 +508,38 @@ class Scheduler:
 
     def _dispatch(self, now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        while self._idle and (head := self._queue.head()) is not None and self._batch_is_due(head, now):
-            jobs, expired = self._take_batch(now)
+        while (
+            self._with_room
+            and (head := self._queue.head()) is not None
+            and self._batch_is_due(head, now)
+            and (worker := self._worker_for(head)) is not None
+        ):
+            jobs, expired = self._take_batch(now, may_retry=not worker.running)
             out += expired
             if jobs:
-                # The worker that became idle last is the warmest; the others get the chance to be retired.
-                out.append(self._send(self._idle.pop(), jobs, now))
-        if self._queue.waiting >= self.policy.batch_size and not self._idle and self.phase == "serving":
+                out.append(self._send(worker, jobs, now))
+        if self._queue.waiting >= self.policy.batch_size and not self._with_room and self.phase == "serving":
             self._dispatch_ahead(now, out)
         return out
 
+    def _worker_for(self, job: Job) -> Worker | None:
+        """The worker that gets the next batch, which begins with this job; `None` where it has to wait."""
+        if self.policy.concurrency == 1:
+            # The worker that became idle last is the warmest; the others get the chance to be retired.
+            return self._with_room[-1] if self._with_room else None
+        candidates = [worker for worker in self._with_room if not worker.running] if job.deaths else self._with_room
+        return min(candidates, key=lambda worker: len(worker.running), default=None)
+
     def _dispatch_ahead(self, now: float, out: list[Instruction]) -> None:
         """Sends full batches to busy workers, one each: they gain nothing by waiting here."""
-        if self._duration_s > QUICK_S:
+        if self._duration_s > QUICK_S or self.policy.concurrency > 1:
             return
         for worker in self._workers.values():
             if self._queue.waiting < self.policy.batch_size:
                 return
             if worker.state != "busy" or worker.ahead is not None or worker.retiring or worker.killed or worker.orders:
                 continue
-            if any(job.deaths for job in worker.jobs) or self._queue.retries:
+            if any(batch.retries for batch in worker.running.values()) or self._queue.retries:
                 continue
             jobs, expired = self._take_batch(now)
             out += expired
@@ -516,32 +557,63 @@ class Scheduler:
         self._compute(worker, batch, jobs, now)
 
     def _send(self, worker: Worker, jobs: tuple[Job, ...], now: float) -> Dispatch:
-        self._compute(worker, next(self._batch_ids), jobs, now)
-        return Dispatch(worker.id, worker.batch, jobs)
+        batch = next(self._batch_ids)
+        self._compute(worker, batch, jobs, now)
+        # One that has cost a worker is computed alone.
+        if len(worker.running) >= self.policy.concurrency or jobs[0].deaths:
+            self._withhold(worker)
+        return Dispatch(worker.id, batch, jobs)
 
     def _compute(self, worker: Worker, batch: int, jobs: tuple[Job, ...], now: float) -> None:
         worker.state = "busy"
         worker.since = now
-        worker.batch = batch
-        worker.jobs = jobs
-        worker.due = now + self.policy.timeout_s
-        self._wake(worker.due)
+        self._begin(worker, batch, jobs, now)
         for job in jobs:
             job.dispatched = now
             job.worker = worker.id
 
+    def _begin(self, worker: Worker, batch: int, jobs: tuple[Job, ...], now: float) -> None:
+        due = now + self.policy.timeout_s
+        worker.running[batch] = Batch(batch, jobs, now, due)
+        self._wake(due)
+
     def _set_idle(self, worker: Worker, now: float) -> list[Instruction]:
         worker.state = "idle"
         worker.since = now
-        worker.jobs = ()
-        worker.due = FOREVER
+        worker.running.clear()
         if worker.retiring:
             self._forget(worker.id)
             return [Retire(worker.id)]
         if worker.orders:
             return [self._configure(worker, now)]
-        self._idle.append(worker)
+        if not worker.killed:
+            self._offer(worker)
         return []
+
+    def _offer(self, worker: Worker) -> None:
+        """A worker may be sent a batch."""
+        if not worker.has_room:
+            worker.has_room = True
+            self._with_room.append(worker)
+
+    def _offer_rest(self, worker: Worker) -> None:
+        """A worker has ended one of its batches, and may be sent another beside the others unless it is to do something else."""
+        if not (worker.retiring or worker.killed or worker.orders):
+            self._offer(worker)
+
+    def _withhold(self, worker: Worker) -> None:
+        """A worker may not be sent a batch, for now or for good."""
+        if worker.has_room:
+            worker.has_room = False
+            if self._with_room[-1] is worker:
+                self._with_room.pop()
+            else:
+                self._with_room.remove(worker)
+
+    def _kill(self, worker: Worker, reason: str) -> Kill:
+        worker.killed = True
+        self._withhold(worker)
+        return Kill(worker.id, reason)
 
     def _begin_serving(self, worker: Worker, now: float) -> list[Instruction]:
         """Takes a worker into service once it has made the calls that came before it."""
@@ -556,15 +628,14 @@ class Scheduler:
         if worker.state != "starting":
             worker.state = "configuring"
         worker.since = now
-        worker.batch = next(self._batch_ids)
-        worker.due = now + self.policy.timeout_s
-        self._wake(worker.due)
-        return Configure(worker.id, worker.batch, worker.orders.popleft())
+        batch = next(self._batch_ids)
+        self._begin(worker, batch, (), now)
+        return Configure(worker.id, batch, worker.orders.popleft())
 
     def _configuring(self, worker_id: int, batch: int) -> Worker | None:
         """The worker that makes such a call in this batch."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.batch != batch or worker.killed or worker.state not in ("starting", "configuring"):
+        if worker is None or batch not in worker.running or worker.killed or worker.state not in ("starting", "configuring"):
             return None
         return worker
 
@@ -599,6 +670,7 @@ class Scheduler:
         out: list[Instruction] = []
         for worker in sorted(staying, key=lambda worker: order[worker.state])[:count]:
             worker.retiring = True
+            self._withhold(worker)
             if worker.state == "idle":
                 self._forget(worker.id)
                 out.append(Retire(worker.id))
@@ -625,14 +697,13 @@ class Scheduler:
         if worker is None:
             return None
         self.groups[worker.device].workers.pop(worker_id, None)
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self._withhold(worker)
         return worker
 
     def _scale_up(self, now: float) -> list[Instruction]:
         """One more worker when jobs wait too long and none is on its way."""
         head = self._queue.head()
-        if head is None or self._idle or any(worker.state == "starting" for worker in self._workers.values()):
+        if head is None or self._worker_for(head) or any(worker.state == "starting" for worker in self._workers.values()):
             return []
         groups = [group for group in self.groups.values() if group.staying() < group.max]
         if not groups:
@@ -646,9 +717,9 @@ class Scheduler:
     def _scale_down(self, now: float) -> list[Instruction]:
         """Retires surplus workers that have been idle for long enough, the longest idle first."""
         out: list[Instruction] = []
-        for worker in list(self._idle):
+        for worker in list(self._with_room):
             group = self.groups[worker.device]
-            if group.staying() <= group.min:
+            if worker.running or group.staying() <= group.min:
                 continue
             due = worker.since + self.policy.idle_s
             if due > now:
@@ -689,14 +760,16 @@ class Scheduler:
                 if not job.answered:
                     self._queue.add_first(job)
             self._drop_ahead(worker)
-        for job in reversed(worker.jobs):
-            if job.answered:
-                continue
-            job.deaths += 1
-            if job.deaths > 1 or job.streamed:
-                out.append(self._answer(job, self._died(reason)))
-            else:
-                self._queue.add_first(job)
+        for batch in reversed(worker.running.values()):
+            for job in reversed(batch.jobs):
+                if job.answered:
+                    continue
+                # Where it is known which batch has cost the worker, nothing is held against the others.
+                job.deaths += worker.culprit in (0, batch.id)
+                if job.deaths > 1 or job.streamed:
+                    out.append(self._answer(job, self._died(reason)))
+                else:
+                    self._queue.add_first(job)
         return out
 
     def _count_failure(self, worker: Worker, now: float) -> None:

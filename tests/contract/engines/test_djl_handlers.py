@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import textwrap
@@ -350,14 +351,66 @@ def test_asynchronous_handlers_of_a_batch_are_awaited_together(load):
 
 def test_asynchronous_streams_and_failures(load):
     model = load(ASYNC, {"async_mode": "true"})
-    stream, failed, code, plain = model.predict([call(b"2"), call(b"fail"), call(b"code"), call(b"plain")])
-    head, *pieces = stream
-    assert head.get("content-type") == "application/jsonlines"
-    assert pieces == [b'{"n": 0}\n', b'{"n": 1}\n']
+    whole, failed, code, plain = model.predict([call(b"2"), call(b"fail"), call(b"code"), call(b"plain")])
+    assert (whole.get("content-type"), whole.data) == ("application/jsonlines", b'{"n": 0}\n{"n": 1}\n')
     assert (failed.code, json.loads(failed.data)["message"]) == (424, "Async Inference Failure invoke handler failure")
     assert json.loads(failed.data)["error"] == "no"
     assert (code.code, json.loads(code.data)["error"]) == (400, "bad")
     assert plain.data == b"as it is"
+
+
+YIELDING = """
+from djl_python import Output
+from djl_python.async_utils import create_stream_chunk_output
+
+async def handle(batch):
+    if batch.is_empty():
+        return None
+    (inputs,) = batch.get_batches()
+    return pieces(inputs.get_as_string())
+
+async def pieces(what):
+    if what == "nothing":
+        return
+    if what == "bad first":
+        yield Output().error("bad", 400)
+    yield create_stream_chunk_output("one", False)
+    if what == "fails":
+        raise SystemExit("no")
+    yield {"bad later": Output().error("bad", 400), "a number": 7}.get(what, create_stream_chunk_output("two", True))
+    yield create_stream_chunk_output("never", True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "pieces", "failure"),
+    [
+        ("well", [b"one\n", b"two\n"], None),
+        ("nothing", None, "yielded nothing"),
+        ("fails", [b"one\n"], "no"),
+        ("bad first", None, "Async Inference Failure"),
+        ("bad later", [b"one\n"], "Async Inference Failure"),
+        ("a number", [b"one\n"], "Invalid output type: <class 'int'>"),
+    ],
+)
+def test_what_asynchronous_handlers_yield(load, what, pieces, failure):
+    model = load(YIELDING, {"async_mode": "true"})
+    received = []
+
+    async def take():
+        answer = await model.answer(call(what.encode()))
+        while (piece := await anext(answer, None)) is not None:
+            received.append(piece)
+
+    raised = None
+    try:
+        asyncio.run_coroutine_threadsafe(take(), model.loop).result(20)
+    except NodeError as error:
+        raised = error
+    assert (raised is None) is (failure is None), received
+    assert failure is None or failure in str(raised)
+    assert received[1:] == (pieces or [])
+    assert bool(received) is (pieces is not None)
 
 
 def test_the_loop_of_asynchronous_handlers_ends_with_the_model(load):

@@ -7,9 +7,21 @@ import itertools
 import pytest
 
 from flowyard.platform.workers.groups import Group
-from flowyard.platform.workers.instructions import Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, Started, StartFailed
+from flowyard.platform.workers.instructions import (
+    Abandon,
+    Answer,
+    Closed,
+    Configure,
+    Dispatch,
+    Kill,
+    Retire,
+    Spawn,
+    Started,
+    StartFailed,
+)
 from flowyard.platform.workers.jobs import PRIORITY_STEP_S, SWEEP_AT, Job
 from flowyard.platform.workers.scheduler import (
+    ABANDONED_S,
     BACKOFF_S,
     CRASH_LOOP,
     QUICK_S,
@@ -169,7 +181,7 @@ class TestDispatch:
             now += QUICK_S / 10
             (worker,) = scheduler.workers
             scheduler.submit([Job("x"), Job("y")], now)
-            scheduler.batch_done(1, worker.batch, ["x"], now)
+            scheduler.batch_done(1, next(iter(worker.running)), ["x"], now)
         assert next(iter(scheduler.workers)).ahead is not None
 
     def test_calls_of_functions_share_a_batch_only_while_they_are_quick(self):
@@ -228,6 +240,125 @@ class TestDispatch:
         scheduler = serving(batch_size=2)
         sent = only(scheduler.submit([Job("a")], 1), Dispatch)
         assert kinds(scheduler.batch_done(1, sent.batch, [], 2)) == [Kill]
+
+
+class TestConcurrency:
+    """Several batches in one worker, each answered when it is done."""
+
+    def sent(self, scheduler, *names, now=1, **job):
+        jobs = [Job(name, **job) for name in names]
+        return jobs, [item for item in scheduler.submit(jobs, now) if isinstance(item, Dispatch)]
+
+    def test_a_slow_one_does_not_hold_the_others(self):
+        scheduler = serving(concurrency=3)
+        (slow, *_), sent = self.sent(scheduler, "slow", "a", "b", "c")
+        assert [dispatch.worker for dispatch in sent] == [1, 1, 1]
+        assert [job.item for dispatch in sent for job in dispatch.jobs] == ["slow", "a", "b"]
+        out = scheduler.batch_done(1, sent[1].batch, ["A"], 2)
+        assert [job.item for job in only(out, Dispatch).jobs] == ["c"]
+        assert only(out, Answer).outcome == "A"
+        assert outcome_of(scheduler.batch_done(1, sent[2].batch, ["B"], 2), sent[2].jobs[0]) == "B"
+        assert outcome_of(scheduler.batch_done(1, sent[0].batch, ["S"], 9), slow) == "S"
+
+    def test_the_least_busy_worker_is_next(self):
+        scheduler = serving(2, concurrency=2)
+        _, sent = self.sent(scheduler, *"abcde")
+        assert sorted(dispatch.worker for dispatch in sent[:2]) == [1, 2]
+        assert sorted(dispatch.worker for dispatch in sent[2:]) == [1, 2]
+        assert scheduler.queue_length == 1
+
+    def test_a_worker_that_has_something_to_do_is_not_idle(self):
+        scheduler = serving(0, 1, concurrency=2, idle_s=5)
+        jobs = [Job("a"), Job("b")]
+        worker = only(scheduler.submit(jobs, 0), Spawn).worker
+        sent = [item for item in scheduler.worker_ready(worker, 1) if isinstance(item, Dispatch)]
+        scheduler.batch_done(worker, sent[0].batch, ["A"], 2)
+        assert scheduler.tick(10) == []
+        scheduler.batch_done(worker, sent[1].batch, ["B"], 11)
+        assert scheduler.tick(16) == [Retire(worker)]
+
+    def test_each_is_tried_once_more_alone_when_their_worker_dies(self):
+        scheduler = serving(concurrency=3)
+        (done, first, second), sent = self.sent(scheduler, "done", "first", "second")
+        scheduler.batch_done(1, sent[0].batch, ["D"], 2)
+        spawned = only(scheduler.worker_died(1, "killed", 3), Spawn).worker
+        later = Job("later")
+        scheduler.submit([later], 3)
+        again = only(scheduler.worker_ready(spawned, 4), Dispatch)
+        assert again.jobs == (first,)
+        out = scheduler.batch_done(spawned, again.batch, ["F"], 5)
+        alone = only(out, Dispatch)
+        assert alone.jobs == (second,)
+        out = scheduler.worker_died(spawned, "killed", 6)
+        assert isinstance(outcome_of(out, second), WorkerDiedError)
+        scheduler.tick(7.5)
+        assert only(scheduler.worker_ready(3, 8), Dispatch).jobs == (later,)
+        assert done.answered
+
+    def test_one_that_has_cost_a_worker_waits_for_one_with_nothing_to_do(self):
+        scheduler = serving(2, concurrency=2)
+        _, sent = self.sent(scheduler, "a", "b")
+        scheduler.worker_died(sent[0].worker, "killed", 2)
+        other = sent[1]
+        assert scheduler.queue_length == 1
+        new = Job("new")
+        assert Dispatch not in kinds(scheduler.submit([new], 2))
+        out = scheduler.batch_done(other.worker, other.batch, ["B"], 3)
+        assert only(out, Dispatch).jobs == sent[0].jobs
+
+    def test_who_is_cancelled_or_late_is_abandoned(self):
+        scheduler = serving(concurrency=3)
+        (cancelled, late, queued), sent = self.sent(scheduler, "cancelled", "late", "x", now=0)
+        late.deadline = 5
+        out = scheduler.cancel(cancelled, 1)
+        assert only(out, Abandon) == Abandon(1, sent[0].batch, 0)
+        out = scheduler.tick(5)
+        assert only(out, Abandon) == Abandon(1, sent[1].batch, 0)
+        assert isinstance(outcome_of(out, late), DeadlineError)
+        assert scheduler.batch_done(1, sent[0].batch, ["C"], 6) == []
+        assert Abandon not in kinds(serving(concurrency=3).cancel(queued, 1))
+
+    def test_one_that_takes_too_long_is_abandoned_before_its_worker_is_killed(self):
+        scheduler = serving(concurrency=3, timeout_s=10, timeout_error="too long")
+        (slow,), (first,) = self.sent(scheduler, "slow", now=0)
+        (mate, stream), (second, third) = self.sent(scheduler, "mate", "stream", now=6)
+        out = scheduler.tick(10)
+        assert str(outcome_of(out, slow)) == "too long"
+        assert [item for item in out if not isinstance(item, Answer)] == [Abandon(1, first.batch, 0)]
+        assert scheduler.chunk(1, first.batch, 0, 10) is None
+        scheduler.chunk(1, third.batch, 0, 10)
+        out = scheduler.tick(10 + ABANDONED_S)
+        assert kinds(out) == [Kill]
+        out = scheduler.worker_died(1, "killed", 15)
+        assert mate.deaths == 0
+        assert isinstance(outcome_of(out, stream), WorkerDiedError)
+        assert second.jobs == (mate,)
+
+    def test_one_that_lets_go_in_time_costs_no_worker(self):
+        scheduler = serving(concurrency=2, timeout_s=10, timeout_error="too long")
+        _, (sent,) = self.sent(scheduler, "slow", now=0)
+        scheduler.tick(10)
+        scheduler.batch_done(1, sent.batch, ["cancelled"], 10.1)
+        assert Kill not in kinds(scheduler.tick(30))
+
+    def test_a_call_for_every_worker_waits_until_it_has_nothing_else_to_do(self):
+        scheduler = serving(concurrency=2)
+        _, sent = self.sent(scheduler, "a")
+        assert scheduler.spread("k", "order", None, 1) == []
+        (waiting,), none = self.sent(scheduler, "b", now=1)
+        assert none == []
+        order = only(scheduler.batch_done(1, sent[0].batch, ["A"], 2), Configure)
+        assert only(scheduler.configured(1, order.batch, 3), Dispatch).jobs == (waiting,)
+
+    def test_a_worker_that_leaves_takes_nothing_more(self):
+        scheduler = serving(2, concurrency=2)
+        _, sent = self.sent(scheduler, "a", "b")
+        scheduler.scale(1, 1, 1)
+        (leaving,) = [worker.id for worker in scheduler.workers if worker.retiring]
+        _, further = self.sent(scheduler, "c", "d", now=2)
+        assert [dispatch.worker for dispatch in further] == [3 - leaving]
+        batch = next(dispatch.batch for dispatch in sent if dispatch.worker == leaving)
+        assert Retire(leaving) in scheduler.batch_done(leaving, batch, ["x"], 3)
 
 
 class TestFill:
@@ -437,7 +568,7 @@ class TestScale:
         spawn = only(scheduler.tick(2), Spawn)
         scheduler.worker_ready(spawn.worker, 3)
         for worker in list(scheduler.workers):
-            scheduler.batch_done(worker.id, worker.batch, ["done"], 4)
+            scheduler.batch_done(worker.id, next(iter(worker.running)), ["done"], 4)
         assert scheduler.wake_at <= 14
         assert kinds(scheduler.tick(14)) == [Retire]
         assert scheduler.tick(100) == []

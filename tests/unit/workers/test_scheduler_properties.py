@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowyard.platform.workers.groups import Group
-from flowyard.platform.workers.instructions import Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, StartFailed
+from flowyard.platform.workers.instructions import Abandon, Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, StartFailed
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.scheduler import Policy, Scheduler
 from flowyard.schemas.devices import CPU, Device
@@ -30,8 +30,17 @@ EVENTS = st.tuples(
 class World:
     """Plays the processes: knows which workers exist and what they compute, and holds the promises against the scheduler."""
 
-    def __init__(self, low: int, high: int, devices: int, batch_size: int, fill: bool) -> None:
-        policy = Policy(name="m", batch_size=batch_size, fill=fill, batch_delay_s=0.1, queue_size=5, timeout_s=10, idle_s=1)
+    def __init__(self, low: int, high: int, devices: int, batch_size: int, fill: bool, concurrency: int = 1) -> None:
+        policy = Policy(
+            name="m",
+            batch_size=batch_size,
+            concurrency=concurrency,
+            fill=fill,
+            batch_delay_s=0.1,
+            queue_size=5,
+            timeout_s=10,
+            idle_s=1,
+        )
         groups = [Group(device, low, high) for device in (CPU, Device("gpu", 0))[:devices]]
         self.scheduler = Scheduler(policy, groups, itertools.count(1))
         self.scheduler._duration_s = 0.0
@@ -47,26 +56,39 @@ class World:
         self.standing: dict[str, object] = {}
         self.orders = itertools.count(1)
         self.jobs: list[Job] = []
+        self.abandoned: list[Job] = []
         self.outcomes: dict[Job, list[object]] = {}
         self.closed = False
         self.carry_out(self.scheduler.start(0))
 
     def carry_out(self, instructions: list[object]) -> None:
+        policy = self.scheduler.policy
         for item in instructions:
             match item:
                 case Spawn(worker):
                     assert not self.closed
                     self.starting.append(worker)
                 case Dispatch(worker, _, jobs):
-                    assert worker in self.idle or len(self.busy[worker]) == 1
+                    running = self.busy.get(worker, [])
+                    assert worker in self.idle or 0 < len(running) < max(2, policy.concurrency)
                     assert 0 < len(jobs) <= self.scheduler.policy.batch_size
                     assert not any(self.outcomes[job] for job in jobs)
                     assert all(job.deadline > self.now for job in jobs)
                     assert len(jobs) == 1 or not any(job.deaths for job in jobs)
-                    assert worker in self.idle or not (self.idle or jobs[0].deaths)
+                    assert worker in self.idle or not jobs[0].deaths
+                    if policy.concurrency == 1:
+                        assert worker in self.idle or not self.idle
+                    else:
+                        assert not any(job.deaths for sent in running for job in sent.jobs)
+                        others = [len(sent) for other, sent in self.busy.items() if self.has_room(other)]
+                        assert len(running) <= min([0] if self.idle else others)
                     assert self.done_orders[worker] == self.due_orders[worker]
                     self.idle.discard(worker)
                     self.busy.setdefault(worker, []).append(item)
+                case Abandon(worker, batch, place):
+                    assert policy.concurrency > 1
+                    (sent,) = (sent for sent in self.busy[worker] if sent.batch == batch)
+                    self.abandoned.append(sent.jobs[place])
                 case Configure(worker):
                     assert worker not in self.busy
                     assert worker not in self.configuring
@@ -83,7 +105,16 @@ class World:
                     self.kill(worker)
                 case StartFailed() | Closed():
                     self.closed = True
+        # Who is told that nobody waits for a job is told the truth.
+        assert all(self.outcomes[job] for job in self.abandoned)
         self.check()
+
+    def has_room(self, worker: int) -> bool:
+        """Whether a busy worker is to be sent more, as far as that can be seen from outside."""
+        sent = self.busy[worker]
+        known = self.scheduler._workers[worker]
+        withheld = known.retiring or known.killed or known.orders or any(job.deaths for one in sent for job in one.jobs)
+        return len(sent) < self.scheduler.policy.concurrency and not withheld
 
     def kill(self, worker: int) -> None:
         if worker in self.starting:
@@ -97,7 +128,8 @@ class World:
     def check(self) -> None:
         scheduler = self.scheduler
         policy = scheduler.policy
-        ahead = [job for batches in self.busy.values() for sent in batches[1:] for job in sent.jobs]
+        batches_ahead = [sent for batches in self.busy.values() for sent in batches[1:]] if policy.concurrency == 1 else []
+        ahead = [job for sent in batches_ahead for job in sent.jobs]
         if not self.dying:
             assert scheduler.queue_length == sum(job.queued for job in self.jobs) + len(ahead)
         # What was being computed comes back when its worker dies; it has been accepted and is not refused then.
@@ -107,6 +139,8 @@ class World:
             assert group.staying() <= group.max
         if scheduler.phase == "serving" and not policy.fill and not self.dying:
             assert not (scheduler.queue_length > len(ahead) and self.idle)
+            if policy.concurrency > 1 and not any(job.queued and job.deaths for job in self.jobs):
+                assert not (scheduler.queue_length and any(map(self.has_room, self.busy)))
         waiting = [job for job in self.jobs if not self.outcomes[job]]
         assert all(
             job.queued or any(job in sent.jobs for batches in self.busy.values() for sent in batches) or self.dying
@@ -179,7 +213,9 @@ class World:
     def done(self, pick: int) -> None:
         if self.busy:
             worker = sorted(self.busy)[pick % len(self.busy)]
-            sent = self.busy[worker].pop(0)
+            # Batches that are computed beside each other end in any order.
+            last = len(self.busy[worker]) if self.scheduler.policy.concurrency > 1 else 1
+            sent = self.busy[worker].pop(pick % last)
             if not self.busy[worker]:
                 del self.busy[worker]
                 self.idle.add(worker)
@@ -215,10 +251,11 @@ class World:
     devices=st.integers(1, 2),
     batch_size=st.integers(1, 4),
     fill=st.booleans(),
+    concurrency=st.sampled_from([1, 1, 2, 3]),
     events=st.lists(EVENTS, max_size=60),
 )
-def test_every_request_gets_one_answer_whatever_happens(low, extra, devices, batch_size, fill, events):
-    world = World(low, low + extra, devices, batch_size, fill)
+def test_every_request_gets_one_answer_whatever_happens(low, extra, devices, batch_size, fill, concurrency, events):
+    world = World(low, low + extra, devices, batch_size, fill, concurrency)
     for kind, pick, pause_s in events:
         world.now += pause_s
         getattr(world, kind)(pick)
