@@ -6,6 +6,9 @@ Not imported by the server.
 from __future__ import annotations
 
 from flowyard.platform.client.answers import (
+    Adapter,
+    AdapterPage,
+    Change,
     Device,
     Health,
     Model,
@@ -57,13 +60,16 @@ from flowyard.platform.client.errors import (
     UnreachableError,
 )
 from flowyard.platform.client.pieces import Event
-from flowyard.platform.client.predictions import Job, Prediction, PredictOptions
+from flowyard.platform.client.predictions import Job, JobResult, Prediction, PredictOptions
 from flowyard.platform.client.timing import Span
 from flowyard.platform.client.uploads import Sent
 
 __all__ = [
+    "Adapter",
+    "AdapterPage",
     "AsyncClient",
     "AsyncPieces",
+    "Change",
     "Client",
     "ClientError",
     "ConflictError",
@@ -81,6 +87,7 @@ __all__ = [
     "InvalidRequestError",
     "InvalidWorkflowError",
     "Job",
+    "JobResult",
     "MethodNotAllowedError",
     "Model",
     "ModelItem",

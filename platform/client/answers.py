@@ -168,6 +168,22 @@ class AdapterState(Answer, frozen=True, kw_only=True):
     alias: str = ""
 
 
+class Adapter(Answer, frozen=True, kw_only=True):
+    """An adapter of a model: whether it is in memory before the first request, and stays there."""
+
+    name: str = ""
+    src: str = ""
+    preload: bool = True
+    pin: bool = False
+
+
+class AdapterPage(Answer, frozen=True, kw_only=True):
+    """One page of adapters."""
+
+    next_page_token: str | None = None
+    adapters: tuple[Adapter, ...] = ()
+
+
 class VersionState(Answer, frozen=True, kw_only=True):
     """One version as it was registered.
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
 import httpx2
 
-from flowyard.platform.client import answers, calls, predictions
+from flowyard.platform.client import predictions
 from flowyard.platform.client.address import address_of, authorization
-from flowyard.platform.client.calls import Call, Kind, ModelOptions, Reply, WorkflowOptions
+from flowyard.platform.client.calls import Call, Reply
 from flowyard.platform.client.connection import (
     CLOSED,
     REPEATABLE,
@@ -26,18 +26,20 @@ from flowyard.platform.client.connection import (
     told,
     transport_options,
 )
-from flowyard.platform.client.errors import TimedOutError, error_of
+from flowyard.platform.client.errors import error_of
+from flowyard.platform.client.methods import Item, Items, Pause, Steps
+from flowyard.platform.client.operations import Operations
 from flowyard.platform.client.pieces import EVENTS, decoder_of, event_of, events_of
-from flowyard.platform.client.predictions import Job, Prediction, PredictOptions
-from flowyard.platform.client.uploads import OnSent, Upload
-from flowyard.platform.client.waiting import is_ready, loading_of, pauses_s, still_pending
+from flowyard.platform.client.predictions import PredictOptions
+from flowyard.platform.client.uploads import Upload
 from flowyard.schemas.codecs.content import media_type
 from flowyard.schemas.values import Value
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(Operations):
     """Talks to a flowyard server from asyncio. Keeps connections open; one event loop each.
 
     Args:
@@ -128,127 +130,56 @@ class AsyncClient:
     def _silence_s(self, call: Call[Any]) -> float:
         return call.timeout_s if call.timeout_s is not None else self.timeout_s
 
-    # Management
+    def sending(self, make: Callable[P, Call[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """The method that sends the call which `make` makes."""
 
-    async def register_model(
-        self,
-        source: str | Path,
-        *,
-        synchronous: bool = True,
-        on_sent: OnSent | None = None,
-        **options: Unpack[ModelOptions],
-    ) -> answers.Status:
-        """Registers a model: a URL that the server reads, or a file or folder here (`Path`); see `Client.register_model`.
+        @functools.wraps(make)
+        async def send(*args: P.args, **options: P.kwargs) -> T:
+            return await self.call(make(*args, **options))
 
-        `on_sent` is called in a thread of its own, where files are read.
-        """
-        return await self.call(calls.register("models", source, options, synchronous=synchronous, on_sent=on_sent))
+        return cast("Callable[P, Coroutine[Any, Any, T]]", send)
 
-    async def register_workflow(
-        self,
-        source: str | Path,
-        *,
-        synchronous: bool = True,
-        on_sent: OnSent | None = None,
-        **options: Unpack[WorkflowOptions],
-    ) -> answers.Status:
-        """Registers a workflow; see `register_model`. What is said in `options` goes for each of its models."""
-        return await self.call(calls.register("workflows", source, options, synchronous=synchronous, on_sent=on_sent))
+    def following(self, make: Callable[P, Steps[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """The method that takes the steps which `make` makes."""
 
-    async def list_models(self, page_size: int | None = None) -> AsyncIterator[answers.ModelItem]:
-        """Iterates over the models of all pages."""
-        token: str | None = None
-        while True:
-            page = await self.call(calls.list_models(page_size, token))
-            for item in page.models:
-                yield item
-            token = page.next_page_token
-            if not token:
-                return
+        @functools.wraps(make)
+        async def follow(*args: P.args, **options: P.kwargs) -> T:
+            steps = make(*args, **options)
+            answer = None
+            while True:
+                try:
+                    step = steps.send(answer)
+                except StopIteration as end:
+                    return cast(T, end.value)
+                answer = await self._take(step)
 
-    async def list_workflows(self, page_size: int | None = None) -> AsyncIterator[answers.WorkflowItem]:
-        """Iterates over the workflows of all pages."""
-        token: str | None = None
-        while True:
-            page = await self.call(calls.list_workflows(page_size, token))
-            for item in page.workflows:
-                yield item
-            token = page.next_page_token
-            if not token:
-                return
+        return cast("Callable[P, Coroutine[Any, Any, T]]", follow)
 
-    async def describe(self, name: str, version: str | None = None, *, kind: Kind = "models") -> tuple[answers.Workflow, ...]:
-        """Tells all about each version of a model or workflow."""
-        return await self.call(calls.describe(kind, name, version))
+    def iterating(self, make: Callable[P, Items[T]]) -> Callable[P, AsyncIterator[T]]:
+        """The method that gives what the steps give which `make` makes."""
 
-    async def scale(
-        self,
-        name: str,
-        version: str | None = None,
-        *,
-        min_worker: int | None = None,
-        max_worker: int | None = None,
-        device: str | None = None,
-        synchronous: bool = True,
-        kind: Kind = "models",
-    ) -> answers.Status:
-        """Changes the number of workers of one version, or of all."""
-        call = calls.scale(
-            kind, name, version, min_worker=min_worker, max_worker=max_worker, device=device, synchronous=synchronous
-        )
-        return await self.call(call)
+        @functools.wraps(make)
+        async def iterate(*args: P.args, **options: P.kwargs) -> AsyncIterator[T]:
+            steps = make(*args, **options)
+            answer = None
+            while True:
+                try:
+                    step = steps.send(answer)
+                except StopIteration:
+                    return
+                answer = None
+                if isinstance(step, Item):
+                    yield step.value
+                else:
+                    answer = await self._take(step)
 
-    async def unregister(self, name: str, version: str | None = None, *, kind: Kind = "models") -> answers.Status:
-        """Removes one version, or all; requests that were accepted are finished first."""
-        return await self.call(calls.unregister(kind, name, version))
+        return cast("Callable[P, AsyncIterator[T]]", iterate)
 
-    async def set_weights(self, name: str, weights: Mapping[str, int], *, kind: Kind = "models") -> answers.Status:
-        """Shares the requests that name no version out between versions: `{"v1": 90, "v2": 10}`."""
-        return await self.call(calls.set_weights(kind, name, weights))
-
-    async def set_default(self, name: str, version: str, *, kind: Kind = "models") -> answers.Status:
-        """Makes a version the one for requests that name none."""
-        return await self.call(calls.set_default(kind, name, version))
-
-    async def set_shadow(self, name: str, version: str, *, shadow: bool = True, kind: Kind = "models") -> answers.Status:
-        """Sends copies of requests to a version, whose answers are dropped; or no longer."""
-        return await self.call(calls.set_shadow(kind, name, version, shadow=shadow))
-
-    async def ping(self) -> answers.Health:
-        """Tells whether the server and its models can answer."""
-        return await self.call(calls.ping())
-
-    async def metrics(self) -> str:
-        """The server's metrics as Prometheus reads them."""
-        return await self.call(calls.metrics())
-
-    async def wait_until_ready(
-        self,
-        name: str,
-        version: str | None = None,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        on_progress: Callable[[answers.Progress], None] | None = None,
-        kind: Kind = "models",
-    ) -> tuple[answers.Workflow, ...]:
-        """Waits for what has been registered asynchronously; see `Client.wait_until_ready`."""
-        end = time.monotonic() + timeout_s
-        for pause_s in pauses_s():
-            versions = await self.describe(name, version, kind=kind)
-            if on_progress is not None:
-                on_progress(loading_of(versions))
-            if is_ready(name, versions):
-                return versions
-            if time.monotonic() + pause_s > end:
-                break
-            await asyncio.sleep(pause_s)
-        raise still_pending(name, timeout_s)
-
-    # Predictions
-
-    async def predict(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Prediction:
-        """Runs a model or workflow; see `Client.predict`."""
-        return await self.call(predictions.predict(name, data, options))
+    async def _take(self, step: Call[Any] | Pause) -> Any:
+        if isinstance(step, Call):
+            return await self.call(step)
+        await asyncio.sleep(step.seconds)
+        return None
 
     @contextlib.asynccontextmanager
     async def stream(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> AsyncIterator[AsyncPieces]:
@@ -262,26 +193,6 @@ class AsyncClient:
                     raise broken_off(error, self.address, self._silence_s(call)) from error
                 raise error_of(response.status_code, response.headers, body, str(self.address))
             yield AsyncPieces(response, lambda error: broken_off(error, self.address, self._silence_s(call)))
-
-    async def submit(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Job:
-        """Starts a prediction whose result is fetched later with `result`."""
-        return await self.call(predictions.submit(name, data, options))
-
-    async def result(self, job: Job, *, timeout_s: float = TIMEOUT_S) -> Prediction:
-        """Waits for the result of a job; see `Client.result`."""
-        end = time.monotonic() + timeout_s
-        parts: list[predictions.JobResult] = []
-        following: Job | None = job
-        for pause_s in pauses_s():
-            part = await self.call(predictions.fetch(following or job))
-            parts.append(part)
-            following = part.next
-            if following is None:
-                return predictions.joined(parts)
-            if time.monotonic() + pause_s > end:
-                break
-            await asyncio.sleep(pause_s)
-        raise TimedOutError(f"the result of {job.name} is not complete after {timeout_s:g} s")
 
 
 class AsyncPieces:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
 import httpx2
 
-from flowyard.platform.client import answers, calls, predictions
+from flowyard.platform.client import predictions
 from flowyard.platform.client.address import address_of, authorization
-from flowyard.platform.client.calls import Call, Kind, ModelOptions, Reply, WorkflowOptions
+from flowyard.platform.client.calls import Call, Reply
 from flowyard.platform.client.connection import (
     CLOSED,
     REPEATABLE,
@@ -25,18 +26,20 @@ from flowyard.platform.client.connection import (
     told,
     transport_options,
 )
-from flowyard.platform.client.errors import TimedOutError, error_of
+from flowyard.platform.client.errors import error_of
+from flowyard.platform.client.methods import Item, Items, Pause, Steps
+from flowyard.platform.client.operations import Operations
 from flowyard.platform.client.pieces import EVENTS, decoder_of, event_of, events_of
-from flowyard.platform.client.predictions import Job, Prediction, PredictOptions
-from flowyard.platform.client.uploads import OnSent, Upload
-from flowyard.platform.client.waiting import is_ready, loading_of, pauses_s, still_pending
+from flowyard.platform.client.predictions import PredictOptions
+from flowyard.platform.client.uploads import Upload
 from flowyard.schemas.codecs.content import media_type
 from flowyard.schemas.values import Value
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Client:
+class Client(Operations):
     """Talks to a flowyard server. Keeps connections open; may be shared between threads.
 
     Every method raises a `ClientError`: a `RefusedError` by type where the server said no, a `NoAnswerError` where no complete
@@ -131,157 +134,56 @@ class Client:
     def _silence_s(self, call: Call[Any]) -> float:
         return call.timeout_s if call.timeout_s is not None else self.timeout_s
 
-    # Management
+    def sending(self, make: Callable[P, Call[T]]) -> Callable[P, T]:
+        """The method that sends the call which `make` makes."""
 
-    def register_model(
-        self,
-        source: str | Path,
-        *,
-        synchronous: bool = True,
-        on_sent: OnSent | None = None,
-        **options: Unpack[ModelOptions],
-    ) -> answers.Status:
-        """Registers a model.
+        @functools.wraps(make)
+        def send(*args: P.args, **options: P.kwargs) -> T:
+            return self.call(make(*args, **options))
 
-        Args:
-            source: A URL or path that the server reads (text), or a file or folder here that is uploaded (`Path`).
-            synchronous: Whether to return when it can be asked; else once it is recorded, see `wait_until_ready`.
-            on_sent: Hears how much of an upload has been sent.
-            **options: See `ModelOptions`.
+        return cast("Callable[P, T]", send)
 
-        Returns:
-            What the server did, in words.
-        """
-        return self.call(calls.register("models", source, options, synchronous=synchronous, on_sent=on_sent))
+    def following(self, make: Callable[P, Steps[T]]) -> Callable[P, T]:
+        """The method that takes the steps which `make` makes."""
 
-    def register_workflow(
-        self,
-        source: str | Path,
-        *,
-        synchronous: bool = True,
-        on_sent: OnSent | None = None,
-        **options: Unpack[WorkflowOptions],
-    ) -> answers.Status:
-        """Registers a workflow; see `register_model`. What is said in `options` goes for each of its models."""
-        return self.call(calls.register("workflows", source, options, synchronous=synchronous, on_sent=on_sent))
+        @functools.wraps(make)
+        def follow(*args: P.args, **options: P.kwargs) -> T:
+            steps = make(*args, **options)
+            answer = None
+            while True:
+                try:
+                    step = steps.send(answer)
+                except StopIteration as end:
+                    return cast(T, end.value)
+                answer = self._take(step)
 
-    def list_models(self, page_size: int | None = None) -> Iterator[answers.ModelItem]:
-        """Iterates over the models of all pages."""
-        token: str | None = None
-        while True:
-            page = self.call(calls.list_models(page_size, token))
-            yield from page.models
-            token = page.next_page_token
-            if not token:
-                return
+        return cast("Callable[P, T]", follow)
 
-    def list_workflows(self, page_size: int | None = None) -> Iterator[answers.WorkflowItem]:
-        """Iterates over the workflows of all pages."""
-        token: str | None = None
-        while True:
-            page = self.call(calls.list_workflows(page_size, token))
-            yield from page.workflows
-            token = page.next_page_token
-            if not token:
-                return
+    def iterating(self, make: Callable[P, Items[T]]) -> Callable[P, Iterator[T]]:
+        """The method that gives what the steps give which `make` makes."""
 
-    def describe(self, name: str, version: str | None = None, *, kind: Kind = "models") -> tuple[answers.Workflow, ...]:
-        """Tells all about each version of a model or workflow."""
-        return self.call(calls.describe(kind, name, version))
+        @functools.wraps(make)
+        def iterate(*args: P.args, **options: P.kwargs) -> Iterator[T]:
+            steps = make(*args, **options)
+            answer = None
+            while True:
+                try:
+                    step = steps.send(answer)
+                except StopIteration:
+                    return
+                answer = None
+                if isinstance(step, Item):
+                    yield step.value
+                else:
+                    answer = self._take(step)
 
-    def scale(
-        self,
-        name: str,
-        version: str | None = None,
-        *,
-        min_worker: int | None = None,
-        max_worker: int | None = None,
-        device: str | None = None,
-        synchronous: bool = True,
-        kind: Kind = "models",
-    ) -> answers.Status:
-        """Changes the number of workers of one version, or of all."""
-        call = calls.scale(
-            kind, name, version, min_worker=min_worker, max_worker=max_worker, device=device, synchronous=synchronous
-        )
-        return self.call(call)
+        return cast("Callable[P, Iterator[T]]", iterate)
 
-    def unregister(self, name: str, version: str | None = None, *, kind: Kind = "models") -> answers.Status:
-        """Removes one version, or all; requests that were accepted are finished first."""
-        return self.call(calls.unregister(kind, name, version))
-
-    def set_weights(self, name: str, weights: Mapping[str, int], *, kind: Kind = "models") -> answers.Status:
-        """Shares the requests that name no version out between versions: `{"v1": 90, "v2": 10}`."""
-        return self.call(calls.set_weights(kind, name, weights))
-
-    def set_default(self, name: str, version: str, *, kind: Kind = "models") -> answers.Status:
-        """Makes a version the one for requests that name none."""
-        return self.call(calls.set_default(kind, name, version))
-
-    def set_shadow(self, name: str, version: str, *, shadow: bool = True, kind: Kind = "models") -> answers.Status:
-        """Sends copies of requests to a version, whose answers are dropped; or no longer."""
-        return self.call(calls.set_shadow(kind, name, version, shadow=shadow))
-
-    def ping(self) -> answers.Health:
-        """Tells whether the server and its models can answer."""
-        return self.call(calls.ping())
-
-    def metrics(self) -> str:
-        """The server's metrics as Prometheus reads them."""
-        return self.call(calls.metrics())
-
-    def wait_until_ready(
-        self,
-        name: str,
-        version: str | None = None,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        on_progress: Callable[[answers.Progress], None] | None = None,
-        kind: Kind = "models",
-    ) -> tuple[answers.Workflow, ...]:
-        """Waits for what has been registered asynchronously.
-
-        Args:
-            name: The model or workflow.
-            version: One version, `None` for all.
-            timeout_s: Longest wait.
-            on_progress: Hears how far it is.
-            kind: What it was registered as.
-
-        Returns:
-            What it is now.
-
-        Raises:
-            RegistrationFailedError: It could not be started; the message has the reason.
-            TimedOutError: It is still pending.
-            ModelNotFoundError: It is not, or no longer, registered.
-        """
-        end = time.monotonic() + timeout_s
-        for pause_s in pauses_s():
-            versions = self.describe(name, version, kind=kind)
-            if on_progress is not None:
-                on_progress(loading_of(versions))
-            if is_ready(name, versions):
-                return versions
-            if time.monotonic() + pause_s > end:
-                break
-            time.sleep(pause_s)
-        raise still_pending(name, timeout_s)
-
-    # Predictions
-
-    def predict(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Prediction:
-        """Runs a model or workflow.
-
-        Args:
-            name: Which.
-            data: What for: any JSON value, bytes, an array, a list or mapping of arrays, or a file (`Path`).
-            **options: See `PredictOptions`.
-
-        Returns:
-            The result, decoded by its content type.
-        """
-        return self.call(predictions.predict(name, data, options))
+    def _take(self, step: Call[Any] | Pause) -> Any:
+        if isinstance(step, Call):
+            return self.call(step)
+        time.sleep(step.seconds)
+        return None
 
     @contextlib.contextmanager
     def stream(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Iterator[Pieces]:
@@ -304,31 +206,6 @@ class Client:
                     raise broken_off(error, self.address, self._silence_s(call)) from error
                 raise error_of(response.status_code, response.headers, body, str(self.address))
             yield Pieces(response, lambda error: broken_off(error, self.address, self._silence_s(call)))
-
-    def submit(self, name: str, data: Value | Path = None, **options: Unpack[PredictOptions]) -> Job:
-        """Starts a prediction whose result is fetched later with `result`."""
-        return self.call(predictions.submit(name, data, options))
-
-    def result(self, job: Job, *, timeout_s: float = TIMEOUT_S) -> Prediction:
-        """Waits for the result of a job.
-
-        Raises:
-            TimedOutError: It is not complete in time.
-            RefusedError: It failed, or the token leads nowhere.
-        """
-        end = time.monotonic() + timeout_s
-        parts: list[predictions.JobResult] = []
-        following: Job | None = job
-        for pause_s in pauses_s():
-            part = self.call(predictions.fetch(following or job))
-            parts.append(part)
-            following = part.next
-            if following is None:
-                return predictions.joined(parts)
-            if time.monotonic() + pause_s > end:
-                break
-            time.sleep(pause_s)
-        raise TimedOutError(f"the result of {job.name} is not complete after {timeout_s:g} s")
 
 
 class Pieces:

@@ -18,6 +18,8 @@ from flowyard.schemas.adapters import AdapterSpec
 T = TypeVar("T")
 Kind = Literal["models", "workflows"]
 Pairs = tuple[tuple[str, str], ...]
+#: Header in which a request says what it calls an adapter, beside its name.
+_ALIAS = "x-amzn-sagemaker-adapter-alias"
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -283,3 +285,55 @@ def set_default(kind: Kind, name: str, version: str) -> Call[answers.Status]:
 def set_shadow(kind: Kind, name: str, version: str, *, shadow: bool = True) -> Call[answers.Status]:
     """`PUT /models/{name}/{version}?shadow=true`: a version that gets copies of requests; its answers are dropped."""
     return _change(kind, "PUT", endpoint(kind, name, version), {"shadow": shadow})
+
+
+def _adapters(model: str, *further: str) -> str:
+    return endpoint("models", model, None, "adapters", *further)
+
+
+def _adapter(method: str, path: str, parameters: Mapping[str, object], alias: str | None) -> Call[Any]:
+    headers = ((_ALIAS, alias),) if alias is not None else ()
+    return Call(method=method, path=path, query=pairs(parameters), headers=headers, read=_reader(answers.Status))
+
+
+def list_adapters(model: str, limit: int | None = None, token: str | None = None) -> Call[answers.AdapterPage]:
+    """`GET /models/{model}/adapters`: one page."""
+    query = pairs({"limit": limit, "next_page_token": token})
+    return Call(method="GET", path=_adapters(model), query=query, read=_reader(answers.AdapterPage))
+
+
+def describe_adapter(model: str, adapter: str) -> Call[answers.Adapter]:
+    """Tells what is known of an adapter of a model."""
+    return Call(method="GET", path=_adapters(model, adapter), read=_reader(answers.Adapter))
+
+
+def register_adapter(
+    model: str, adapter: str, src: str, *, alias: str | None = None, options: Mapping[str, object] | None = None
+) -> Call[answers.Status]:
+    """Has a model's handler load an adapter.
+
+    Args:
+        model: The model.
+        adapter: Its name, which requests say.
+        src: Where it is, for the handler.
+        alias: What else it is called.
+        options: Whatever else the handler is to know of it, `preload` and `pin` included.
+    """
+    return _adapter("POST", _adapters(model), {**(options or {}), "name": adapter, "src": src}, alias)
+
+
+def update_adapter(
+    model: str,
+    adapter: str,
+    src: str | None = None,
+    *,
+    alias: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Call[answers.Status]:
+    """Has a model's handler change an adapter; what is not said stays as it was."""
+    return _adapter("POST", _adapters(model, adapter, "update"), {**(options or {}), "src": src}, alias)
+
+
+def unregister_adapter(model: str, adapter: str) -> Call[answers.Status]:
+    """Has a model's handler drop an adapter."""
+    return _adapter("DELETE", _adapters(model, adapter), {}, None)

@@ -93,6 +93,20 @@ class _Lines:
         return [_json(self._rest)] if self._rest.strip() else []
 
 
+class _Events:
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        whole, end, self._rest = (self._rest + data).rpartition(b"\n\n")
+        events: list[Any] = value_of(EVENTS, whole + end) if end else []
+        return events
+
+    def end(self) -> list[Any]:
+        events: list[Any] = value_of(EVENTS, self._rest)
+        return events
+
+
 class _Text:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -127,8 +141,10 @@ class _Whole:
 
 
 def decoder_of(content_type: str) -> Decoder:
-    """What decodes an answer of this type, other than events: lines, text and bytes as they come, anything else at its end."""
+    """What decodes an answer of this type: lines, events, text and bytes as they come, anything else at its end."""
     kind = media_type(content_type)
+    if kind == EVENTS:
+        return _Events()
     if kind in LINES:
         return _Lines()
     if kind.startswith("text/"):

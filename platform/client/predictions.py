@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
 
-from flowyard.platform.client.calls import Call, Pairs, Reply, endpoint, refusal
+from flowyard.platform.client import answers
+from flowyard.platform.client.calls import Call, Pairs, Reply, endpoint, read_as, refusal
 from flowyard.platform.client.errors import InvalidArgumentError, UnexpectedAnswerError
 from flowyard.platform.client.inputs import body_of
 from flowyard.platform.client.pieces import value_of
@@ -192,6 +194,17 @@ def fetch(job: Job, max_items: int | None = None) -> Call[JobResult]:
 
     headers = {"x-starting-token": job.token} | ({"x-max-items": str(max_items)} if max_items is not None else {})
     return Call(method="POST", path=endpoint("predictions", job.name), headers=checked(headers), read=read)
+
+
+def cancel(job: Job) -> Call[answers.Status]:
+    """`DELETE` with the job's token: takes it back, or forgets its result.
+
+    Raises:
+        InvalidArgumentError: The token cannot be in a header.
+    """
+    headers = checked({"x-starting-token": job.token})
+    read = functools.partial(read_as, answers.Status)
+    return Call(method="DELETE", path=endpoint("predictions", job.name), headers=headers, read=read)
 
 
 def joined(results: list[JobResult]) -> Prediction:

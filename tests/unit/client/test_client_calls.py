@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from flowyard.platform.client import (
+    Adapter,
     AsyncClient,
     Client,
     ClientError,
@@ -87,6 +88,18 @@ CALLS = [
     (lambda c: c.set_default("m", "v1"), "PUT /models/m/v1/set-default"),
     (lambda c: c.set_shadow("m", "v2"), "PUT /models/m/v2?shadow=true"),
     (lambda c: c.set_shadow("m", "v2", shadow=False, kind="workflows"), "PUT /workflows/m/v2?shadow=false"),
+    (lambda c: c.clear_weights("m", kind="workflows"), "PUT /workflows/m?weights=none"),
+    (lambda c: c.clear_default("m", "v1"), "DELETE /models/m/v1/set-default"),
+    (lambda c: c.rollback("m"), "POST /models/m/rollback"),
+    (lambda c: c.rollback("m", "v1"), "POST /models/m/rollback?version=v1"),
+    (
+        lambda c: c.register_adapter("m", "a b", "/x", options={"pin": True, "rank": 8}),
+        "POST /models/m/adapters?pin=true&rank=8&name=a%20b&src=%2Fx",
+    ),
+    (lambda c: c.update_adapter("m", "a", options={"pin": False}), "POST /models/m/adapters/a/update?pin=false"),
+    (lambda c: c.update_adapter("m", "a", "y"), "POST /models/m/adapters/a/update?src=y"),
+    (lambda c: c.unregister_adapter("m", "a/b"), "DELETE /models/m/adapters/a%2Fb"),
+    (lambda c: c.cancel(Job("m", "t")), "DELETE /predictions/m"),
 ]
 
 
@@ -109,6 +122,21 @@ def test_all_pages_are_listed(kind):
         WorkflowItem(workflow_name="b", status="READY"),
     ]
     assert asked.targets == ["GET /workflows?limit=1", "GET /workflows?limit=1&next_page_token=1"]
+
+
+def test_adapters_of_all_pages(kind):
+    first = {"name": "a", "src": "/a", "preload": True, "pin": False}
+    asked = Asked({"adapters": [first], "nextPageToken": "1"}, {"adapters": [{**first, "name": "b", "pin": True}]}, first)
+    found = run(kind, asked, lambda client: client.list_adapters("m", 1))
+    assert found == [Adapter(name="a", src="/a"), Adapter(name="b", src="/a", pin=True)]
+    assert asked.targets == ["GET /models/m/adapters?limit=1", "GET /models/m/adapters?limit=1&next_page_token=1"]
+    assert run(kind, asked, lambda client: client.describe_adapter("m", "a")) == found[0]
+
+
+def test_what_an_adapter_is_called(kind):
+    asked = Asked(DONE)
+    run(kind, asked, lambda client: client.register_adapter("m", "a", "/x", alias="other"))
+    assert asked.requests[0].headers["x-amzn-sagemaker-adapter-alias"] == "other"
 
 
 def test_nothing_is_listed_before_it_is_asked_for():
@@ -224,6 +252,49 @@ def test_a_result_that_is_fetched_later(kind):
     assert [request.headers["x-starting-token"] for request in asked.requests[1:]] == ["t", "t", "t1"]
 
 
+def test_pieces_of_a_result_that_come_later(kind):
+    asked = Asked(token(202, "t"), token(200, "t1", b"1\n"), token(200, "t1"), token(200, "t3", b"2\n3"), token(200, "", b"4\n"))
+    job = Job("m", "t")
+    assert run(kind, asked, lambda client: client.pieces(job, max_items=2)) == [1, 2, 34]
+    assert [request.headers["x-starting-token"] for request in asked.requests] == ["t", "t", "t1", "t1", "t3"]
+    assert {request.headers["x-max-items"] for request in asked.requests} == {"2"}
+
+
+def test_events_of_a_result_that_come_later(kind):
+    def events(following, content):
+        headers = {"content-type": "text/event-stream"} | ({"x-next-token": following} if following else {})
+        return httpx2.Response(200, headers=headers, content=content)
+
+    failed = b'event: error\ndata: {"code": 424, "type": "x", "message": "half way"}\n\n'
+    asked = Asked(events("t1", b"data: 1\n\n"), events("t2", b"data: 2\n\ndata: 3\n\n"), events("", failed))
+    seen = []
+
+    async def each(client):
+        async for event in client.pieces(Job("m", "t")):
+            seen.append(event.data)  # noqa: PERF401 - the last one raises
+
+    def all_of(client):
+        if isinstance(client, AsyncClient):
+            return each(client)
+        for event in client.pieces(Job("m", "t")):
+            seen.append(event.data)
+        return None
+
+    with pytest.raises(ClientError, match="half way"):
+        run(kind, asked, all_of)
+    assert seen == ["1", "2", "3"]
+
+
+def test_what_there_is_of_a_result_so_far(kind):
+    part = run(kind, Asked(token(200, "t2", b"1\n2\n")), lambda client: client.fetch(Job("m", "t"), 2))
+    assert (part.reply.body, part.next) == (b"1\n2\n", Job("m", "t2"))
+
+
+def test_pieces_that_do_not_come(kind):
+    with pytest.raises(TimedOutError, match="not complete"):
+        run(kind, Asked(token(202, "")), lambda client: client.pieces(Job("m", "t"), timeout_s=0))
+
+
 def test_a_server_that_keeps_no_results(kind):
     with pytest.raises(UnexpectedAnswerError, match="does not keep results"):
         run(kind, Asked([1]), lambda client: client.submit("m", 5))
@@ -249,3 +320,10 @@ def test_both_clients_have_the_same_methods():
         }
 
     assert public(Client) == public(AsyncClient)
+    assert {"predict", "result", "list_models", "stream", "call"} <= set(public(Client))
+
+
+def test_methods_tell_what_they_do(kind):
+    client = Client if kind == "sync" else AsyncClient
+    for name, member in inspect.getmembers(client, inspect.isfunction):
+        assert name.startswith("_") or member.__doc__, name
