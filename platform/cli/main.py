@@ -233,6 +233,8 @@ def schema(name: Literal["workflow", "torchserve-workflow", "apply", "settings",
 
 app.command("flowyard.platform.cli.management:models", name="models", help="Register, list, scale and remove models.")
 app.command("flowyard.platform.cli.management:workflows", name="workflows", help="Register, list, scale and remove workflows.")
+app.command("flowyard.platform.cli.adapters:app", name="adapters", help="Register, list and remove the adapters of a model.")
+app.command("flowyard.platform.cli.results:app", name="results", help="Fetch or cancel what predict --detach has started.")
 app.command("flowyard.platform.cli.desired:apply", name="apply", help="Make what is registered equal to YAML documents.")
 app.command("flowyard.platform.cli.desired:export", name="export", help="Write what is registered as YAML documents.")
 app.command("flowyard.platform.cli.desired:history", name="history", help="Show who changed what and when.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -34,7 +35,107 @@ Flag = Annotated[bool, Parameter(negative=())]
 Parameters = Annotated[list[str] | None, Parameter(name="--parameter", consume_multiple=False, negative=())]
 
 
-def _change(server: Server, call: Call[answers.Status], *, json_output: bool) -> int:
+Page = TypeVar("Page", answers.ModelPage, answers.WorkflowPage, answers.AdapterPage)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Paging:
+    """Which page of a list."""
+
+    limit: int | None = None
+    """Show one page, of so many names; all pages by default."""
+
+    next_page_token: str | None = None
+    """Where the page starts: the token of the page before."""
+
+
+ALL_PAGES = Paging()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WorkflowOptions:
+    """What is said about something that is registered."""
+
+    engine: str | None = None
+    """OnnxRuntime, PyTorch or Python; by default the server looks at the files."""
+
+    device: str | None = None
+    """Devices, such as cpu or gpu0."""
+
+    min_worker: int | None = None
+    """Workers that are always there."""
+
+    max_worker: int | None = None
+    """Workers that there may be."""
+
+    parameters: Parameters = None
+    """KEY=VALUE of any other parameter of the server's. Can be given several times."""
+
+    def said(self) -> dict[str, object]:
+        """As parameters of the server's; those that are `None` are not sent.
+
+        Raises:
+            CommandError: A `--parameter` that is not KEY=VALUE.
+        """
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parameters"}
+        # A flag that is not given is not said.
+        return {name: None if value is False else value for name, value in said.items()} | parameters_of(self.parameters)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions(WorkflowOptions):
+    """What is said about a model that is registered."""
+
+    model_name: str | None = None
+    """Its name; by default the server makes one of the file's name."""
+
+    model_version: str | None = None
+    """Its version; none by default."""
+
+    batch_size: int | None = None
+    """Most requests that are computed together."""
+
+    max_batch_delay: int | None = None
+    """Longest wait for company, in milliseconds."""
+
+    batching: Literal["eager", "fill"] | None = None
+    """Whether an idle worker starts at once (eager) or waits for a full batch (fill)."""
+
+    job_queue_size: int | None = None
+    """Most requests that wait."""
+
+    max_idle_time: int | None = None
+    """Seconds after which a surplus worker goes."""
+
+    timeout: float | None = None
+    """Seconds that one batch may take."""
+
+    trusted: Flag = False
+    """Allow formats that can run code when they are read, where the server allows it."""
+
+    sha256: str | None = None
+    """What the archive must hash to."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Way:
+    """How something is registered."""
+
+    remote: Flag = False
+    """SOURCE is a path of the server's, even when there is one here."""
+
+    asynchronous: Flag = False
+    """Let the server answer at once, and show how far it is until it is done. A failure stays registered as FAILED."""
+
+    detach: Flag = False
+    """Let the server answer at once, and leave it at that."""
+
+
+def change(server: Server, call: Call[answers.Status], *, json_output: bool) -> int:
     """Makes a change and prints what the server says of it."""
     with connected(server, json_output=json_output) as client:
         _print_status(client, call, json_output=json_output)
@@ -116,7 +217,7 @@ def _shared(app: App, kind: Kind) -> App:
             device=device,
             synchronous=not asynchronous,
         )
-        return _change(server, call, json_output=json_output)
+        return change(server, call, json_output=json_output)
 
     @app.command
     def delete(name: str, /, *, server: Server = HERE, json_output: JsonOutput = False) -> int:
@@ -129,21 +230,24 @@ def _shared(app: App, kind: Kind) -> App:
         json_output
             Print the server's JSON.
         """
-        return _change(server, calls.unregister(kind, *name_and_version(name)), json_output=json_output)
+        return change(server, calls.unregister(kind, *name_and_version(name)), json_output=json_output)
 
     @app.command
-    def set_default(name: str, /, *, server: Server = HERE, json_output: JsonOutput = False) -> int:
+    def set_default(name: str, /, *, off: Flag = False, server: Server = HERE, json_output: JsonOutput = False) -> int:
         """Make a version the one for requests that name none.
 
         Parameters
         ----------
         name
             NAME:VERSION.
+        off
+            No longer do so.
         json_output
             Print the server's JSON.
         """
         model, version = _one_version(name)
-        return _change(server, calls.set_default(kind, model, version), json_output=json_output)
+        call = calls.clear_default(kind, model, version) if off else calls.set_default(kind, model, version)
+        return change(server, call, json_output=json_output)
 
     @app.command
     def rollback(name: str, /, *, to: str | None = None, server: Server = HERE, json_output: JsonOutput = False) -> int:
@@ -158,7 +262,7 @@ def _shared(app: App, kind: Kind) -> App:
         json_output
             Print the server's JSON.
         """
-        return _change(server, calls.rollback(kind, name, to), json_output=json_output)
+        return change(server, calls.rollback(kind, name, to), json_output=json_output)
 
     @app.command
     def weights(name: str, /, *shares: str, server: Server = HERE, json_output: JsonOutput = False) -> int:
@@ -169,11 +273,12 @@ def _shared(app: App, kind: Kind) -> App:
         name
             NAME.
         shares
-            VERSION:SHARE for each version: v1:90 v2:10.
+            VERSION:SHARE for each version: v1:90 v2:10; none takes them back.
         json_output
             Print the server's JSON.
         """
-        return _change(server, calls.set_weights(kind, name, weights_of(shares)), json_output=json_output)
+        call = calls.clear_weights(kind, name) if shares == ("none",) else calls.set_weights(kind, name, weights_of(shares))
+        return change(server, call, json_output=json_output)
 
     @app.command
     def shadow(
@@ -196,7 +301,7 @@ def _shared(app: App, kind: Kind) -> App:
             Print the server's JSON.
         """
         model, version = _one_version(name)
-        return _change(server, calls.set_shadow(kind, model, version, shadow=not off), json_output=json_output)
+        return change(server, calls.set_shadow(kind, model, version, shadow=not off), json_output=json_output)
 
     return app
 
@@ -210,9 +315,6 @@ def _one_version(text: str) -> tuple[str, str]:
 
 models = _shared(App(name="models", help="Register, list, scale and remove models.", version_flags=()), "models")
 workflows = _shared(App(name="workflows", help="Register, list, scale and remove workflows.", version_flags=()), "workflows")
-
-
-Page = TypeVar("Page", answers.ModelPage, answers.WorkflowPage)
 
 
 def _pages(
@@ -239,52 +341,63 @@ def _pages(
         print(f"there are more: --next-page-token {printable(token)}", file=sys.stderr)
 
 
-@models.command(name="list")
-def list_models(
-    *, limit: int | None = None, next_page_token: str | None = None, server: Server = HERE, json_output: JsonOutput = False
+def show_list(
+    call_of: Callable[[int | None, str | None], Call[Page]],
+    rows_of: Callable[[Page], Iterable[Sequence[str]]],
+    heads: Sequence[str],
+    paging: Paging,
+    server: Server,
+    *,
+    json_output: bool,
 ) -> int:
+    """Shows a list of the server's: a page, or all of them.
+
+    Args:
+        call_of: Makes the call for a page.
+        rows_of: What is shown of a page.
+        heads: What stands above.
+        paging: Which page.
+        server: Which server.
+        json_output: Whether to print the server's JSON.
+    """
+    with connected(server, json_output=json_output) as client:
+        pages = _pages(client, call_of, paging.limit, paging.next_page_token, json_output=json_output)
+        rows = [row for page in pages for row in rows_of(page)]
+    if not json_output:
+        show_table(heads, rows)
+    return 0
+
+
+@models.command(name="list")
+def list_models(*, paging: Paging = ALL_PAGES, server: Server = HERE, json_output: JsonOutput = False) -> int:
     """List the models of all workflows.
 
     Parameters
     ----------
-    limit
-        Show one page, of so many names; all pages by default.
-    next_page_token
-        Where the page starts: the token of the page before.
     json_output
         Print the server's JSON, one document a page.
     """
-    with connected(server, json_output=json_output) as client:
-        pages = _pages(client, calls.list_models, limit, next_page_token, json_output=json_output)
-        items = [item for page in pages for item in page.models]
-    if not json_output:
-        rows = [(item.model_name, item.version or "", item.status, item.model_url) for item in items]
-        show_table(("model", "version", "status", "url"), rows)
-    return 0
+
+    def rows(page: answers.ModelPage) -> list[tuple[str, ...]]:
+        return [(item.model_name, item.version or "", item.status, item.model_url) for item in page.models]
+
+    return show_list(calls.list_models, rows, ("model", "version", "status", "url"), paging, server, json_output=json_output)
 
 
 @workflows.command(name="list")
-def list_workflows(
-    *, limit: int | None = None, next_page_token: str | None = None, server: Server = HERE, json_output: JsonOutput = False
-) -> int:
+def list_workflows(*, paging: Paging = ALL_PAGES, server: Server = HERE, json_output: JsonOutput = False) -> int:
     """List workflows and single models with their versions.
 
     Parameters
     ----------
-    limit
-        Show one page, of so many names; all pages by default.
-    next_page_token
-        Where the page starts: the token of the page before.
     json_output
         Print the server's JSON, one document a page.
     """
-    with connected(server, json_output=json_output) as client:
-        pages = _pages(client, calls.list_workflows, limit, next_page_token, json_output=json_output)
-        items = [item for page in pages for item in page.workflows]
-    if not json_output:
-        rows = [(item.workflow_name, item.version or "", item.status) for item in items]
-        show_table(("workflow", "version", "status"), rows)
-    return 0
+
+    def rows(page: answers.WorkflowPage) -> list[tuple[str, ...]]:
+        return [(item.workflow_name, item.version or "", item.status) for item in page.workflows]
+
+    return show_list(calls.list_workflows, rows, ("workflow", "version", "status"), paging, server, json_output=json_output)
 
 
 @models.command(name="register")
@@ -292,24 +405,8 @@ def register_model(
     source: str,
     /,
     *,
-    model_name: str | None = None,
-    model_version: str | None = None,
-    engine: str | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    max_batch_delay: int | None = None,
-    batching: Literal["eager", "fill"] | None = None,
-    min_worker: int | None = None,
-    max_worker: int | None = None,
-    job_queue_size: int | None = None,
-    max_idle_time: int | None = None,
-    timeout: float | None = None,
-    trusted: Flag = False,
-    sha256: str | None = None,
-    parameters: Parameters = None,
-    remote: Flag = False,
-    asynchronous: Flag = False,
-    detach: Flag = False,
+    options: ModelOptions = ModelOptions(),
+    way: Way = Way(),
     server: Server = HERE,
     json_output: JsonOutput = False,
 ) -> int:
@@ -319,64 +416,10 @@ def register_model(
     ----------
     source
         A file or folder here, which is uploaded, or a URL that the server reads.
-    model_name
-        Its name; by default the server makes one of the file's name.
-    model_version
-        Its version; none by default.
-    engine
-        OnnxRuntime, PyTorch or Python; by default the server looks at the files.
-    device
-        Devices, such as cpu or gpu0.
-    batch_size
-        Most requests that are computed together.
-    max_batch_delay
-        Longest wait for company, in milliseconds.
-    batching
-        Whether an idle worker starts at once (eager) or waits for a full batch (fill).
-    min_worker
-        Workers that are always there.
-    max_worker
-        Workers that there may be.
-    job_queue_size
-        Most requests that wait.
-    max_idle_time
-        Seconds after which a surplus worker goes.
-    timeout
-        Seconds that one batch may take.
-    trusted
-        Allow formats that can run code when they are read, where the server allows it.
-    sha256
-        What the archive must hash to.
-    parameters
-        KEY=VALUE of any other parameter of the server's. Can be given several times.
-    remote
-        SOURCE is a path of the server's, even when there is one here.
-    asynchronous
-        Let the server answer at once, and show how far it is until it is done. A failure stays registered as FAILED.
-    detach
-        Let the server answer at once, and leave it at that.
     json_output
         Print the server's JSON.
     """
-    options: dict[str, object] = {
-        "model_name": model_name,
-        "model_version": model_version,
-        "engine": engine,
-        "device": device,
-        "batch_size": batch_size,
-        "max_batch_delay": max_batch_delay,
-        "batching": batching,
-        "min_worker": min_worker,
-        "max_worker": max_worker,
-        "job_queue_size": job_queue_size,
-        "max_idle_time": max_idle_time,
-        "timeout": timeout,
-        "trusted": True if trusted else None,
-        "sha256": sha256,
-        **parameters_of(parameters),
-    }
-    registration = _Registration("models", source_of(source, remote=remote), options, wait=not (asynchronous or detach))
-    return registration.run(server, follow=asynchronous and not detach, json_output=json_output)
+    return _Registration("models", source_of(source, remote=way.remote), options.said(), way).run(server, json_output=json_output)
 
 
 @workflows.command(name="register")
@@ -384,51 +427,23 @@ def register_workflow(
     source: str,
     /,
     *,
-    engine: str | None = None,
-    device: str | None = None,
-    min_worker: int | None = None,
-    max_worker: int | None = None,
-    parameters: Parameters = None,
-    remote: Flag = False,
-    asynchronous: Flag = False,
-    detach: Flag = False,
+    options: WorkflowOptions = WorkflowOptions(),
+    way: Way = Way(),
     server: Server = HERE,
     json_output: JsonOutput = False,
 ) -> int:
-    """Register a workflow and wait until it can be asked.
+    """Register a workflow and wait until it can be asked. Options go for each of its models that does not say otherwise.
 
     Parameters
     ----------
     source
         An archive or folder here, which is uploaded, or a URL that the server reads.
-    engine
-        Engine of each model that does not say otherwise.
-    device
-        Devices of each model that does not say otherwise.
-    min_worker
-        Workers of each model that does not say otherwise.
-    max_worker
-        The same, at most.
-    parameters
-        KEY=VALUE of any other parameter of the server's. Can be given several times.
-    remote
-        SOURCE is a path of the server's, even when there is one here.
-    asynchronous
-        Let the server answer at once, and show how far it is until it is done. A failure stays registered as FAILED.
-    detach
-        Let the server answer at once, and leave it at that.
     json_output
         Print the server's JSON.
     """
-    options: dict[str, object] = {
-        "engine": engine,
-        "device": device,
-        "min_worker": min_worker,
-        "max_worker": max_worker,
-        **parameters_of(parameters),
-    }
-    registration = _Registration("workflows", source_of(source, remote=remote), options, wait=not (asynchronous or detach))
-    return registration.run(server, follow=asynchronous and not detach, json_output=json_output)
+    return _Registration("workflows", source_of(source, remote=way.remote), options.said(), way).run(
+        server, json_output=json_output
+    )
 
 
 class _Registration(msgspec.Struct, frozen=True):
@@ -437,13 +452,15 @@ class _Registration(msgspec.Struct, frozen=True):
     kind: Kind
     source: str | Path
     options: dict[str, object]
-    wait: bool
+    way: Way
 
-    def run(self, server: Server, *, follow: bool, json_output: bool) -> int:
+    def run(self, server: Server, *, json_output: bool) -> int:
         from flowyard.platform.cli.progress import Bars
 
+        wait = not (self.way.asynchronous or self.way.detach)
+        follow = self.way.asynchronous and not self.way.detach
         with connected(server, json_output=json_output) as client, Bars() as bars:
-            call = calls.register(self.kind, self.source, self.options, synchronous=self.wait, on_sent=bars.on_sent)
+            call = calls.register(self.kind, self.source, self.options, synchronous=wait, on_sent=bars.on_sent)
             if isinstance(self.source, str):
                 bars.waiting()
             try:

@@ -51,6 +51,7 @@ def predict(
     timeout: float | None = None,
     output: Path | None = None,
     stream: Annotated[bool, Parameter(negative=())] = False,
+    detach: Annotated[bool, Parameter(negative=())] = False,
     trace: Annotated[bool, Parameter(negative=())] = False,
     server: Server = HERE,
     json_output: JsonOutput = False,
@@ -79,11 +80,15 @@ def predict(
         File that the result goes to, complete or not at all.
     stream
         Print the pieces of the result as they come.
+    detach
+        Do not wait for the result: print the token with which flowyard results fetches it.
     trace
         Draw on the standard error where the time went.
     json_output
         Print a refusal as the server's JSON.
     """
+    if detach and (stream or trace or output is not None):
+        raise usage_error("--detach: there is no result yet for --stream, --trace or --output")
     model, version = name_and_version(name)
     sent, kind = _given(file, data, content_type)
     headers = _headers(header) | ({TRACE_HEADER: "1"} if trace else {})
@@ -96,6 +101,9 @@ def predict(
         "headers": headers,
     }
     with connected(server, json_output=json_output) as client:
+        if detach:
+            print(printable(client.submit(model, sent, **options).token))
+            return 0
         run = _stream if stream else _whole
         began = time.perf_counter()
         answered = run(client, model, sent, options, output)
@@ -148,15 +156,21 @@ def _headers(words: list[str] | None) -> dict[str, str]:
 def _whole(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> Mapping[str, str]:
     prediction = client.predict(name, sent, **options)
     if output is not None:
-        with _file(output) as target:
+        with kept(output) as target:
             target.write(prediction.body)
-    elif sys.stdout.isatty():
+    else:
+        show(prediction)
+    return prediction.headers
+
+
+def show(prediction: Prediction) -> None:
+    """Prints a result."""
+    if sys.stdout.isatty():
         print(printable(_shown(prediction)))
     elif _is_text(prediction.content_type):
         write_body(prediction.body)
     else:
         sys.stdout.buffer.write(prediction.body)
-    return prediction.headers
 
 
 def _is_text(content_type: str) -> bool:
@@ -180,7 +194,7 @@ def _bytes_shown(content: bytes, content_type: str) -> str:
 def _stream(client: Client, name: str, sent: bytes | Path, options: PredictOptions, output: Path | None) -> Mapping[str, str]:
     with client.stream(name, sent, **options) as pieces:
         if output is not None:
-            with _file(output) as target:
+            with kept(output) as target:
                 for data in _written(pieces):
                     target.write(data)
         else:
@@ -219,7 +233,7 @@ def _line(piece: object) -> str:
 
 
 @contextlib.contextmanager
-def _file(path: Path) -> Iterator[IO[bytes]]:
+def kept(path: Path) -> Iterator[IO[bytes]]:
     """The file that a result goes to: it appears when it is complete. What is no regular file is written to as it is."""
     try:
         if path.exists() and not path.is_file():

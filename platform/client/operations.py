@@ -1,4 +1,4 @@
-"""What both clients can do, but for streams: `Client` has these methods as they are, `AsyncClient` as coroutines and iterators."""
+"""What both clients can do, but for streams: `Client` has the methods as they are, `AsyncClient` as coroutines and iterators."""
 
 from __future__ import annotations
 

@@ -243,6 +243,9 @@ def test_problems_come_as_a_compiler_tells_them(flowyard, tmp_path):
         (["models", "scale", "linear"], 2, "--min-worker"),
         (["models", "scale", "linear", "--min-worker", "x"], 2, "--min-worker"),
         (["models", "register", "./nothing.onnx"], 2, "no such file"),
+        (["adapters", "register", "m", "a", "/x", "--parameter", "pin"], 2, "KEY=VALUE"),
+        (["results", "fetch", "m", "t", "--max-items", "0"], 2, "--max-items 0"),
+        (["predict", "m", "--data", "1", "--detach", "--stream"], 2, "--detach"),
         (["models", "register", "."], 2, "no file in this folder"),
         (["models", "list", "--url", "localhost"], 2, "http://localhost?"),
         (["models", "list", "--url", "https://localhost", "--ca-file", "nothing"], 2, "--ca-file nothing"),
@@ -340,7 +343,18 @@ def test_the_timeline_of_a_stream_is_fetched(flowyard):
     [
         (["models", "weights", "m", "v1:90", "v2=10"], "PUT /models/m?weights=v1%3A90%2Cv2%3A10"),
         (["workflows", "weights", "m", "v1:1"], "PUT /workflows/m?weights=v1%3A1"),
+        (["models", "weights", "m", "none"], "PUT /models/m?weights=none"),
         (["models", "set-default", "m:v1"], "PUT /models/m/v1/set-default"),
+        (["workflows", "set-default", "m:v1", "--off"], "DELETE /workflows/m/v1/set-default"),
+        (["models", "rollback", "m", "--to", "v1"], "POST /models/m/rollback?version=v1"),
+        (
+            ["adapters", "register", "m", "a", "/x", "--parameter", "pin=true"],
+            "POST /models/m/adapters?pin=true&name=a&src=%2Fx",
+        ),
+        (["adapters", "update", "m", "a", "--parameter", "pin=false"], "POST /models/m/adapters/a/update?pin=false"),
+        (["adapters", "update", "m", "a", "/y"], "POST /models/m/adapters/a/update?src=%2Fy"),
+        (["adapters", "delete", "m", "a"], "DELETE /models/m/adapters/a"),
+        (["results", "cancel", "m", "t"], "DELETE /predictions/m"),
         (["models", "shadow", "m:v2"], "PUT /models/m/v2?shadow=true"),
         (["models", "shadow", "m:v2", "--off"], "PUT /models/m/v2?shadow=false"),
         (["workflows", "register", "w.zip", "--engine", "PyTorch"], "POST /workflows?url=w.zip&engine=PyTorch"),
@@ -354,6 +368,49 @@ def test_what_commands_ask_for(flowyard, arguments, target):
         (request,) = server.requests
         assert request.startswith(target.encode() + b" HTTP/1.1\r\n")
         assert b"\r\nauthorization: bearer secret\r\n" in request.lower()
+
+
+def test_adapters_are_shown(flowyard):
+    one = {"name": "a", "src": "/a", "preload": True, "pin": False}
+    pages = [{"adapters": [one], "nextPageToken": "1"}, {"adapters": [{**one, "name": "b", "pin": True}]}]
+    with loopback(*(answer(json.dumps(page).encode()) for page in [*pages, one])) as server:
+        listed = flowyard("adapters", "list", "m", "--url", server.url).stdout.decode()
+        assert [line.split() for line in listed.splitlines()] == [
+            ["ADAPTER", "PRELOAD", "PIN", "SOURCE"],
+            ["a", "yes", "no", "/a"],
+            ["b", "yes", "yes", "/a"],
+        ]
+        assert "/a" in flowyard("adapters", "describe", "m", "a", "--url", server.url).stdout.decode()
+        assert [request.split(b" HTTP")[0] for request in server.requests] == [
+            b"GET /models/m/adapters",
+            b"GET /models/m/adapters?next_page_token=1",
+            b"GET /models/m/adapters/a",
+        ]
+
+
+def test_results_that_nobody_waits_for(flowyard, tmp_path):
+    token = flowyard("predict", "count", "--data", "3", "--detach").stdout.decode().strip()
+    lines = b'{"n":0}\n{"n":1}\n{"n":2}\n'
+    assert flowyard("results", "wait", "count", token).stdout == lines
+    assert flowyard("results", "wait", "count", token, "--output", tmp_path / "x").stdout == b""
+    assert (tmp_path / "x").read_bytes() == lines
+    part = flowyard("results", "fetch", "count", token, "--max-items", 2)
+    assert part.stdout == b'{"n":0}\n{"n":1}\n'
+    further = part.stderr.decode().split()[-1]
+    rest = flowyard("results", "fetch", "count", further)
+    assert (rest.stdout, rest.stderr) == (b'{"n":2}\n', b"")
+    cancelled = flowyard("results", "cancel", "count", token)
+    assert (cancelled.returncode, cancelled.stdout) == (0, f"Asynchronous request {token} forgotten\n".encode())
+    gone = flowyard("results", "wait", "count", token)
+    assert (gone.returncode, b"Invalid x-starting-token" in gone.stderr) == (1, True)
+
+
+def test_a_result_that_is_not_complete_in_time(flowyard, tmp_path):
+    token = flowyard("predict", "gated", "--data", json.dumps(str(tmp_path)), "--detach").stdout.decode().strip()
+    wait_until((tmp_path / "began").exists)
+    late = flowyard("results", "wait", "gated", token, "--timeout", "0.2")
+    assert (late.returncode, b"not complete after 0.2 s" in late.stderr) == (3, True)
+    assert flowyard("results", "cancel", "gated", token).stdout == f"Asynchronous request {token} cancelled\n".encode()
 
 
 def test_one_version_is_followed_whatever_became_of_the_others(flowyard):

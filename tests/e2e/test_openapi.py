@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.server import wait_until
 
 from flowyard.platform.http.access import need_of
 
@@ -86,3 +87,26 @@ def test_answers_of_the_management_api_are_not_kept(http):
 def test_options_tell_all_methods(http):
     answer = http.request("OPTIONS", "/models")
     assert (answer.status_code, answer.headers["allow"]) == (204, "GET, OPTIONS, POST")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/models", 200), ("/workflows", 200), ("/workflows", 202)])
+def test_what_is_registered_can_be_found_by_the_links_of_its_answer(http, path, status):
+    document = http.get("/schema").json()
+    operation = document["paths"][path]["post"]
+    example = document["paths"]["/workflows"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    registered = http.post(path, json=example, params={"synchronous": "false"} if status == 202 else {})
+    assert registered.status_code == status, registered.text
+    by_id = {told["operationId"]: (method, place) for place, item in document["paths"].items() for method, told in item.items()}
+    links = operation["responses"][str(status)]["links"]
+    assert {link["operationId"] for link in links.values()} == set(links)
+    kind = path.removeprefix("/").removesuffix("s").title()
+    assert set(links) == {f"describe{kind}", f"scale{kind}", f"unregister{kind}", "predict"}
+    wait_until(lambda: http.get(f"{path}/relay").json()[0]["status"] == "READY")
+    for name in (f"describe{kind}", "predict", f"unregister{kind}"):
+        (parameter, expression), *others = links[name]["parameters"].items()
+        assert others == []
+        header = expression.removeprefix("$response.header.")
+        assert header in operation["responses"][str(status)]["headers"]
+        method, place = by_id[name]
+        answer = http.request(method, place.replace(f"{{{parameter}}}", registered.headers[header]), json={})
+        assert answer.status_code == 200, answer.text

@@ -20,6 +20,7 @@ from flowyard.platform.http.native.parameters import (
 )
 from flowyard.platform.http.native.registry_views import History, HistoryPage, RegistryState
 from flowyard.platform.http.native.views import (
+    NAME_HEADER,
     AdapterList,
     AdapterView,
     EndpointDocument,
@@ -64,6 +65,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         reads_body: Whether the parameters may come as JSON or form.
         uploads: Media types that the body may have instead, for what is registered itself.
         links: What can be done with the one it registers or lists: by operation id, where its name is found.
+        headers: Headers of its answers, and what they say.
+        example: A body in JSON.
     """
 
     query: type[msgspec.Struct] = Nothing
@@ -75,10 +78,17 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     reads_body: bool = False
     uploads: tuple[str, ...] = ()
     links: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    example: JSON | None = None
+
+
+_NAMES = {NAME_HEADER: "Name of what is registered."}
+#: A workflow that needs nothing besides.
+_EXAMPLE = {"name": "relay", "workflow": {"out": ["id", "in"]}}
 
 
 def _links(kind: str, name: str) -> dict[str, str]:
-    return {f"{call}{kind}": name for call in ("describe", "scale", "unregister")}
+    return dict.fromkeys((*(f"{call}{kind}" for call in ("describe", "scale", "unregister")), "predict"), name)
 
 
 #: By the beginning of the operation's id.
@@ -96,7 +106,8 @@ OPERATIONS = {
         failures=LOADING_FAILURES,
         reads_body=True,
         uploads=("application/octet-stream",),
-        links=_links("Model", "$request.query.model_name"),
+        links=_links("Model", f"$response.header.{NAME_HEADER}"),
+        headers=_NAMES,
     ),
     "registerWorkflow": Operation(
         query=RegisterWorkflow,
@@ -104,6 +115,9 @@ OPERATIONS = {
         failures=LOADING_FAILURES,
         reads_body=True,
         uploads=("application/octet-stream", "application/yaml"),
+        example=_EXAMPLE,
+        links=_links("Workflow", f"$response.header.{NAME_HEADER}"),
+        headers=_NAMES,
     ),
     "listAdapters": Operation(query=Page, answer=AdapterList),
     "describeAdapter": Operation(answer=AdapterView),
@@ -179,6 +193,8 @@ def _body(operation: Operation) -> JSON:
     schema = {"$ref": REF.format(name=operation.query.__name__)}
     content: JSON = {media_type: {"schema": schema} for media_type in (JSON_TYPE, *FORM_TYPES)}
     content |= {media_type: {} for media_type in operation.uploads}
+    if operation.example is not None:
+        content[JSON_TYPE] = content[JSON_TYPE] | {"example": operation.example}
     return {"required": False, "content": content}
 
 
@@ -187,9 +203,11 @@ def _responses(operation: Operation) -> JSON:
     if operation.answers_list:
         schema = {"type": "array", "items": schema}
     links = {call: {"operationId": call, "parameters": {"name": name}} for call, name in operation.links.items()}
-    told = {"200": _answer("Done.", schema) | ({"links": links} if links else {})}
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in operation.headers.items()}
+    further = ({"links": links} if links else {}) | ({"headers": headers} if headers else {})
+    told = {"200": _answer("Done.", schema) | further}
     if operation.later:
-        told["202"] = _answer("Accepted; it goes on by itself.", schema)
+        told["202"] = _answer("Accepted; it goes on by itself.", schema) | further
     failure = {"$ref": REF.format(name=ErrorBody.__name__)}
     return told | {str(status): _answer(FAILURES[status], failure) for status in operation.failures}
 

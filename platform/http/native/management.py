@@ -204,6 +204,7 @@ def _page(registry: Registry, page: Page) -> tuple[list[Any], str | None]:
 
 
 def _registered(kind: str, name: str, *, scheduled: bool) -> Response[bytes]:
-    if scheduled:
-        return answer(views.Status(f'{kind} "{name}" registration scheduled.'), 202)
-    return answer(views.Status(f'{kind} "{name}" registered.'))
+    done = "registration scheduled" if scheduled else "registered"
+    told = answer(views.Status(f'{kind} "{name}" {done}.'), 202 if scheduled else 200)
+    told.headers[views.NAME_HEADER] = name
+    return told

@@ -19,6 +19,9 @@ from flowyard.schemas.tensors import Signature
 #: The worst of several versions is what `/ping` tells of a name.
 _WORST_FIRST = ("FAILED", "Unhealthy", "PENDING", "Healthy")
 
+#: Header of a registration's answer: under which name it can be asked.
+NAME_HEADER = "x-flowyard-name"
+
 
 class Status(msgspec.Struct, frozen=True):
     """The answer to a change."""

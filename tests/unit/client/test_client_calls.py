@@ -274,11 +274,7 @@ def test_events_of_a_result_that_come_later(kind):
             seen.append(event.data)  # noqa: PERF401 - the last one raises
 
     def all_of(client):
-        if isinstance(client, AsyncClient):
-            return each(client)
-        for event in client.pieces(Job("m", "t")):
-            seen.append(event.data)
-        return None
+        return each(client) if isinstance(client, AsyncClient) else seen.extend(e.data for e in client.pieces(Job("m", "t")))
 
     with pytest.raises(ClientError, match="half way"):
         run(kind, asked, all_of)
