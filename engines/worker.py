@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -127,7 +128,10 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     load, _ = received
     if not isinstance(load, frames.Load):
         raise frames.FrameError("the first frame is no Load")
+    _begin_log(load)
     model = _load(connection, load)
+    # Loading may have set it up in its own way.
+    logging.getLogger().setLevel(load.log_level)
     if model is None:
         return EXIT_LOAD_FAILED
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
@@ -139,6 +143,13 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
         if awaited is None:
             _send_metrics(connection, measured)
     return EXIT_DONE
+
+
+def _begin_log(load: frames.Load) -> None:
+    """Has what handlers and functions log go out, as DJL's and TorchServe's servers have it."""
+    if load.handlers in ("", "djl"):
+        logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger().setLevel(load.log_level)
 
 
 def _awaited(
@@ -181,6 +192,9 @@ def _serve_one(
         # Where batches are computed one by one it is for a stream that has ended meanwhile.
         if awaited is not None:
             awaited.heed(message)
+        return True
+    if isinstance(message, frames.LogLevel):
+        logging.getLogger().setLevel(message.level)
         return True
     if isinstance(message, frames.Drop) and memory is not None:
         memory.drop(message.arenas)

@@ -38,6 +38,7 @@ from flowyard.platform.telemetry.dialect_logs import dialect_logs
 from flowyard.platform.telemetry.logs import Logs
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.platform.tls import tls_context
+from flowyard.platform.workers import log_level
 from flowyard.schemas.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def run(settings: Settings, logs: Logs, ready_file: Path | None = None, on_ready
 
 async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_ready: Callable[[], None] | None) -> None:
     began = time.monotonic()
+    log_level.WORKERS.set(logs.level)
     items = items_at_start(settings)
     keyring = Keyring(TokenFile(Path(settings.state_dir)))
     _check_exposure(settings, keyring)

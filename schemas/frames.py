@@ -94,6 +94,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         handlers: Whose handlers the model's are, or the functions; these take and give messages.
         properties: What such a model's own files say about how it is to be loaded.
         fusion: Nodes of the workflow that the worker may be asked to compute in one call.
+        log_level: What is below it is not logged; a number of the `logging` module.
     """
 
     engine: str
@@ -106,6 +107,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     handlers: Handlers = ""
     properties: dict[str, str] = {}
     fusion: Fusion | None = None
+    log_level: int = 20
+
+
+class LogLevel(msgspec.Struct, frozen=True, array_like=True, tag="log_level"):
+    """Server to worker: what is below this level is not logged from now on; a number of the `logging` module."""
+
+    level: int
 
 
 class Predict(msgspec.Struct, frozen=True, array_like=True, tag="predict", gc=False):
@@ -252,7 +260,7 @@ class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics", gc=Fa
     samples: tuple[Sample, ...]
 
 
-ToWorker: TypeAlias = Load | Predict | Drop | Credit | Stop
+ToWorker: TypeAlias = Load | LogLevel | Predict | Drop | Credit | Stop
 ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk | Metrics
 
 _PREFIX = struct.Struct("<IQ")

@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from flowyard.platform.workers import log_level
 from flowyard.platform.workers.channel import WorkerChannel
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel, SharedMemory
@@ -32,6 +35,7 @@ from flowyard.schemas.frames import (
     Heartbeat,
     Load,
     LoadFailed,
+    LogLevel,
     Metrics,
     Predict,
     Ready,
@@ -188,7 +192,8 @@ class WorkerProcess:
             self.kill(self._kill_reason)
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: self._channel, sock=ours)
-        self._channel.send(self._load)
+        self._channel.send(msgspec.structs.replace(self._load, log_level=log_level.WORKERS.value))
+        log_level.WORKERS.follow(self)
 
     def _popen(self, connection: int, shared: Sequence[int]) -> subprocess.Popen[bytes]:
         # In the loop's own thread: the worker asks the kernel to be killed when the *thread* that made it ends.
@@ -244,6 +249,10 @@ class WorkerProcess:
     def shared_bytes(self) -> int:
         """Bytes of shared memory that are in use."""
         return 0 if self._memory is None else self._memory.used
+
+    def set_log_level(self, level: int) -> None:
+        """What is below this level is not to be logged; a worker that computes obeys when it has."""
+        self._channel.send(LogLevel(level))
 
     def _drop(self, arena: int) -> None:
         self._channel.send(Drop((arena,)))

@@ -330,6 +330,59 @@ def test_the_level_and_the_setting_silence_the_lines(tmp_path):
     assert len(lines(server)) == 2
 
 
+LOGGING = """
+import logging
+
+def logged(number):
+    for level in ("debug", "info", "error"):
+        getattr(logging.getLogger("mine"), level)("%s %s", level, number)
+    return number
+"""
+LOGGING_HANDLER = """
+import logging
+from djl_python import Output
+
+async def handle(inputs):
+    if not inputs.is_empty():
+        for level in ("debug", "info", "error"):
+            getattr(logging.getLogger("mine"), level)("%s %s", level, inputs.get_batches()[0].get_as_json())
+        return Output().add("done")
+"""
+
+
+@pytest.mark.parametrize("kind", ["functions", "handler", "asynchronous handler"])
+def test_the_level_reaches_the_workers(tmp_path, kind):
+    def said(server, number):
+        assert server.client.post("/predictions/m", json=number).status_code == 200
+        told = server.log.read_text().splitlines()
+        return [level for level in ("debug", "info", "error") if f"{level} {number}" in told]
+
+    if kind == "functions":
+        text = "name: m\nfunctions: {one: steps:logged}\nworkflow:\n  out: [one, in]\n"
+        files = {"workflow.yaml": text, "steps.py": LOGGING}
+    else:
+        code = LOGGING_HANDLER
+        if kind == "handler":
+            code = code.replace("async def", "def").replace("inputs.get_batches()[0]", "inputs")
+        properties = f"option.async_mode={'true' if 'asynchronous' in kind else 'false'}\nmaxWorkers=1\n"
+        files = {"model.py": code, "serving.properties": f"engine=Python\n{properties}"}
+    with running(tmp_path) as server:
+        answer = server.client.post("/models", params={"model_name": "m"}, content=zipped(files))
+        assert answer.status_code == 200, answer.text
+        assert said(server, 1) == ["info", "error"]
+        server.client.post("/server/logging", params={"level": "debug"})
+        assert said(server, 2) == ["debug", "info", "error"]
+        server.client.post("/server/logging", params={"level": "error"})
+        assert said(server, 3) == ["error"]
+        # A worker that starts later knows it, too.
+        (pid,) = server.workers()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid not in server.workers())
+        assert said(server, 4) == ["error"]
+    with running(tmp_path, "--log-level", "debug") as server:
+        assert said(server, 5) == ["debug", "info", "error"]
+
+
 def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path):
     """The server's standard error is a pipe: full first, then without a reader."""
     server = ServerProcess(tmp_path)

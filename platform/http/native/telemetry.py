@@ -20,6 +20,7 @@ from flowyard.platform.telemetry.exposition import CONTENT_TYPES, Exposition
 from flowyard.platform.telemetry.logs import LEVELS, Logs
 from flowyard.platform.telemetry.snapshot import Snapshot, take
 from flowyard.platform.telemetry.traffic import Traffic
+from flowyard.platform.workers import log_level
 from flowyard.schemas.errors import InvalidRequestError
 
 HttpRequest = Request[Any, Any, State]
@@ -54,12 +55,13 @@ async def djl_metrics(request: HttpRequest, registry: Registry, traffic: Traffic
     tags=["Telemetry"],
 )
 async def set_log_level(request: HttpRequest, logs: Logs) -> Response[bytes]:
-    """Sets the level below which nothing is logged, until the server ends; `info` when none is named."""
+    """Sets the level below which server and workers log nothing, until the server ends; `info` when none is named."""
     _check_names(request, LEVEL)
     level = request.query_params.getall(LEVEL, [""])[0] or "info"
     if level.lower() not in LEVELS:
         raise InvalidRequestError(f"Parameter level: {level[:100]!r} is not allowed; allowed is {' or '.join(LEVELS)}.")
     logs.set_level(level.lower())
+    log_level.WORKERS.set(logs.level)
     return Response(to_json(views.Status("OK")), media_type="application/json")
 
 
