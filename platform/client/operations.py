@@ -208,9 +208,8 @@ def _cancel(job: Job) -> Call[answers.Status]:
     return predictions.cancel(job)
 
 
-def _next_part(job: Job, max_items: int | None, timeout_s: float) -> Steps[predictions.JobResult]:
-    """The next part of a job's result: one with something in it, or the last."""
-    end = time.monotonic() + timeout_s
+def _next_part(job: Job, max_items: int | None, end: float, timeout_s: float) -> Steps[predictions.JobResult]:
+    """The next part of a job's result, until `end`: one with something in it, or the last."""
     following = job
     for pause_s in pauses_s():
         part: predictions.JobResult = yield predictions.fetch(following, max_items)
@@ -234,7 +233,7 @@ def _result(job: Job, *, timeout_s: float = TIMEOUT_S) -> Steps[Prediction]:
     parts: list[predictions.JobResult] = []
     following: Job | None = job
     while following is not None:
-        part = yield from _next_part(following, None, end - time.monotonic())
+        part = yield from _next_part(following, None, end, timeout_s)
         parts.append(part)
         following = part.next
     return predictions.joined(parts)
@@ -255,7 +254,7 @@ def _pieces(job: Job, *, max_items: int | None = None, timeout_s: float = TIMEOU
     decoder: Decoder | None = None
     following: Job | None = job
     while following is not None:
-        part = yield from _next_part(following, max_items, timeout_s)
+        part = yield from _next_part(following, max_items, time.monotonic() + timeout_s, timeout_s)
         decoder = decoder or decoder_of(part.reply.headers.get("content-type", ""))
         yield from map(Item, decoder.feed(part.reply.body))
         following = part.next
