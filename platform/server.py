@@ -205,7 +205,8 @@ async def _accept(
     stopping: asyncio.Task[Any],
 ) -> None:
     """Serves until told to stop; requests that are in flight then are finished."""
-    drain_s = int(registry.settings.drain_timeout_s) + 1
+    settings = registry.settings
+    drain_s = int(settings.drain_timeout_s) + 1
     front, dialects = apis
     apps = [
         _native_app(front, door, registry.settings)
@@ -213,10 +214,9 @@ async def _accept(
         else dialects[door.dialect].door(door.parts, front.traffic)
         for door, _ in opened
     ]
-    settings = registry.settings
     bounds = [Connections(settings.max_connections, settings.slow_reader_limit_s) for _ in opened]
     servers = [
-        Server(_config(app, _protocol(tls if listener.address.scheme == "https" else None, bound, settings), settings))
+        Server(_config(app, _protocol(tls if listener.address.scheme == "https" else None, bound, settings), settings, drain_s))
         for app, (_, listener), bound in zip(apps, opened, bounds, strict=True)
     ]
     serving: list[asyncio.Task[Any]] = [
@@ -269,7 +269,7 @@ def _protocol(tls: ssl.SSLContext | None, bounds: Connections, settings: Setting
     return handshake
 
 
-def _config(app: Any, protocol: Callable[..., asyncio.Protocol], settings: Settings) -> uvicorn.Config:
+def _config(app: Any, protocol: Callable[..., asyncio.Protocol], settings: Settings, drain_s: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=cast(Any, protocol),
@@ -283,7 +283,7 @@ def _config(app: Any, protocol: Callable[..., asyncio.Protocol], settings: Setti
         date_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=cast(int, settings.keep_alive_limit_s),
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) + 1,
+        timeout_graceful_shutdown=drain_s,
     )
 
 
