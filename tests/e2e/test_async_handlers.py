@@ -134,12 +134,12 @@ def test_requests_overlap_in_one_worker_and_a_slow_one_holds_nobody(server, back
         assert len(model.workers()) == 1
 
 
-def test_so_many_at_a_time_and_not_more(server, background):
+def test_so_many_at_a_time_and_not_more(server, background, tmp_path):
     with registered(server, "bounded", "option.max_rolling_batch_size=3") as model:
         held = [background(model.ask, "hold") for _ in range(2)]
         wait_until(lambda: model.count("here") == 3)
-        leaving = background(model.ask, "hold", headers={"x-request-timeout": "3s"})
-        wait_until(lambda: server.client.get("/models/bounded").json()[0]["models"][0]["requestInQueue"] == 0)
+        leaving = background(model.ask, "hold", headers={"x-request-timeout": "8s"}, note=str(tmp_path / "here"))
+        wait_until((tmp_path / "here").exists)
         queued = background(model.ask, "count")
         wait_until(lambda: server.client.get("/models/bounded").json()[0]["models"][0]["requestInQueue"] == 1)
         assert not leaving.done()
