@@ -17,12 +17,16 @@ class OneWriteTransport:
     Args:
         transport: The connection's own.
         loop: The event loop.
+        carrier: What it writes to in turn, where it speaks TLS and that is known: it does not count what waits there.
     """
 
-    __slots__ = ("_head", "_is_tls", "_loop", "_transport", "_write")
+    __slots__ = ("_carrier", "_head", "_is_tls", "_loop", "_transport", "_write")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, carrier: asyncio.Transport | None = None
+    ) -> None:
         self._transport = transport
+        self._carrier = carrier
         self._write = transport.write
         self._loop = loop
         self._head: bytes | None = None
@@ -42,6 +46,11 @@ class OneWriteTransport:
             return
         self._write(data)
 
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent, encrypted or not."""
+        waiting = self._transport.get_write_buffer_size()
+        return waiting if self._carrier is None else waiting + self._carrier.get_write_buffer_size()
+
     def write_eof(self) -> None:
         """Says that nothing more will be written."""
         self._flush()
@@ -56,7 +65,7 @@ class OneWriteTransport:
 
     def _leave(self) -> None:
         """Ends a TLS connection whose client does not answer: uvloop, and the server's end with it, would wait for 30 s."""
-        if self._transport.get_write_buffer_size():
+        if self.get_write_buffer_size():
             self._loop.call_later(GOODBYE_S, self._leave)
         else:
             self._transport.abort()

@@ -44,7 +44,7 @@ class Handshake(asyncio.Protocol):
         beginning = loop.start_tls(opened, self, self._tls, server_side=True, ssl_handshake_timeout=self._limit_s)
         # At once, not when a task gets its first turn: what comes before would be lost for the handshake.
         awaited = beginning.send(None)
-        self._shaking = loop.create_task(self._shake(_rest_of(beginning, awaited)))
+        self._shaking = loop.create_task(self._shake(opened, _rest_of(beginning, awaited)))
 
     def data_received(self, data: bytes) -> None:
         """A request came together with the end of the handshake."""
@@ -53,7 +53,7 @@ class Handshake(asyncio.Protocol):
     def tick(self, now: int) -> None:
         """Time has passed; the handshake has a clock of its own."""
 
-    async def _shake(self, handshake: Awaitable[asyncio.Transport | None]) -> None:
+    async def _shake(self, carrier: asyncio.Transport, handshake: Awaitable[asyncio.Transport | None]) -> None:
         try:
             tls = await handshake
         except OSError:
@@ -64,6 +64,7 @@ class Handshake(asyncio.Protocol):
         if tls is None or tls.is_closing():
             return
         tls.set_protocol(self._protocol)
+        self._protocol.carrier = carrier
         self._protocol.connection_made(tls)
         if self._early:
             self._protocol.data_received(self._early)

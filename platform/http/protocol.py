@@ -96,7 +96,12 @@ class BoundedProtocol(HttpToolsProtocol):
     Args:
         bounds: The connections it is one of.
         arguments: uvicorn's own.
+
+    Attributes:
+        carrier: What a connection that speaks TLS is carried by; to be said before it is made.
     """
+
+    carrier: asyncio.Transport | None = None
 
     def __init__(self, *arguments: Any, bounds: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -125,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop)))
+        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop, self.carrier)))
         if not self._bounds.add(self):
             self._refusal = _answer(503, f"there are {self._bounds.limit} connections already (setting max_connections)")
             self.transport.write(self._refusal)

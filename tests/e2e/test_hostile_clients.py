@@ -12,7 +12,9 @@ import time
 import pytest
 from support.archives import linear_onnx, zipped
 from support.certificates import issue, trusting
-from support.server import running
+from support.server import running, wait_until
+
+from flowyard.platform.http.connection import GOODBYE_S
 
 #: What a head may take, and some more for a machine that is busy.
 HEAD_LIMIT_S = 10.0
@@ -169,6 +171,47 @@ def test_a_client_that_does_not_read_its_answer(tmp_path, name):
                 assert piece, received
                 received += len(piece)
         assert server.client.post(f"/predictions/{name}", json=1).content == b"x" * LARGE
+
+
+def encrypted(tmp_path, **env):
+    """A server that speaks TLS, with a workflow whose answer is large, and what makes a connection to it."""
+    certificate = issue(tmp_path)
+    env |= {
+        "FLOWYARD_CERTIFICATE_FILE": str(certificate.chain),
+        "FLOWYARD_PRIVATE_KEY_FILE": str(certificate.key),
+        "FLOWYARD_INFERENCE_ADDRESS": "https://127.0.0.1:0",
+    }
+    return running(tmp_path, env=env, host=None, trusts=trusting(certificate)), trusting(certificate)
+
+
+@contextlib.contextmanager
+def asking_for_much(server, trusts, *further):
+    archive = zipped({"workflow.yaml": PIECES_FLOW.format(name="whole"), "steps.py": PIECES})
+    assert server.client.post("/workflows", content=archive).status_code == 200
+    with connection(server) as plain, trusts.wrap_socket(plain, server_hostname="127.0.0.1") as opened:
+        lines = b"".join(line + b"\r\n" for line in (b"host: x", b"content-length: 1", *further))
+        opened.sendall(b"POST /predictions/whole HTTP/1.1\r\n" + lines + b"\r\n7")
+        yield opened
+
+
+def test_a_client_that_does_not_read_what_is_encrypted(tmp_path):
+    served, trusts = encrypted(tmp_path, FLOWYARD_SLOW_READER_LIMIT_S="2")
+    with served as server, asking_for_much(server, trusts) as opened:
+        wait_until(lambda: is_ended(opened))
+
+
+def test_a_client_that_reads_what_is_encrypted_late_gets_all_of_it(tmp_path):
+    served, trusts = encrypted(tmp_path)
+    with served as server, asking_for_much(server, trusts, b"connection: close") as opened:
+        began = time.monotonic()
+        received = bytearray(opened.recv(1))
+        # Longer than who has been told everything gets for saying goodbye.
+        while time.monotonic() - began < 2 * GOODBYE_S + 1:
+            received += opened.recv(4096)
+            time.sleep(0.05)
+        while piece := opened.recv(1 << 20):
+            received += piece
+        assert len(received) > LARGE
 
 
 def rest_of(opened):
