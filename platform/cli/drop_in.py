@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,47 +26,96 @@ STOP_LIMIT_S = 60.0
 _LOOK_S = 0.05
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """What both are told."""
+
+    start: Flag = False
+    """Start the server; what is done unless --stop or --version is given."""
+
+    stop: Flag = False
+    """Stop the server."""
+
+    foreground: Flag = False
+    """Stay in the foreground; else the server goes on in the background."""
+
+    version: Annotated[bool, Parameter(name=["--version", "-v"], negative=())] = False
+    """Show the version."""
+
+    model_store: Path | None = None
+    """Folder of the archives."""
+
+    models: Models = None
+    """[NAME=]ARCHIVE of models to load at the start, or `all`."""
+
+    log_config: Path | None = None
+    """Configuration of log4j; has no effect."""
+
+    state_dir: Path | None = None
+    """Folder that remembers what is registered; one of its own in ~/.local/state/flowyard by default. The file with the process
+    id is there, too, where it is given."""
+
+    ready_file: Path | None = None
+    """Gets the base URLs once requests are accepted."""
+
+    def run(
+        self,
+        server: DropIn,
+        file: Path | None,
+        own: Mapping[str, object],
+        idle: Mapping[str, object | None] | None = None,
+        *,
+        snapshots: bool,
+    ) -> int:
+        """Does what the flags say.
+
+        Args:
+            server: Which of the two.
+            file: Its configuration.
+            own: Settings from flags that it alone has.
+            idle: Its flags that do nothing, by name.
+            snapshots: Whether the newest snapshot counts where no file is named.
+
+        Raises:
+            InvalidRequestError: The configuration cannot be read, or says what cannot be.
+        """
+        if self.version:
+            print(server.version)
+            return 0
+        if self.stop:
+            return server.stop()
+        _check_there(log_config=self.log_config)
+        flags = {
+            "model_store": _absolute(self.model_store),
+            "load_models": ",".join(self.models) if self.models else None,
+            **own,
+        }
+        given = {"--log-config": self.log_config, **(idle or {})}
+        said = [flag for flag, value in given.items() if value is not None]
+        run = server.settings(file, flags, said, snapshots=snapshots)
+        return server.start(run, foreground=self.foreground, ready_file=self.ready_file)
+
+
 def torchserve(
     *,
-    start: Flag = False,
-    stop: Flag = False,
-    foreground: Flag = False,
-    version: Annotated[bool, Parameter(name=["--version", "-v"], negative=())] = False,
-    model_store: Path | None = None,
+    common: Common = Common(),
     workflow_store: Path | None = None,
-    models: Models = None,
     ts_config: Path | None = None,
-    log_config: Path | None = None,
     cpp_log_config: Path | None = None,
     ncs: Annotated[bool, Parameter(name=["--no-config-snapshots", "--ncs"], negative=())] = False,
     plugins_path: Annotated[str | None, Parameter(name=["--plugins-path", "--ppath"])] = None,
     disable_token_auth: Annotated[bool, Parameter(name=["--disable-token-auth", "--dt"], negative=())] = False,
     enable_model_api: Flag = False,
-    state_dir: Path | None = None,
-    ready_file: Path | None = None,
 ) -> int:
     """Serve as TorchServe does: its flags, its config.properties, its environment, its API.
 
     Parameters
     ----------
-    start
-        Start the server; what is done unless --stop or --version is given.
-    stop
-        Stop the server.
-    foreground
-        Stay in the foreground; else the server goes on in the background.
-    version
-        Show the version.
-    model_store
-        Folder of the archives.
     workflow_store
         Folder of the workflow archives; the model store by default.
-    models
-        [NAME=]ARCHIVE of models to load at the start, or `all`.
     ts_config
         The config.properties.
-    log_config
-        Configuration of log4j; has no effect.
     cpp_log_config
         Has no effect.
     ncs
@@ -76,90 +126,38 @@ def torchserve(
         Ask for no tokens.
     enable_model_api
         Let the API register and unregister models.
-    state_dir
-        Folder that remembers what is registered; ~/.local/state/flowyard/torchserve by default. The file with the process id is
-        there, too, where it is given.
-    ready_file
-        Gets the base URLs once requests are accepted.
     """
-    del start
-    if version:
-        print("TorchServe Version is 0.12.0")
-        return 0
-    server = DropIn("TorchServe", "torchserve", state_dir)
-    if stop:
-        return server.stop()
-    if model_store is not None and not model_store.is_dir():
-        raise InvalidRequestError(f"--model-store directory not found: {model_store}")
-    _check_there(log_config=log_config, cpp_log_config=cpp_log_config)
-    flags = {
-        "model_store": _absolute(model_store),
+    if not (common.version or common.stop):
+        store = common.model_store
+        if store is not None and not store.is_dir():
+            raise InvalidRequestError(f"--model-store directory not found: {store}")
+        _check_there(cpp_log_config=cpp_log_config)
+    own = {
         "workflow_store": _absolute(workflow_store),
-        "load_models": ",".join(models) if models else None,
         "disable_token_authorization": True if disable_token_auth else None,
         "torchserve_model_api": True if enable_model_api else None,
         "restore": False if ncs else None,
     }
-    idle = {"--log-config": log_config, "--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
-    run = server.settings(ts_config, flags, [flag for flag, value in idle.items() if value is not None], snapshots=not ncs)
-    return server.start(run, foreground=foreground, ready_file=ready_file)
+    idle = {"--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
+    server = DropIn("TorchServe", "torchserve", common.state_dir, "TorchServe Version is 0.12.0")
+    return common.run(server, ts_config, own, idle, snapshots=not ncs)
 
 
 def mms(
     *,
-    start: Flag = False,
-    stop: Flag = False,
-    foreground: Flag = False,
-    version: Annotated[bool, Parameter(name=["--version", "-v"], negative=())] = False,
-    model_store: Path | None = None,
-    models: Models = None,
+    common: Common = Common(),
     mms_config: Annotated[Path | None, Parameter(name=["--mms-config", "--ts-config"])] = None,
-    log_config: Path | None = None,
-    state_dir: Path | None = None,
-    ready_file: Path | None = None,
 ) -> int:
     """Serve as Multi Model Server does: its flags, its config.properties, its environment, its API.
 
     Parameters
     ----------
-    start
-        Start the server; what is done unless --stop or --version is given.
-    stop
-        Stop the server.
-    foreground
-        Stay in the foreground; else the server goes on in the background.
-    version
-        Show the version.
-    model_store
-        Folder of the archives.
-    models
-        [NAME=]ARCHIVE of models to load at the start, or `all`.
     mms_config
         The config.properties.
-    log_config
-        Configuration of log4j; has no effect.
-    state_dir
-        Folder that remembers what is registered while the server runs; ~/.local/state/flowyard/mms by default. The file with the
-        process id is there, too, where it is given.
-    ready_file
-        Gets the base URLs once requests are accepted.
     """
-    del start
-    if version:
-        print("Model server version is 1.1.11")
-        return 0
-    server = DropIn("MMS", "mms", state_dir)
-    if stop:
-        return server.stop()
-    _check_there(log_config=log_config)
-    flags = {
-        "model_store": _absolute(model_store),
-        "load_models": ",".join(models) if models else None,
-        # The original forgets everything when it stops.
-        "restore": False,
-    }
-    run = server.settings(mms_config, flags, ["--log-config"] if log_config is not None else [], snapshots=False)
-    return server.start(run, foreground=foreground, ready_file=ready_file)
+    server = DropIn("MMS", "mms", common.state_dir, "Model server version is 1.1.11")
+    # The original forgets everything when it stops.
+    return common.run(server, mms_config, {"restore": False}, snapshots=False)
 
 
 def _check_there(**files: Path | None) -> None:
@@ -180,11 +178,13 @@ class DropIn:
         title: What its messages call it.
         dialect: Whose API is served.
         state_dir: Where the state is, `None` for the usual place.
+        version: What it says when asked for its version.
     """
 
-    def __init__(self, title: str, dialect: Literal["torchserve", "mms"], state_dir: Path | None) -> None:
+    def __init__(self, title: str, dialect: Literal["torchserve", "mms"], state_dir: Path | None, version: str) -> None:
         from flowyard.platform.settings import default_state_dir
 
+        self.version = version
         self._title = title
         self._dialect: Literal["torchserve", "mms"] = dialect
         self._state_dir = state_dir or Path(default_state_dir()) / dialect
