@@ -146,8 +146,8 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
 
 
 def _begin_log(load: frames.Load) -> None:
-    """Has what handlers and functions log go out, as DJL's and TorchServe's servers have it."""
-    if load.handlers in ("", "djl"):
+    """Has what functions log go out; the loaders of handlers see to that themselves."""
+    if not load.handlers:
         logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger().setLevel(load.log_level)
 
