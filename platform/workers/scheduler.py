@@ -444,7 +444,7 @@ class Scheduler:
             return self.policy.batch_size
         if self._duration_s > QUICK_S:
             return 1
-        share = -(-self._queue.waiting // max(1, len(self._idle)))
+        share = -(-self._queue.waiting // max(1, len(self._with_room)))
         return min(self.policy.batch_size, max(SHARED_FROM, share))
 
     def _take_batch(self, now: float, *, may_retry: bool = True) -> tuple[tuple[Job, ...], list[Instruction]]:
