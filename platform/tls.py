@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidRequestError
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: What OpenSSL says of certificates that it holds for too weak, and Java takes.
+_WEAK = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
     """What https is spoken with: TLS 1.2 or newer.
 
     Args:
-        settings: With `certificate_file` and `private_key_file`, or `keystore`, which goes first as in DJL Serving.
+        settings: With `certificate_file` and `private_key_file`, or `keystore`, which goes first as in DJL Serving. Where
+            TorchServe's or MMS's API is served, a certificate with a short key is taken with a warning: they take it in silence.
 
     Returns:
         The context of the server's side.
@@ -25,10 +34,11 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    bears_weak = bool(settings.dialects)
     if settings.keystore:
-        _load_keystore(context, Path(settings.keystore), settings.keystore_pass)
+        _load_keystore(context, Path(settings.keystore), settings.keystore_pass, bears_weak=bears_weak)
     elif settings.certificate_file and settings.private_key_file:
-        _load_files(context, Path(settings.certificate_file), Path(settings.private_key_file))
+        _load_files(context, Path(settings.certificate_file), Path(settings.private_key_file), bears_weak=bears_weak)
     else:
         said = [name for name in ("certificate_file", "private_key_file") if getattr(settings, name)]
         asks = "enable_grpc_ssl is set" if settings.enable_grpc_ssl else "an address is https"
@@ -47,16 +57,28 @@ def pem_pair(settings: Settings) -> tuple[bytes, bytes]:
     return Path(settings.private_key_file).read_bytes(), Path(settings.certificate_file).read_bytes()
 
 
-def _load_files(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+def _load_files(context: ssl.SSLContext, certificate: Path, key: Path, *, bears_weak: bool) -> None:
     for name, path in (("certificate_file", certificate), ("private_key_file", key)):
         _read(name, path)
     try:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        _load(context, lambda: context.load_cert_chain(certificate, key, password=_no_password), bears_weak=bears_weak)
     except (ssl.SSLError, OSError) as error:
         raise InvalidRequestError(
             f"certificate_file {certificate} and private_key_file {key} cannot be used: {_reason(error)};"
             " expected are PEM files that belong together, the key without a password"
         ) from None
+
+
+def _load(context: ssl.SSLContext, load: Callable[[], None], *, bears_weak: bool) -> None:
+    """Loads a certificate; one that is too weak for OpenSSL's usual level is taken at the one below, where that is wanted."""
+    try:
+        load()
+    except ssl.SSLError as error:
+        if not bears_weak or error.reason not in _WEAK:
+            raise
+        context.set_ciphers("DEFAULT:@SECLEVEL=1")
+        load()
+        log.warning("the certificate is weak; replace it by one with an RSA key of 2048 bits or more", reason=_reason(error))
 
 
 def _no_password() -> bytes:
@@ -71,14 +93,15 @@ def _read(name: str, path: Path) -> bytes:
         raise InvalidRequestError(f"{name} {path} cannot be read: {error.strerror}") from None
 
 
-def _load_keystore(context: ssl.SSLContext, keystore: Path, password: str) -> None:
+def _load_keystore(context: ssl.SSLContext, keystore: Path, password: str, *, bears_weak: bool) -> None:
     content = _read("keystore", keystore)
     pem = _pem_of(content, password, keystore)
     # OpenSSL takes certificates from files only; this one has no name and is gone with its descriptor.
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        path = f"/proc/self/fd/{descriptor}"
+        _load(context, lambda: context.load_cert_chain(path, password=_no_password), bears_weak=bears_weak)
     except (ssl.SSLError, OSError) as error:
         raise InvalidRequestError(f"keystore {keystore} cannot be used: {_reason(error)}") from None
     finally:

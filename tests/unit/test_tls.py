@@ -1,11 +1,14 @@
+import datetime
 import re
 import ssl
 import sys
 
+import msgspec
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from support.certificates import issue
 
@@ -66,6 +69,25 @@ def test_what_cannot_be_used_is_said(certificate, wrong):
     for given, message in table:
         with pytest.raises(InvalidRequestError, match=re.escape(message)):
             tls_context(settings(**given))
+
+
+def test_a_short_key_is_borne_where_those_move_in_who_have_one(tmp_path):
+    key = rsa.generate_private_key(65537, 1024)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + datetime.timedelta(days=36_500))
+    leaf = builder.sign(key, hashes.SHA256())
+    encryption = serialization.BestAvailableEncryption(b"changeit")
+    (tmp_path / "keys.p12").write_bytes(pkcs12.serialize_key_and_certificates(b"x", key, leaf, None, encryption))
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "both.pem").write_bytes(private + leaf.public_bytes(serialization.Encoding.PEM))
+    files = {"certificate_file": tmp_path / "both.pem", "private_key_file": tmp_path / "both.pem"}
+    for given in (files, {"keystore": tmp_path / "keys.p12"}):
+        said = settings(**given)
+        with pytest.raises(InvalidRequestError, match="key too small"):
+            tls_context(said)
+        moved_in = msgspec.structs.replace(said, dialects=("torchserve",))
+        assert tls_context(moved_in).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_a_keystore_without_the_package_for_it_says_what_to_install(certificate, monkeypatch):
