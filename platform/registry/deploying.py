@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
 
 import structlog
@@ -14,6 +16,7 @@ from flowyard.platform.registry.planner import Planner
 from flowyard.platform.registry.requirements import Requirements
 from flowyard.platform.registry.retention import Retention
 from flowyard.platform.registry.staging import Staging
+from flowyard.platform.registry.workplaces import Workplaces
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.room import MIB
 from flowyard.platform.workers.watchers import Watchers
@@ -32,6 +35,7 @@ class Deployer:
         requirements: Installs what archives ask for.
         retention: Keeps the archives meanwhile.
         watchers: Are told what the workers do.
+        workplaces: Where handlers work that may write.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Deployer:
         requirements: Requirements,
         retention: Retention,
         watchers: Watchers,
+        workplaces: Workplaces,
     ) -> None:
         self._reserved_bytes = settings.reserved_memory_mb * MIB
         self._planner = planner
@@ -49,6 +54,7 @@ class Deployer:
         self._requirements = requirements
         self._retention = retention
         self._watchers = watchers
+        self._workplaces = workplaces
 
     async def deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         """Starts an entry. Its record keeps what was put into the store for it.
@@ -73,11 +79,17 @@ class Deployer:
         record = entry.record
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._staging.parts(record))
         specs = await self._requirements.satisfy(specs)
+        specs = await asyncio.to_thread(self._workplaces.give, specs)
         deployment = Deployment(record.name, record.version, plan, specs, self._reserved_bytes, self._watchers)
+        deployment.on_closed = functools.partial(self._workplaces.take_back, specs.values())
         entry.attempt = deployment
-        deployment.restore(record.workers)
-        begin_with_adapters(deployment, record, stored.folder)
-        with self._requirements.hint(specs):
-            await deployment.start()
+        try:
+            deployment.restore(record.workers)
+            begin_with_adapters(deployment, record, stored.folder)
+            with self._requirements.hint(specs):
+                await deployment.start()
+        except BaseException:
+            deployment.on_closed()
+            raise
         log.info("deployed", name=record.name, seconds=round(time.monotonic() - started, 3))
         return deployment

@@ -44,6 +44,7 @@ class Deployment:
         requests: What has been asked of it over HTTP.
         start_s: Seconds that it took to start, 0 before.
         closing: Whether it finishes what it has and takes nothing new.
+        on_closed: Called, in a thread, when all of its workers have ended.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Deployment:
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
         self.takes_requests = bool(plan.references) or any(spec.handlers for spec in specs.values())
         self.closing = False
+        self.on_closed: Callable[[], None] = _nothing
         self._runs = 0
         self._runs_over = asyncio.Event()
 
@@ -169,7 +171,8 @@ class Deployment:
 
     def _label(self, key: str) -> str:
         """What a model of a workflow is called outside of it, as TorchServe has it."""
-        return self.name if key in (self.name, FUNCTIONS) else f"{self.name}__{key}"
+        is_model = key == self.name and self.plan.spelling != "torchserve"
+        return self.name if is_model or key == FUNCTIONS else f"{self.name}__{key}"
 
     def run_began(self) -> None:
         """A run of several calls began: until it is over, `close` leaves the workers of its later calls alone."""
@@ -198,6 +201,11 @@ class Deployment:
                 await asyncio.wait_for(self._runs_over.wait(), until - time.monotonic())
         left_s = max(0.0, until - time.monotonic())
         await asyncio.gather(*(pool.close(left_s) for pool in self.pools.values()))
+        await asyncio.to_thread(self.on_closed)
+
+
+def _nothing() -> None:
+    """Nothing is left to be done."""
 
 
 def is_single_call(plan: Plan) -> bool:

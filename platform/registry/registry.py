@@ -39,6 +39,7 @@ from flowyard.platform.registry.tasks import Tasks
 from flowyard.platform.registry.templates import Templates
 from flowyard.platform.registry.traffic_changes import TrafficChanges
 from flowyard.platform.registry.unattended import Unattended
+from flowyard.platform.registry.workplaces import Workplaces
 from flowyard.platform.settings import Settings
 from flowyard.platform.state_dir import StateDirLock, let_through
 from flowyard.platform.workers.confinement import check_can_work
@@ -80,7 +81,8 @@ class Registry:
         retention = Retention(settings, endpoints, store, archives, self._requirements)
         self._staging = staging = Staging(archives, self._sources, retention, tasks)
         compiler = Compiler(settings, endpoints)
-        deployer = Deployer(settings, planner, staging, self._requirements, retention, self.watchers)
+        workplaces = Workplaces(state_dir / "workplaces", planner.confinement)
+        deployer = Deployer(settings, planner, staging, self._requirements, retention, self.watchers, workplaces)
         self._removal = Removal(settings, endpoints, store, retention, tasks)
         admission = Admission(endpoints, store, deployer, self._removal)
         unattended = Unattended(endpoints, store, staging, compiler, deployer, tasks)
