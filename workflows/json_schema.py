@@ -20,7 +20,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 _REF = "#/definitions/"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 _REGISTERED = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(:[A-Za-z0-9][A-Za-z0-9_.-]{0,127})?$"
-_CALLABLE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+_CALLABLE = r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[\w-]+(/[\w-]+)*\.py):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 _TEXT: Json = {"type": ["string", "number"]}
 
 

@@ -7,7 +7,9 @@ from collections.abc import Container
 
 import msgspec
 
-_CALLABLE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
+_CALLABLE = re.compile(
+    r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[\w-]+(?:/[\w-]+)*\.py):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)",
+)
 _REGISTERED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})(?::([A-Za-z0-9][A-Za-z0-9_.-]{0,127}))?")
 #: Schemes of URLs, which a module of the same name would look like.
 SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "az", "hf", "hdfs", "djl", "jar"})
@@ -63,7 +65,7 @@ def split_registered(text: str) -> tuple[str, str] | None:
 
 
 def split_callable(text: str) -> tuple[str, str] | None:
-    """Splits `module:callable`.
+    """Splits `module:callable`, where the module may be a file, `path/to/file.py`, with a name that only files have.
 
     Args:
         text: A function of the file, or the URL of a Python model.

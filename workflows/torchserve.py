@@ -203,6 +203,9 @@ def _function(name: str, place: At, handler: str | None, problems: Problems) -> 
         return ""
     target = f"{handler.removesuffix('.py').strip('/').replace('/', '.')}:{name}"
     if split_callable(target) is None:
+        # A file need not have the name of a module: TorchServe imports `pred-err.py`, too.
+        target = f"{handler.removesuffix('.py').strip('/')}.py:{name}"
+    if split_callable(target) is None:
         problems.error(f'node "{name}" is no model and cannot be a function of {handler}', place, name=name)
     return target
 

@@ -54,6 +54,21 @@ def compiled(text: str) -> Plan:
     return compile_workflow(text.encode(), "spec.yaml", Files(), "handler.py")
 
 
+class FilesOfOthers(Files):
+    """The handler's file has a name that is no module's."""
+
+    def read(self, path: str) -> bytes | None:
+        return HANDLER if path == "pred-err.py" else None
+
+    def names(self) -> Iterable[str]:
+        return ["pred-err.py", "a", "a.mar", "nodes.mar"]
+
+
+def test_a_handler_file_need_not_have_the_name_of_a_module():
+    plan = compile_workflow(SPEC.encode(), "spec.yaml", FilesOfOthers(), "pred-err.py")
+    assert plan.functions == {"pre": "pred-err.py:pre", "join": "pred-err.py:join"}
+
+
 def found(text: str, handler: str | None = "handler.py") -> list[str]:
     return [str(problem).removeprefix("spec.yaml:") for problem in check(text.encode(), "spec.yaml", Files(), handler).problems]
 
