@@ -314,18 +314,27 @@ def test_a_handler_derived_from_the_base(load, tmp_path):
 
 def test_micro_batches(load, tmp_path):
     scripted(tmp_path / "affine.pt", Affine())
-    wrapped = OWN.replace("    def describe", "    seen = []\n    def describe").replace(
+    # As public handlers have it: made before the model is loaded, by a class that leaves out its base's `__init__`.
+    wrapped = OWN.replace(
         "    def preprocess",
-        "    def initialize(self, context):\n"
+        "    def __init__(self):\n"
         "        from ts.handler_utils.micro_batching import MicroBatching\n"
+        "        self.handle = MicroBatching(self)\n\n"
+        "    def initialize(self, context):\n"
         "        super().initialize(context)\n"
-        "        self.handle = MicroBatching(self, micro_batch_size=2, parallelism={'preprocess': 2})\n\n"
+        "        self.handle.parallelism = {'preprocess': 2}\n"
+        "        self.handle.micro_batch_size = 2\n"
+        "        self.parts = set()\n\n"
+        "    def postprocess(self, data):\n"
+        "        self.parts.add(self.handle.get_micro_batch_idx())\n"
+        "        return super().postprocess(data)\n\n"
         "    def preprocess",
-    )
+    ).replace('"device": str(self.get_device())', '"device": "cpu", "parts": sorted(self.parts)')
     (tmp_path / "own.py").write_text(wrapped)
     model = load("own.py", serializedFile="affine.pt")
     calls = [Call("", [Message(contents=(("body", str(n).encode()),))]) for n in range(5)]
     assert [told(answer) for answer in model.predict(calls)] == [[2.0 * n + 1] for n in range(5)]
+    assert told(ask(model, b"", describe="True"))["parts"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

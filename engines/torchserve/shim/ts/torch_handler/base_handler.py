@@ -36,19 +36,23 @@ class BaseHandler(abc.ABC):
         model_yaml_config: The archive's `model-config.yaml`.
     """
 
+    # Not in `__init__`: handlers that never call it work in TorchServe, too.
+    model: Any = None
+    mapping: dict[str, str] | None = None
+    device: Any = None
+    initialized = False
+    context: Any = None
+    model_pt_path: str | None = None
+    manifest: Any = None
+    map_location: str | None = None
+    explain = False
+    target = 0
+    profiler_args: dict[str, Any]
+    model_yaml_config: dict[str, Any]
+
     def __init__(self) -> None:
-        self.model: Any = None
-        self.mapping: dict[str, str] | None = None
-        self.device: Any = None
-        self.initialized = False
-        self.context: Any = None
-        self.model_pt_path: str | None = None
-        self.manifest: Any = None
-        self.map_location: str | None = None
-        self.explain = False
-        self.target = 0
-        self.profiler_args: dict[str, Any] = {}
-        self.model_yaml_config: dict[str, Any] = {}
+        self.profiler_args = {}
+        self.model_yaml_config = {}
 
     def initialize(self, context: Any) -> None:
         """Loads the model: an eager one (`modelFile` and a state dict), TorchScript, ONNX, or a compiled `.so`.
@@ -169,7 +173,11 @@ class BaseHandler(abc.ABC):
         return self.postprocess(self.inference(prepared))
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
-        arguments = {"activities": [torch.profiler.ProfilerActivity.CPU], "record_shapes": True, **self.profiler_args}
+        arguments = {
+            "activities": [torch.profiler.ProfilerActivity.CPU],
+            "record_shapes": True,
+            **getattr(self, "profiler_args", {}),
+        }
         with torch.profiler.profile(**arguments) as profiler:
             output = self._answer(data)
         logger.info(profiler.key_averages().table(sort_by="cpu_time_total", row_limit=10))
