@@ -14,6 +14,8 @@ from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.models import ModelSpec
 
 MAX_FILE_BYTES = 1 << 20
+#: Longest time that a model may take to answer.
+MOST_SECONDS = 86_400
 #: How deep a file may nest, and how many values it may be once what its anchors stand for is counted wherever it is referred to.
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
@@ -81,9 +83,25 @@ class ModelConfig(msgspec.Struct, frozen=True):
         seconds = self.settings.get("startupTimeout")
         return float(seconds) if seconds else None
 
+    @property
+    def client_timeout_s(self) -> float:
+        """How long a client waits; 0 for as long as it takes."""
+        return float(self.settings.get("clientTimeoutInMills", 0)) / 1000
+
+    @property
+    def needs_idle(self) -> bool:
+        """Whether a request is only taken in when a worker waits for it."""
+        return bool(self.settings.get("useJobTicket", False))
+
+    def as_json(self) -> str:
+        """What the file says of itself, for descriptions."""
+        return msgspec.json.encode({key: value for key, value in self.settings.items() if key != "torchrun"}).decode()
+
     def spec(self) -> ModelSpec:
         """How the model is to be served."""
         given = {field: self.settings[key] for key, field in NUMBERS.items() if key in self.settings}
+        if "timeout" in given:
+            given["timeout"] = min(given["timeout"], MOST_SECONDS)
         if given.get("min_worker") == 0 and given.get("max_worker", 0) > 0:
             # TorchServe starts one worker then.
             given["min_worker"] = 1
@@ -215,6 +233,9 @@ def _is_right(file: str, key: str, value: object) -> bool:
 def _fits(file: str, key: str, value: object) -> bool:
     if not _told(_is_int(value), file, key, value, "integer"):
         return False
+    if key == "responseTimeout" and int(str(value)) > MOST_SECONDS:
+        logger.warning("%s: responseTimeout: %s s is taken for the most that is allowed, %d s", file, value, MOST_SECONDS)
+        return True
     try:
         msgspec.convert({NUMBERS[key]: value}, ModelSpec)
     except msgspec.ValidationError as error:

@@ -31,8 +31,8 @@ HANDLER, RUNTIME, ENVELOPE, DECODE, STARTUP = (
 )
 #: The handler of what names none, where the server has one (TorchServe reference §5.1, `default_service_handler`).
 DEFAULT_HANDLER = "default_service_handler"
-#: Where the server finds the name of the file of what is to be installed.
-REQUIREMENTS = "requirements_file"
+#: Where the server finds the name of the file of what is to be installed, and TorchServe's keys of `model-config.yaml` as JSON.
+REQUIREMENTS, CONFIG = "requirements_file", "model_config"
 #: What workers are told of the metrics that the server knows of handlers: JSON, a list of name, unit, dimensions and kind.
 MODEL_METRICS = "model_metrics"
 ENVELOPES = ("body", "json", "kserve", "kservev2")
@@ -117,6 +117,7 @@ class ArchivedModel(msgspec.Struct, frozen=True, kw_only=True):
             RUNTIME: self.options.get(RUNTIME, self.manifest.runtime).lower(),
             "manifest": self.manifest.file,
             "config_file": self.config.file,
+            CONFIG: self.config.as_json(),
             REQUIREMENTS: self.manifest.requirements_file,
             ENVELOPE: self.options.get(ENVELOPE, self.manifest.envelope),
             DECODE: self.options.get(DECODE, "true"),
@@ -284,7 +285,6 @@ def _check_options(options: Mapping[str, str]) -> None:
     runtime = options.get(RUNTIME)
     if runtime is not None and runtime.lower() not in RUNTIMES:
         raise InvalidModelError(f"option {RUNTIME}: {runtime[:50]!r}; known are python, python3 and LSP")
-    _envelope(options.get(ENVELOPE, ""), f"option {ENVELOPE}")
 
 
 def _envelope(name: str, place: str) -> str:

@@ -179,6 +179,8 @@ def _legacy_entry(handler: str, root: Path, context: Any) -> Entry:
 def _in_envelope(entry: Entry, name: str) -> Entry:
     if not name:
         return entry
+    if name not in folder.ENVELOPES:
+        raise InvalidModelError(f"{folder.ENVELOPE}: there is no envelope {name[:50]!r}; known are {', '.join(folder.ENVELOPES)}")
     from ts.torch_handler.request_envelope import envelope  # noqa: PLC0415
 
     wrapped: Entry = envelope(name)(entry).handle

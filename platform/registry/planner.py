@@ -172,6 +172,9 @@ def policy_of_handlers(policy: Policy, located: Located) -> Policy:
         return policy
     timeout_error, died_error = _TOLD[located.handlers]
     policy = msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
+    if isinstance(located.described, ArchivedModel):
+        config = located.described.config
+        return msgspec.structs.replace(policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle)
     if not isinstance(located.described, DjlModel) or not located.described.is_asynchronous:
         return policy
     # What is awaited together shares no batch: there the slowest would hold the others.

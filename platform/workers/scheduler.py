@@ -95,6 +95,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         timeout_error: What a request is told that has been computed for `timeout_s`, and is not tried again then; empty where
             `timeout_s` bounds the time since it was submitted, as its deadline does.
         died_error: What a request is told whose workers died; empty for our text, which says of what.
+        client_timeout_s: A request is answered by then, whatever its own deadline; 0 for no such limit.
+        needs_idle: Whether a request is only taken in when a worker waits for it.
     """
 
     name: str
@@ -108,6 +110,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 120.0
     timeout_error: str = ""
     died_error: str = ""
+    client_timeout_s: float = 0.0
+    needs_idle: bool = False
 
 
 class Scheduler:
@@ -149,10 +153,12 @@ class Scheduler:
         out: list[Instruction] = []
         for job in jobs:
             job.submitted = now
-            refusal = self._refused or (self._full if self.queue_length >= self.policy.queue_size else None)
+            refusal = self._refused or (self._full if self._is_full else None)
             if refusal is not None:
                 out.append(self._answer(job, refusal()))
                 continue
+            if self.policy.client_timeout_s:
+                job.deadline = min(job.deadline, now + self.policy.client_timeout_s)
             self._live[job] = None
             self._queue.add(job)
             self._wake(job.deadline)
@@ -363,6 +369,13 @@ class Scheduler:
         if self.phase in ("draining", "closed") or all(group.max == 0 for group in self.groups.values()):
             return self._shut_down
         return self._not_ready if self.crash_looping else None
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing more may wait."""
+        if self.policy.needs_idle and len(self._idle) <= self._queue.waiting:
+            return True
+        return self.queue_length >= self.policy.queue_size
 
     def _shut_down(self) -> FlowyardError:
         return ShutDownError(f"All model workers has been shutdown: {self.policy.name}")

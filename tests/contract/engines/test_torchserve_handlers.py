@@ -579,6 +579,11 @@ def test_what_is_not_in_an_envelope_fails(load, envelope, body):
     assert (type(error), error.status) == (HandlerError, 503)
 
 
+def test_an_unknown_envelope_lets_no_handler_start(load):
+    with pytest.raises(InvalidModelError, match="there is no envelope 'soap'; known are body, json, kserve, kservev2"):
+        load(ENVELOPED, options={"service_envelope": "soap"})
+
+
 def test_an_explanation_in_an_envelope(load):
     model = load(ENVELOPED, options={"service_envelope": "kserve"})
     answer = ask(model, b'{"instances": [[1]]}', "application/json", explain="True")

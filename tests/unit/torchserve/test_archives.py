@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flowyard.engines.torchserve.config import read_config
 from flowyard.engines.torchserve.folder import Manifest, find_manifest, recognise
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.models import ModelSpec
@@ -63,6 +64,7 @@ def test_a_manifest_of_torchserve(tmp_path):
         "runtime": "python",
         "manifest": "MAR-INF/MANIFEST.json",
         "config_file": "model-config.yaml",
+        "model_config": "{}",
         "requirements_file": "",
         "service_envelope": "",
         "decode_input_request": "true",
@@ -134,7 +136,6 @@ def test_wrong_manifests(tmp_path, manifest, words):
     ("options", "words"),
     [
         ({"runtime": "ruby"}, "option runtime: 'ruby'"),
-        ({"service_envelope": "soap"}, "option service_envelope: there is no envelope 'soap'"),
     ],
 )
 def test_wrong_options(tmp_path, options, words):
@@ -218,3 +219,9 @@ def test_what_is_not_supported_is_refused(tmp_path, config):
 def test_a_missing_configuration_is_logged_and_none(tmp_path, caplog):
     assert recognise(write(tmp_path, TORCHSERVE)).config.settings == {}
     assert "Failed to parse model config file" in caplog.text
+
+
+def test_a_response_timeout_that_is_too_long_is_cut_down(tmp_path):
+    (tmp_path / "model-config.yaml").write_text("responseTimeout: 300000\nbatchSize: 2\n")
+    found = read_config(tmp_path, "model-config.yaml").spec()
+    assert (found.timeout, found.batch_size) == (86_400, 2)

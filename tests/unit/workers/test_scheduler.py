@@ -81,6 +81,27 @@ def outcome_of(instructions, job):
     return answers[0].outcome
 
 
+class TestWhatArchivesAsk:
+    def test_a_request_is_only_taken_in_when_a_worker_waits_for_it(self):
+        scheduler = serving(2, needs_idle=True)
+        jobs = [Job(n) for n in range(3)]
+        out = scheduler.submit(jobs, 1)
+        assert isinstance(outcome_of(out, jobs[2]), QueueFullError)
+        dispatched = [item for item in out if isinstance(item, Dispatch)]
+        assert [item.jobs for item in dispatched] == [(jobs[0],), (jobs[1],)]
+        assert isinstance(outcome_of(scheduler.submit([late := Job(3)], 2), late), QueueFullError)
+
+    def test_a_request_is_answered_by_the_time_that_its_client_waits(self):
+        scheduler = serving(1, client_timeout_s=0.5)
+        first, second, hasty = Job(1), Job(2), Job(3, deadline=1.2)
+        scheduler.submit([first, second, hasty], 1)
+        assert isinstance(outcome_of(scheduler.tick(1.3), hasty), DeadlineError)
+        assert scheduler.wake_at <= 1.5
+        out = scheduler.tick(1.6)
+        assert isinstance(outcome_of(out, first), DeadlineError)
+        assert isinstance(outcome_of(out, second), DeadlineError)
+
+
 class TestStart:
     def test_spawns_the_minimum_on_every_device_and_says_when_all_are_ready(self):
         scheduler = make(2, 4, devices=(CPU, GPU))
