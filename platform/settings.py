@@ -169,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         token_expiration_min: Minutes that its tokens are good for.
         default_workers_per_model: Workers of a model that is registered there and does not say.
         service_envelope: How requests of handlers are unwrapped: `body`, `json`, `kserve`, `kservev2`; `None` for not at all.
+            With any other name no handler starts, as in TorchServe.
         decode_input_request: Whether handlers get JSON and text decoded.
         default_service_handler: Handler of archives of TorchServe and MMS that name none; `None` for none.
         unregister_model_timeout: Seconds that the requests of a model get to finish before its removal through TorchServe's or
@@ -299,7 +300,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disable_token_authorization: bool = False
     token_expiration_min: Annotated[float, Meta(gt=0, le=1_000_000)] = 60.0
     default_workers_per_model: Workers = 0
-    service_envelope: Literal["body", "json", "kserve", "kservev2"] | None = None
+    service_envelope: str | None = None
     decode_input_request: bool = True
     default_service_handler: str | None = None
     unregister_model_timeout: Annotated[float, Meta(ge=0, le=31_536_000)] = 120.0

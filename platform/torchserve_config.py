@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from flowyard.engines.torchserve.config import MOST_SECONDS
+from flowyard.engines.torchserve.folder import ENVELOPES
 from flowyard.platform.sources import Given
 from flowyard.platform.telemetry.log_files import can_be_written
 from flowyard.schemas.errors import InvalidRequestError
@@ -25,6 +27,8 @@ Dialect: TypeAlias = Literal["torchserve", "mms"]
 ENV_PREFIXES: dict[Dialect, str] = {"torchserve": "TS_", "mms": "MMS_"}
 #: Variables that name the file, by dialect.
 CONFIG_VARIABLES: dict[Dialect, str] = {"torchserve": "TS_CONFIG_FILE", "mms": "MMS_CONFIG_FILE"}
+#: Switches the open inference protocol on by the word `oip` (TorchServe reference §2.1).
+OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
 CONFIG_FILE = "config.properties"
 #: The folder of the logs, in the working directory.
 LOGS = "logs"
@@ -143,6 +147,8 @@ CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
     "ts_header_key_sequence_id": (),
     "ts_header_key_sequence_start": (),
 }
+#: Settings that are seconds.
+_TIMES = ("default_timeout_s", "startup_timeout_s")
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 #: Every key of a `config.properties`.
 KEYS = frozenset({*_ADDRESSES, *_RENAMED, *_SAME, *WITHOUT_EFFECT, "default_response_timeout"})
@@ -171,6 +177,7 @@ class Config(msgspec.Struct, frozen=True):
         from_env: Settings of its environment, which win over flags.
         passed_over: What does nothing, or is not known.
         empty: Keys without a value, which say nothing.
+        notes: What is taken otherwise than it is meant.
     """
 
     dialect: Dialect
@@ -178,16 +185,18 @@ class Config(msgspec.Struct, frozen=True):
     from_env: tuple[Given, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     empty: tuple[Given, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line for each key that does nothing, or is not known."""
-        return tuple(
+        """A line for each key that does nothing, is not known, or is taken otherwise than it is meant."""
+        passed_over = (
             f"{key.item.place} has no effect: {key.reason}"
             if key.reason
             else f"{key.item.place} is not a setting of {self.dialect}"
             for key in self.passed_over
         )
+        return (*passed_over, *self.notes)
 
 
 def defaults(given: Iterable[Given]) -> list[Given]:
@@ -273,18 +282,23 @@ def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str]) -> 
         place = f"{file}:{entry.line}"
         keys.add(Given(key, _filled(entry.value, env, place), place, key))
     overrides = entries["enable_envvars_config"].value if "enable_envvars_config" in entries else "false"
+    if dialect == "torchserve" and env.get(OPEN_INFERENCE):
+        # Read whatever the file says, and the one variable that has a value of its own.
+        is_on = "true" if env[OPEN_INFERENCE] == "oip" else "false"
+        keys.add(Given("ts_open_inference_protocol", is_on, OPEN_INFERENCE, OPEN_INFERENCE))
     allows_urls = entries["use_env_allowed_urls"].value if "use_env_allowed_urls" in entries else "false"
     given = keys.taken()
     if overrides.strip().lower() == "true" or dialect == "mms":
         for item in _of_env(dialect, env):
             if item.name != "TS_ALLOWED_URLS" or allows_urls.strip().lower() == "true":
                 keys.add(item)
-    return Config(dialect, given, keys.taken(), tuple(keys.passed_over), tuple(keys.empty))
+    return Config(dialect, given, keys.taken(), tuple(keys.passed_over), tuple(keys.empty), tuple(keys.notes))
 
 
 def _of_env(dialect: Dialect, env: Mapping[str, str]) -> list[Given]:
     prefix = ENV_PREFIXES[dialect]
-    names = sorted(name for name in env if name.startswith(prefix) and name != CONFIG_VARIABLES[dialect])
+    known = (CONFIG_VARIABLES[dialect], OPEN_INFERENCE)
+    names = sorted(name for name in env if name.startswith(prefix) and name not in known)
     return [Given(name.removeprefix(prefix).lower(), env[name], name, name) for name in names]
 
 
@@ -297,6 +311,7 @@ class _Keys:
         self._of_snapshot: list[Given] = []
         self.passed_over: list[PassedOver] = []
         self.empty: list[Given] = []
+        self.notes: list[str] = []
 
     def add(self, item: Given) -> None:
         """Takes a key."""
@@ -306,7 +321,7 @@ class _Keys:
         if setting is None:
             self._pass_over(item)
         elif item.value:
-            self._given.append(setting)
+            self._given.append(self._bearable(setting))
         else:
             self.empty.append(item)
 
@@ -315,6 +330,17 @@ class _Keys:
         taken = (*self._given, *self._of_snapshot)
         self._given, self._of_snapshot = [], []
         return taken
+
+    def _bearable(self, setting: Given) -> Given:
+        """What the original bears, and says nothing of: times of more than a day, which some give in milliseconds, and more."""
+        text = str(setting.value).strip()
+        if setting.key == "service_envelope" and text not in ENVELOPES:
+            known = ", ".join(ENVELOPES)
+            self.notes.append(f"{setting.place}: there is no envelope {text}: no handler will start; known are {known}")
+        if setting.key not in _TIMES or not text.isdecimal() or int(text) <= MOST_SECONDS:
+            return setting
+        self.notes.append(f"{setting.place}: {setting.name}: {text} s is taken for the most that is allowed, {MOST_SECONDS} s")
+        return msgspec.structs.replace(setting, value=str(MOST_SECONDS))
 
     def _pass_over(self, item: Given) -> None:
         reason = WITHOUT_EFFECT.get(item.key, "")

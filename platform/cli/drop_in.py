@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from cyclopts import Parameter
 
+from flowyard.platform.sources import Given
 from flowyard.schemas.errors import InvalidRequestError
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -168,7 +170,13 @@ def _check_there(**files: Path | None) -> None:
 
 
 def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())
+    return None if path is None else str(path.resolve())
+
+
+def _at_home(item: Given) -> Given:
+    """The stores of a configuration are below the working directory, as in the originals."""
+    is_store = item.key in ("model_store", "workflow_store")
+    return msgspec.structs.replace(item, value=_absolute(Path(str(item.value)))) if is_store else item
 
 
 class DropIn:
@@ -219,7 +227,7 @@ class DropIn:
         logs = config.log_defaults(self._dialect, os.environ)
         given = [
             *logs,
-            *said.given,
+            *map(_at_home, said.given),
             *from_env(os.environ),
             *from_flags({**flags, **own}),
             *said.from_env,

@@ -106,6 +106,24 @@ def test_what_was_registered_is_there_again_unless_snapshots_are_not_wanted(tmp_
     server.stop()
 
 
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_store_may_be_beside_the_working_directory(tmp_path, by_flag):
+    server = DropIn(tmp_path)
+    server.folder = tmp_path / "cwd"
+    server.folder.mkdir()
+    with server.config.open("a") as file:
+        file.write("\nmodel_store=../store\n")
+    flags = ("--model-store", "../store") if by_flag else ()
+    done = server.run("--start", *flags, "--ts-config", str(server.config), "--ready-file", str(server.ready), "--ncs")
+    assert done.returncode == 0, done.stderr
+    wait_until(server.ready.exists, 60)
+    with httpx2.Client(base_url=server.ready.read_text().split()[0], timeout=60) as client:
+        assert client.post("/models", params={"url": "noop.mar"}).status_code == 200
+        (tmp_path / "store" / "w.war").write_bytes(b"garbage")
+        assert client.post("/workflows", params={"url": "w.war"}).status_code in (400, 500)
+    server.run("--stop")
+
+
 def test_a_snapshot_of_torchserve_is_read(tmp_path):
     server = DropIn(tmp_path)
     snapshots = tmp_path / "logs" / "config"

@@ -73,6 +73,42 @@ def test_a_key_of_torchserve(tmp_path, key, value, setting, expected):
     assert getattr(settings("torchserve", write(tmp_path, f"{key}={value}")), setting) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "variable", "expected"),
+    [
+        ("", "oip", "true"),
+        ("ts_open_inference_protocol=true", "true", "false"),
+        ("ts_open_inference_protocol=true", "", "true"),
+        ("ts_open_inference_protocol=true", None, "true"),
+        ("", None, None),
+    ],
+)
+def test_the_variable_of_the_open_inference_protocol_counts_whatever_the_file_says(tmp_path, line, variable, expected):
+    env = {} if variable is None else {"TS_OPEN_INFERENCE_PROTOCOL": variable}
+    assert settings("torchserve", write(tmp_path, line), env).ts_open_inference_protocol == expected
+
+
+@pytest.mark.parametrize(
+    ("dialect", "key", "setting"),
+    [
+        ("torchserve", "default_response_timeout", "default_timeout_s"),
+        ("torchserve", "default_startup_timeout", "startup_timeout_s"),
+        ("mms", "default_response_timeout", "default_timeout_s"),
+        ("mms", "default_response_timeout_seconds", "default_timeout_s"),
+    ],
+)
+def test_times_that_are_too_long_are_cut_down(tmp_path, dialect, key, setting):
+    file = write(tmp_path, f"{key}=300000")
+    assert getattr(settings(dialect, file), setting) == 86_400
+    assert "is taken for the most that is allowed, 86400 s" in config.read_config(dialect, file, {}).warnings[0]
+
+
+def test_an_unknown_envelope_is_warned_about(tmp_path):
+    said = config.read_config("torchserve", write(tmp_path, "service_envelope=bogus"), {})
+    assert [item.value for item in said.given] == ["bogus"]
+    assert "no handler will start; known are body, json, kserve, kservev2" in said.warnings[0]
+
+
 def test_defaults_are_those_of_the_originals(tmp_path):
     for dialect in ("torchserve", "mms"):
         found = settings(dialect, None)
