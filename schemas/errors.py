@@ -83,6 +83,8 @@ class FlowyardError(Exception):
     Attributes:
         starting: Name and version of what was being started when it came up, `None` for any other moment.
         fetching: Whether something remote was being fetched then.
+        remote_status: What the remote server answered then, 0 for nothing.
+        installing: The model whose requirements were being installed then, empty for none.
         fused_node: Which node of a call of fused nodes it failed, -1 where it is not known or nothing was fused.
     """
 
@@ -92,6 +94,8 @@ class FlowyardError(Exception):
 
     starting: tuple[str, str] | None = None
     fetching: bool = False
+    remote_status: int = 0
+    installing: str = ""
     fused_node: int = -1
 
     def __init__(self, message: str) -> None:

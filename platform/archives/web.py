@@ -51,7 +51,11 @@ class Policy(Protocol):
 
 
 class _TransientError(Exception):
-    """A failure that may pass."""
+    """A failure that may pass; with the status that was answered, 0 for none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Web:
@@ -96,7 +100,7 @@ class Web:
                     await self._try(url, shown, into, report, headers or {})
         except _TransientError as error:
             message = f"url {shown!r} could not be fetched, {self._limits.attempts} tries: {error}"
-            raise UnavailableError(message) from None
+            raise _answered(UnavailableError(message), error.status) from None
 
     async def _try(self, url: RemoteUrl, shown: str, into: Path, report: Report, headers: Mapping[str, str]) -> None:
         at = url
@@ -202,10 +206,15 @@ def _check_status(status: int, shown: str) -> None:
     if status == 200:
         return
     if status in _GONE:
-        raise ModelNotFoundError(f"Invalid model url: {shown}; the server answers {status}")
+        raise _answered(ModelNotFoundError(f"Invalid model url: {shown}; the server answers {status}"), status)
     if status in _TRANSIENT:
-        raise _TransientError(f"the server answers {status}")
-    raise InvalidRequestError(f"url {shown!r} cannot be fetched: the server answers {status}")
+        raise _TransientError(f"the server answers {status}", status)
+    raise _answered(InvalidRequestError(f"url {shown!r} cannot be fetched: the server answers {status}"), status)
+
+
+def _answered(error: FlowyardError, status: int) -> FlowyardError:
+    error.remote_status = status
+    return error
 
 
 @contextlib.contextmanager

@@ -89,7 +89,11 @@ class Requirements:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             target = self._root / f"{digest}-{sys.implementation.cache_tag}"
             if not target.is_dir():
-                await self._install(root, file, target)
+                try:
+                    await self._install(root, file, target)
+                except InvalidArchiveError as error:
+                    error.installing = spec.name
+                    raise
         return msgspec.structs.replace(spec, packages=str(target))
 
     @contextlib.contextmanager
@@ -102,13 +106,16 @@ class Requirements:
         Raises:
             InvalidModelError: A model could not be loaded, with the hint.
         """
+        # A pool that cannot be started has no folder any more.
+        is_asked_for = any(_file_of(spec) is not None for spec in specs.values())
         try:
             yield
         except InvalidModelError as error:
-            is_asked_for = any(_file_of(spec) is not None for spec in specs.values())
             if self._settings.install_requirements or not is_asked_for or "ModuleNotFoundError" not in error.message:
                 raise
-            raise InvalidModelError(f"{error.message}; {NOT_INSTALLED}") from error
+            hinted = InvalidModelError(f"{error.message}; {NOT_INSTALLED}")
+            hinted.starting = error.starting
+            raise hinted from None
 
     def stop(self) -> None:
         """Cuts short what is being installed; who waits for it is told that it failed."""
