@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.archives import linear_onnx, zipped
+from support.files import file_server
+from support.replay import free_port
 from support.server import ServerProcess, is_gone, running, wait_until
 
 HANDLER = """
@@ -50,14 +52,13 @@ SETTINGS = {
 }
 
 
-def archive(name: str, version: str = "1.0") -> bytes:
-    manifest = {
-        "createdOn": "01/01/2026 00:00:00",
-        "runtime": "python",
-        "model": {"modelName": name, "handler": "handler.py", "modelVersion": version},
-        "archiverVersion": "0.12.0",
-    }
-    return zipped({"handler.py": HANDLER, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
+def archive(name: str, version: str = "1.0", config: str = "") -> bytes:
+    model = {"modelName": name, "handler": "handler.py", "modelVersion": version} | (
+        {"configFile": "model-config.yaml"} if config else {}
+    )
+    manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    files = {"handler.py": HANDLER, "MAR-INF/MANIFEST.json": json.dumps(manifest)}
+    return zipped(files | ({"model-config.yaml": config} if config else {}))
 
 
 class Server:
@@ -201,6 +202,63 @@ def test_number_gpu_without_gpus_means_the_cpu(server):
     assert [worker["gpu"] for worker in server.management.get("/models/placed").json()[0]["workers"]] == [False]
 
 
+def test_fewer_workers_than_none_are_answered_as_torchserve_s_own_tests_want_it(server):
+    server.register("negative").raise_for_status()
+    answer = server.management.put("/models/negative", params={"min_worker": -1})
+    assert (answer.status_code, answer.json()["type"]) == (500, "IndexOutOfBoundsException")
+    assert "min_worker: -1 is not allowed" in answer.json()["message"]
+    assert server.mms_management.put("/models/negative", params={"min_worker": -1}).status_code == 400
+
+
+CONFIG = """
+maxRetryTimeoutInSec: 5
+clientTimeoutInMills: 700
+useJobTicket: true
+useVenv: true
+parallelType: custom
+maxNumSequence: 3
+sequenceMaxIdleMSec: 4
+responseTimeout: 7
+jobQueueSize: 8
+deviceIds: [0]
+"""
+
+
+def test_a_description_tells_what_the_archive_asks_for(server):
+    (server.process.model_store / "configured.mar").write_bytes(archive("configured", config=CONFIG))
+    server.management.post("/models", params={"url": "configured.mar", "response_timeout": 50}).raise_for_status()
+    (found,) = server.management.get("/models/configured").json()
+    assert {
+        key: found[key]
+        for key in ("maxRetryTimeoutInSec", "clientTimeoutInMills", "useJobTicket", "useVenv", "parallelType", "maxNumSequence")
+    } == {
+        "maxRetryTimeoutInSec": 5,
+        "clientTimeoutInMills": 700,
+        "useJobTicket": True,
+        "useVenv": True,
+        "parallelType": "custom",
+        "maxNumSequence": 3,
+    }
+    assert (found["sequenceMaxIdleMSec"], found["responseTimeout"], found["engine"]) == (4, 7, "Torch")
+    assert found["jobQueueStatus"] == {"remainingCapacity": 8, "pendingRequests": 0}
+    assert "deviceIds" not in found
+
+
+def test_an_archive_may_want_requests_refused_while_all_workers_work_and_answered_in_time(server):
+    (server.process.model_store / "tickets.mar").write_bytes(archive("tickets", config=CONFIG))
+    server.management.post("/models", params={"url": "tickets.mar", "initial_workers": 1}).raise_for_status()
+    answers: list[httpx2.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(server.inference.post("/predictions/tickets", content=b"sleep 3")))
+    thread.start()
+    wait_until(
+        lambda: server.native.get("/models/tickets").json()[0]["models"][0]["workerGroups"][0]["workers"][0]["state"] == "busy"
+    )
+    refused = server.inference.post("/predictions/tickets", content=b"x")
+    assert (refused.status_code, refused.json()["type"]) == (503, "ServiceUnavailableException")
+    thread.join()
+    assert (answers[0].status_code, answers[0].json()["type"]) == (408, "RequestTimeoutException")
+
+
 def test_metrics_have_torchserve_s_names(server):
     server.register("measured", initial_workers=1).raise_for_status()
     server.inference.post("/predictions/measured", content=b"x").raise_for_status()
@@ -294,7 +352,8 @@ WRONG = [
     ("management", "POST", "/models", {"url": "x" * 9000}, 404),
     ("management", "PUT", "/models/none", {"min_worker": "1"}, 404),
     ("management", "PUT", "/models/none", {"min_worker": "2", "max_worker": "1"}, 400),
-    ("management", "PUT", "/models/none", {"min_worker": "-1"}, 400),
+    ("management", "PUT", "/models/none", {"min_worker": "-1"}, 404),
+    ("management", "PUT", "/models/none", {"min_worker": "0", "max_worker": "-1"}, 400),
     ("management", "PUT", "/models/none", {"min_worker": "99999"}, 400),
     ("management", "PUT", "/models/none/1.0/set-default", {}, 404),
     ("management", "DELETE", "/models/none", {}, 404),
@@ -352,6 +411,143 @@ def test_a_request_id_is_the_server_s_own(server):
     answer = server.inference.get("/ping", headers={"x-request-id": "mine"})
     assert answer.headers["x-request-id"] != "mine"
     assert answer.headers["cache-control"] == "no-cache; no-store, must-revalidate, private"
+
+
+WRITER = """
+import os
+from pathlib import Path
+
+class Writer:
+    def initialize(self, context):
+        self.mark = Path(context.system_properties["model_dir"], "deep", "mark")
+        if self.mark.exists():
+            raise ValueError("broken by an earlier request")
+
+    def handle(self, data, context):
+        self.mark.touch()
+        os._exit(1)
+"""
+
+
+def test_what_a_handler_writes_where_its_model_is_is_seen_by_its_own_workers_only(server):
+    manifest = {"archiverVersion": "0.12.0", "model": {"modelName": "writer", "handler": "writer.py"}}
+    files = {"writer.py": WRITER, "deep/file": "x", "MAR-INF/MANIFEST.json": json.dumps(manifest)}
+    (server.process.model_store / "writer.mar").write_bytes(zipped(files))
+    for name in ("first", "second"):
+        params = {"url": "writer.mar", "model_name": name, "initial_workers": 1}
+        server.management.post("/models", params=params).raise_for_status()
+    assert server.inference.post("/predictions/first").json()["message"] == "Worker died."
+    (worker,) = server.management.get("/models/first").json()[0]["workers"]
+    assert worker["status"] == "UNLOADING"
+    assert server.management.get("/v1/models/first").json()["ready"]
+    server.management.delete("/models/first").raise_for_status()
+    params = {"url": "writer.mar", "model_name": "first", "initial_workers": 1}
+    server.management.post("/models", params=params).raise_for_status()
+    assert [model["workers"][0]["status"] for model in server.management.get("/models/second").json()] == ["READY"]
+    workplaces = server.process.state_dir / "workplaces"
+    before = set(workplaces.iterdir())
+    server.management.delete("/models/first").raise_for_status()
+    assert len(before - set(workplaces.iterdir())) == 1
+
+
+def test_mms_tells_what_a_remote_server_has_answered(tmp_path):
+    with file_server() as files:
+        addresses = {key: value for key, value in ADDRESSES.items() if "MMS" in key}
+        env = addresses | {"FLOWYARD_ALLOWED_URL_REGEXES": "http://127.*", "FLOWYARD_FETCH_ATTEMPTS": "1"}
+        with running(tmp_path, "--dialect", "mms", host=None, env=env) as process, process.client_of(process.urls[1]) as http:
+            for url, code in ((f"{files.url}/none.mar", 404), (files.status("/busy.mar", 503), 503)):
+                answer = http.post("/models", params={"url": url})
+                assert (answer.status_code, answer.json()["type"]) == (400, "DownloadModelException")
+                assert answer.json()["message"] == f"Failed to download model from: {url}, code: {code}"
+            url = f"http://127.0.0.1:{free_port()}/m.mar"
+            assert http.post("/models", params={"url": url}).json()["message"] == f"Failed to download model from: {url}"
+
+
+WANTING = {
+    "MAR-INF/MANIFEST.json": '{"model": {"modelName": "wanting", "handler": "h.py", "requirementsFile": "needs.txt"}}',
+    "h.py": "import nothing_of_that_name\ndef handle(data, context): return data and ['OK'] * len(data)",
+    "needs.txt": "nothing-of-that-name==1.0\n",
+}
+
+
+def test_what_an_archive_wants_installed_is_missed_by_its_workers(server):
+    (server.process.model_store / "wanting.mar").write_bytes(zipped(WANTING))
+    answer = server.management.post("/models", params={"url": "wanting.mar", "initial_workers": 1})
+    body = answer.json()
+    assert (answer.status_code, body["message"]) == (500, "Failed to start workers for model wanting version: 1.0")
+    assert "No module named 'nothing_of_that_name'" in body["detail"]
+    assert "install_requirements" in body["detail"]
+
+
+def test_what_an_archive_wants_installed_and_cannot_be(tmp_path):
+    env = ADDRESSES | SETTINGS | {"FLOWYARD_INSTALL_REQUIREMENTS": "true", "FLOWYARD_PIP_ARGS": "--no-index"}
+    with running(tmp_path, "--dialect", "torchserve", host=None, env=env) as process:
+        (process.model_store / "wanting.mar").write_bytes(zipped(WANTING))
+        with process.client_of(process.urls[1]) as management:
+            answer = management.post("/models", params={"url": "wanting.mar"})
+            assert (answer.status_code, answer.json()) == (
+                400,
+                {
+                    "code": 400,
+                    "type": "ModelException",
+                    "message": "Custom pip package installation failed for model wanting",
+                },
+            )
+
+
+def workflow(name: str, node: str, model: str) -> bytes:
+    manifest = {
+        "createdOn": "01/01/2026 00:00:00",
+        "workflow": {"workflowName": name, "specFile": "spec.yaml", "handler": "the-steps.py"},
+        "archiverVersion": "0.2.15",
+    }
+    spec = f"models:\n  {node}: {{url: {model}}}\ndag:\n  begin: [{node}]\n"
+    steps = "def begin(data, context):\n    return data and [row['body'] for row in data]\n"
+    return zipped({"WAR-INF/MANIFEST.json": json.dumps(manifest), "spec.yaml": spec, "the-steps.py": steps})
+
+
+def test_a_workflow_whose_file_has_no_name_of_a_module_and_whose_node_has_its_own(server):
+    store = server.process.model_store
+    server.archive("node")
+    (store / "chain.war").write_bytes(workflow("chain", "chain", "node-1.0.mar"))
+    server.management.post("/workflows", params={"url": "chain.war"}).raise_for_status()
+    assert server.inference.post("/wfpredict/chain", content=b"x").text == "1.0:x"
+    (store / "wants.mar").write_bytes(zipped(WANTING))
+    (store / "wanting.war").write_bytes(workflow("wanting", "wanting", "wants.mar"))
+    answer = server.management.post("/workflows", params={"url": "wanting.war"})
+    failures = "[Failed to start workers for model wanting__wanting version: 1.0]"
+    assert (answer.status_code, answer.json()["type"]) == (500, "WorkflowException")
+    assert answer.json()["message"] == f"Workflow wanting has failed to register. Failures: {failures}"
+
+
+def test_a_remote_workflow_whose_file_is_there_already(tmp_path):
+    with file_server() as files:
+        env = ADDRESSES | SETTINGS | {"FLOWYARD_ALLOWED_URL_REGEXES": "http://127.*"}
+        with running(tmp_path, "--dialect", "torchserve", host=None, env=env) as process:
+            (process.model_store / "node.mar").write_bytes(archive("node"))
+            url = files.file("/chain.war", workflow("chain", "n", "node.mar"))
+            with process.client_of(process.urls[1]) as management:
+                management.post("/workflows", params={"url": url}).raise_for_status()
+                again = management.post("/workflows", params={"url": url})
+                assert (again.status_code, again.json()["type"]) == (500, "FileAlreadyExistsException")
+                management.delete("/workflows/chain").raise_for_status()
+                management.post("/workflows", params={"url": url}).raise_for_status()
+
+
+def test_an_unknown_envelope_lets_no_handler_start_and_the_open_inference_protocol_knows_no_versions(tmp_path):
+    more = {"FLOWYARD_SERVICE_ENVELOPE": "bogus", "FLOWYARD_TS_OPEN_INFERENCE_PROTOCOL": "true"}
+    with running(tmp_path, "--dialect", "torchserve", host=None, env=ADDRESSES | SETTINGS | more) as process:
+        (process.model_store / "m.mar").write_bytes(archive("m"))
+        with process.client_of(process.urls[1]) as management:
+            assert management.post("/models", params={"url": "m.mar"}).status_code == 200
+            answer = management.put("/models/m", params={"min_worker": 1, "synchronous": "true"})
+            assert (answer.status_code, answer.json()["message"]) == (500, "Failed to start workers for model m version: null")
+            assert "there is no envelope 'bogus'" in answer.json()["detail"]
+        with process.client_of(process.urls[0]) as inference:
+            assert inference.get("/v2/health/ready").json() == {"ready": True}
+            answer = inference.get("/v2/models/m/versions/1/infer")
+            assert (answer.status_code, answer.json()) == (501, {"error": "Model versioning is not yet supported."})
+            assert inference.get("/v2/other").status_code == 404
 
 
 def test_tokens_are_asked_for_unless_the_operator_says_otherwise(tmp_path):

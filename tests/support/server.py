@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ServerProcess:
-    """A running `flowyard serve`, on a free port, with a client for it."""
+    """A running `flowyard serve`, on a free port, with a client for it; `command` may be one of the dialects instead."""
+
+    command = "serve"
 
     def __init__(
         self, folder: Path, *flags: str, host: str | None = "127.0.0.1", port: int = 0, env: dict[str, str] | None = None
@@ -44,7 +46,7 @@ class ServerProcess:
 
     def start(self) -> ServerProcess:
         self._ready.unlink(missing_ok=True)
-        command = [self.python, "-m", "flowyard.platform.cli.main", "serve"]
+        command = [self.python, "-m", "flowyard.platform.cli.main", self.command]
         command += ["--state-dir", str(self.state_dir), *(["--model-store", str(self.model_store)] if self.has_store else [])]
         command += ["--ready-file", str(self._ready), *self._flags]
         with self.log.open("ab") as log:

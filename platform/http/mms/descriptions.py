@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from flowyard.platform.http.torchserve.descriptions import limits, runtime_of, shown_url, told_time
+from flowyard.platform.http.torchserve.descriptions import limits, runtime_of, seen_workers, shown_url, told_time
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
@@ -69,7 +69,7 @@ def describe(model: Model, settings: Settings) -> ModelInfo:
         batch_size=policy.batch_size if policy is not None else settings.batch_size,
         max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else settings.max_batch_delay,
         loaded_at_startup=model.entry.at_startup,
-        workers=[_worker(worker) for worker in pool.workers()] if pool is not None else [],
+        workers=[_worker(worker) for worker in seen_workers(pool)],
         metrics=_metrics(model, pool),
     )
 

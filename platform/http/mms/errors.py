@@ -10,6 +10,7 @@ from flowyard.schemas import errors
 TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = torchserve.TABLE | {
     errors.ForbiddenError: (500, "IllegalArgumentException"),
     torchserve.VersionNotFoundError: (404, "ModelNotFoundException"),
+    torchserve.NegativeWorkersError: (400, "BadRequestException"),
     torchserve.DownloadError: (400, "DownloadModelException"),
 }
 

@@ -119,7 +119,8 @@ class MmsManagement(Management):
     def _refusal(self, error: FlowyardError, url: str) -> FlowyardError:
         log.warning("registration refused", url=url, reason=str(error))
         if error.fetching:
-            return DownloadError(f"Failed to download model from: {url}")
+            code = f", code: {error.remote_status}" if error.remote_status else ""
+            return DownloadError(f"Failed to download model from: {url}{code}")
         if isinstance(error, ForbiddenError):
             return ModelNotFoundError(f"Model not found in model store: {url}")
         return archive_refusal(error)

@@ -15,7 +15,8 @@ NOT_CACHED: Headers = [
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 ]
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
+KEEP = (b"connection", b"keep-alive")
 _NO_BODY = (204, 304)
 
 
@@ -68,27 +69,28 @@ def to_json(body: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
 
 
-def head(answer: Answer, request_id: str, cross_origin: Headers) -> dict[str, Any]:
+def head(answer: Answer, request_id: str, common: Headers) -> dict[str, Any]:
     """The ASGI message that begins an answer.
 
     Args:
         answer: The answer.
         request_id: The id that the server gave the request; one that the client sent is not repeated.
-        cross_origin: Headers of the settings `cors_allowed_*`.
+        common: Headers that every answer to this client has.
     """
-    headers = head_headers(answer, request_id, cross_origin)
+    headers = head_headers(answer, request_id, common)
     if answer.status not in _NO_BODY:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 
-def head_headers(answer: Answer, request_id: str, cross_origin: Headers) -> Headers:
+def head_headers(answer: Answer, request_id: str, common: Headers) -> Headers:
     """The headers of an answer, without its length. An error ends the connection, as it always did."""
     own = {name for name, _ in answer.headers}
     headers = [(b"x-request-id", request_id.encode("latin-1")), *answer.headers]
-    headers += [header for header in (*NOT_CACHED, *cross_origin) if header[0] not in own]
+    if answer.status >= 400:
+        own.add(CLOSE[0])
+        headers.append(CLOSE)
+    headers += [header for header in (*NOT_CACHED, *common) if header[0] not in own]
     if answer.content_type:
         headers.append((b"content-type", answer.content_type))
-    if answer.status >= 400:
-        headers.append(_CLOSE)
     return headers

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from flowyard.engines.torchserve.folder import CONFIG
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
@@ -15,6 +16,26 @@ from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.models import ModelSpec
 
 DEFAULT_RETRY_S = 300
+#: The process of a worker that is to be started again.
+NO_PROCESS = -1
+#: The engine of all models of TorchServe, as its documents name it.
+ENGINE = "Torch"
+
+
+class Configured(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What a description tells of a `model-config.yaml`, besides how the model is served."""
+
+    max_retry_timeout_in_sec: int = DEFAULT_RETRY_S
+    client_timeout_in_mills: int = 0
+    parallel_type: str = ""
+    parallel_level: int = 0
+    device_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    use_job_ticket: bool = False
+    use_venv: bool = False
+    sequence_max_idle_m_sec: int = 0
+    sequence_timeout_m_sec: int = 0
+    max_num_sequence: int = 0
+    max_sequence_job_queue_size: int = 0
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -24,7 +45,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     start_time: str
     status: str
     memory_usage: int
-    pid: int | msgspec.UnsetType
+    pid: int
     gpu: bool
     gpu_usage: str
 
@@ -42,6 +63,7 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     model_name: str
     model_version: str
     model_url: str | msgspec.UnsetType
+    engine: str
     runtime: str
     min_workers: int
     max_workers: int
@@ -49,19 +71,20 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     max_batch_delay: int
     response_timeout: int
     startup_timeout: int
-    max_retry_timeout_in_sec: int = DEFAULT_RETRY_S
-    client_timeout_in_mills: int = 0
-    parallel_type: str = ""
-    parallel_level: int = 0
+    max_retry_timeout_in_sec: int
+    client_timeout_in_mills: int
+    parallel_type: str
+    parallel_level: int
     device_type: str
+    device_ids: list[int] | msgspec.UnsetType
     continuous_batching: bool = False
-    use_job_ticket: bool = False
-    use_venv: bool = False
+    use_job_ticket: bool
+    use_venv: bool
     stateful: bool = False
-    sequence_max_idle_m_sec: int = 0
-    sequence_timeout_m_sec: int = 0
-    max_num_sequence: int = 0
-    max_sequence_job_queue_size: int = 0
+    sequence_max_idle_m_sec: int
+    sequence_timeout_m_sec: int
+    max_num_sequence: int
+    max_sequence_job_queue_size: int
     loaded_at_startup: bool
     workers: list[WorkerInfo]
     job_queue_status: QueueInfo
@@ -99,10 +122,13 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         high, spec, policy = low, ModelSpec(batch_size=1, max_batch_delay=0), None
     size = policy.queue_size if policy is not None else settings.job_queue_size
     waiting = pool.queue_length if pool is not None else 0
+    configured = configured_of(pool)
+    is_gpu = pool is not None and any(device.type == "gpu" for device in pool.spec.devices)
     return ModelInfo(
         model_name=model.name,
         model_version=model.version,
         model_url=shown_url(model, settings),
+        engine=engine_of(pool),
         runtime=runtime_of(model),
         min_workers=low,
         max_workers=high,
@@ -110,12 +136,35 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else _delay(spec, settings),
         response_timeout=round(policy.timeout_s if policy is not None else spec.timeout or settings.default_timeout_s),
         startup_timeout=round(pool.spec.startup_timeout_s if pool is not None else settings.startup_timeout_s),
-        device_type="gpu" if pool is not None and any(device.type == "gpu" for device in pool.spec.devices) else "cpu",
+        max_retry_timeout_in_sec=configured.max_retry_timeout_in_sec,
+        client_timeout_in_mills=configured.client_timeout_in_mills,
+        parallel_type=configured.parallel_type,
+        parallel_level=configured.parallel_level,
+        device_type="gpu" if is_gpu else "cpu",
+        # Ids that are not there are ignored, all of them.
+        device_ids=configured.device_ids if is_gpu else msgspec.UNSET,
+        use_job_ticket=configured.use_job_ticket,
+        use_venv=configured.use_venv,
+        sequence_max_idle_m_sec=configured.sequence_max_idle_m_sec,
+        sequence_timeout_m_sec=configured.sequence_timeout_m_sec,
+        max_num_sequence=configured.max_num_sequence,
+        max_sequence_job_queue_size=configured.max_sequence_job_queue_size,
         loaded_at_startup=model.entry.at_startup,
-        workers=[_worker(worker) for worker in pool.workers()] if pool is not None else [],
+        workers=[_worker(worker) for worker in seen_workers(pool)],
         job_queue_status=QueueInfo(remaining_capacity=max(0, size - waiting), pending_requests=waiting),
         customized_metadata=metadata,
     )
+
+
+def configured_of(pool: ModelPool | None) -> Configured:
+    """What a model's own file says, as far as descriptions tell it."""
+    said = pool.spec.properties.get(CONFIG, "{}") if pool is not None else "{}"
+    return msgspec.json.decode(said, type=Configured)
+
+
+def engine_of(pool: ModelPool | None) -> str:
+    """The engine: TorchServe's own for all that it could serve itself."""
+    return pool.spec.engine if pool is not None and not pool.spec.handlers else ENGINE
 
 
 def _delay(spec: ModelSpec, settings: Settings) -> int:
@@ -150,6 +199,19 @@ def item(model: Model, settings: Settings) -> ModelItem:
     return ModelItem(model.name, url if isinstance(url, str) else "")
 
 
+def seen_workers(pool: ModelPool | None) -> list[WorkerView]:
+    """The workers as the originals list them: one that has died stays in the list until it is there again."""
+    if pool is None:
+        return []
+    found = pool.workers()
+    now = datetime.now(UTC)
+    for group in pool.groups:
+        there = sum(worker.device == group.device and not worker.leaving for worker in found)
+        last = max((worker.id for worker in found), default=0)
+        found += [WorkerView(last + more, group.device, now, "starting", None, False) for more in range(1, group.min - there + 1)]
+    return found
+
+
 def _worker(worker: WorkerView) -> WorkerInfo:
     is_ready = worker.state != "starting" and not worker.leaving
     is_gpu = worker.device.type == "gpu"
@@ -158,7 +220,7 @@ def _worker(worker: WorkerView) -> WorkerInfo:
         start_time=told_time(worker.started),
         status="READY" if is_ready else "UNLOADING",
         memory_usage=resident_bytes(worker.pid) if worker.pid is not None else 0,
-        pid=worker.pid if worker.pid is not None else msgspec.UNSET,
+        pid=worker.pid if worker.pid is not None else NO_PROCESS,
         gpu=is_gpu,
         gpu_usage=f"gpuId::{worker.device.id}" if is_gpu else "N/A",
     )

@@ -11,7 +11,7 @@ import structlog
 
 from flowyard.platform.http.bodies import ClientGoneError, Receive
 from flowyard.platform.http.native.predictions import request_id_of
-from flowyard.platform.http.torchserve.answers import Answer, Headers, head, json_answer
+from flowyard.platform.http.torchserve.answers import CLOSE, KEEP, Answer, Headers, head, json_answer
 from flowyard.platform.http.torchserve.errors import NO_METHOD, NO_ROUTE
 from flowyard.platform.http.torchserve.inference import Inference
 from flowyard.platform.http.torchserve.openapi import Json, Part
@@ -98,6 +98,7 @@ class Door:
         self._parts = parts
         self._traffic = traffic
         self._cross_origin = cross_origin_headers(api.settings)
+        self._kept = [*self._cross_origin, KEEP]
         self._limit_bytes = api.settings.max_request_size
         self._document = json_answer(api.document(next(iter(parts)) if len(parts) == 1 else "all"))
         kinds: tuple[KeyKind, ...] = ("inference", "management")
@@ -129,7 +130,7 @@ class Door:
                 answer = msgspec.structs.replace(answer, headers=[*answer.headers, exchange.trace(answer.status)])
             exchange.status = answer.status
             exchange.bytes_out = len(answer.body)
-            await send(head(answer, request_id, self._cross_origin))
+            await send(head(answer, request_id, self._common(scope)))
             await send({"type": "http.response.body", "body": answer.body})
         finally:
             self._api.answered(exchange.status)
@@ -149,7 +150,7 @@ class Door:
             call = self._api.inference.call_of(request.segments)
             if call is not None:
                 exchange.prediction = True
-                return await self._predict(call, request, exchange, receive, send)
+                return await self._predict(call, request, exchange, receive, send, self._common(scope))
         if request.method not in ("GET", "HEAD"):
             request = await with_body(request, receive, self._limit_bytes)
             exchange.bytes_in = len(request.body)
@@ -182,7 +183,13 @@ class Door:
             tokens.check(authorization, self._keys)
         return None
 
-    async def _predict(self, call: Call, request: HttpRequest, exchange: Exchange, receive: Receive, send: Any) -> Answer | None:
+    def _common(self, scope: Any) -> Headers:
+        """Headers of every answer to a client: whether it may go on using the connection is told, too."""
+        return self._kept if scope["http_version"] == "1.1" and CLOSE not in scope["headers"] else self._cross_origin
+
+    async def _predict(
+        self, call: Call, request: HttpRequest, exchange: Exchange, receive: Receive, send: Any, common: Headers
+    ) -> Answer | None:
         inference = self._api.inference
         if request.method == "OPTIONS":
             return inference.described(call, request)
@@ -191,7 +198,7 @@ class Door:
         request = await with_body(request, receive, self._limit_bytes)
         exchange.bytes_in = len(request.body)
         asked = inference.prediction(call, request)
-        return await inference.predict(asked, request, exchange, receive, send, self._cross_origin)
+        return await inference.predict(asked, request, exchange, receive, send, common)
 
     async def _other(self, request: HttpRequest) -> Answer | None:
         if "metrics" in self._parts and (answer := self._api.metrics(request)) is not None:

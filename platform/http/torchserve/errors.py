@@ -23,6 +23,14 @@ class DefaultVersionError(errors.UserError):
     """The default version cannot go while others are there."""
 
 
+class InstallationError(errors.UserError):
+    """What an archive wants installed could not be installed."""
+
+
+class NegativeWorkersError(errors.UserError):
+    """Fewer workers than none are asked for. TorchServe's own tests want the 500 that it answers."""
+
+
 class InvalidKeyError(errors.UserError):
     """No token, or the wrong one."""
 
@@ -37,6 +45,10 @@ class DownloadError(errors.UserError):
 
 class FileExistsAlreadyError(errors.FlowyardError):
     """A remote archive is called like something that is in the model store already."""
+
+
+class WorkflowFileExistsError(FileExistsAlreadyError):
+    """The same of a workflow, of which the original passes on what Java says."""
 
 
 class InvalidDagError(errors.UserError):
@@ -99,12 +111,15 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     VersionNotFoundError: (404, "ModelVersionNotFoundException"),
     WorkflowNotFoundError: (404, "WorkflowNotFoundException"),
     DefaultVersionError: (403, "InvalidModelVersionException"),
+    NegativeWorkersError: (500, "IndexOutOfBoundsException"),
+    InstallationError: (400, "ModelException"),
     InvalidKeyError: (400, "InvalidKeyException"),
     ModelApiOffError: (403, "ModelException"),
     DownloadError: (400, "DownloadArchiveException"),
     InvalidDagError: (400, "InvalidDAGException"),
     NodeFailedError: (500, "InternalServerException"),
     FileExistsAlreadyError: (500, "InternalServerException"),
+    WorkflowFileExistsError: (500, "FileAlreadyExistsException"),
     StartFailedError: (500, "InternalServerException"),
     WorkflowStartError: (500, "WorkflowException"),
     StartOutOfMemoryError: (507, "InternalServerException"),

@@ -17,6 +17,7 @@ from flowyard.platform.http.native.streaming import Reply, Stream
 from flowyard.platform.http.native.tracing import arrival_of, trace_header
 from flowyard.platform.http.torchserve import openapi
 from flowyard.platform.http.torchserve.answers import JSON, Answer, Headers, json_answer, status_answer
+from flowyard.platform.http.torchserve.descriptions import configured_of
 from flowyard.platform.http.torchserve.entries import Model, Models
 from flowyard.platform.http.torchserve.errors import NodeFailedError
 from flowyard.platform.http.torchserve.inputs import HandlerRequest, Input, field_of, inputs_of, told_headers
@@ -47,8 +48,6 @@ from flowyard.schemas.payload import Payload
 NO_NAME = "Parameter model_name is required."
 #: What the server says of itself where it speaks the Open Inference Protocol.
 NAME, VERSION, EXTENSIONS = "Torchserve", "0.12.0", ("kserve", "kubeflow")
-#: Seconds that a model may be without workers before `/ping` says so, as the original goes on trying to start them.
-RETRY_S = 300.0
 #: Why nobody can answer now; the original has one text for all of it.
 NOBODY = (ShutDownError, NotReadyError, QueueFullError)
 
@@ -106,8 +105,8 @@ class Inference:
         match request.segments:
             case ["ping", *_]:
                 return self.ping()
-            case ["v2", *rest] if self.is_open_inference:
-                return self._open_inference(rest)
+            case segments if self.is_open_inference:
+                return self._open_inference(segments)
         return None
 
     @property
@@ -123,17 +122,21 @@ class Inference:
     def is_healthy(self, model: Model) -> bool:
         """Whether a model has its workers, or is given time to get them."""
         pool = model.pool
-        return pool is None or pool.healthy or pool.failing_s(time.monotonic()) <= RETRY_S
+        if pool is None or pool.healthy:
+            return True
+        return pool.failing_s(time.monotonic()) <= configured_of(pool).max_retry_timeout_in_sec
 
     @staticmethod
-    def _open_inference(rest: list[str]) -> Answer | None:
-        match rest:
-            case []:
+    def _open_inference(segments: tuple[str, ...]) -> Answer | None:
+        match segments:
+            case ["v2"]:
                 # The original spells it so; clients may look for either.
                 about = {"name": NAME, "version": VERSION, "extenstion": EXTENSIONS, "extensions": EXTENSIONS}
                 return json_answer(about)
-            case ["health", ("ready" | "live") as what]:
+            case ["v2", "health", ("ready" | "live") as what]:
                 return json_answer({what: True})
+            case [_, _, _, _, _, *_] if any(segment.startswith("versions") for segment in segments):
+                return json_answer({"error": "Model versioning is not yet supported."}, 501)
         return None
 
     # ---- predictions ----
@@ -194,7 +197,7 @@ class Inference:
         return field_of(inputs, "model_name")
 
     async def predict(
-        self, asked: Prediction, request: HttpRequest, exchange: Exchange, receive: Receive, send: Any, cross_origin: Headers
+        self, asked: Prediction, request: HttpRequest, exchange: Exchange, receive: Receive, send: Any, common: Headers
     ) -> Answer | None:
         """Predicts.
 
@@ -207,7 +210,7 @@ class Inference:
         """
         result, run = await self.outcome(asked, request, exchange, functools.partial(self._watched, receive))
         if isinstance(result, Stream):
-            sending = send_stream(result, request.request_id, cross_origin, exchange.sending(send))
+            sending = send_stream(result, request.request_id, common, exchange.sending(send))
             await self._send(result, run, receive, sending)
             return None
         return told(asked, result, request)

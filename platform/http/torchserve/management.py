@@ -10,13 +10,15 @@ import structlog
 from flowyard.platform.archives.remote import is_remote
 from flowyard.platform.http.torchserve import openapi
 from flowyard.platform.http.torchserve.answers import Answer, Change, json_answer, status_answer
-from flowyard.platform.http.torchserve.descriptions import ModelInfo, ModelList, describe, item, limits
+from flowyard.platform.http.torchserve.descriptions import ModelInfo, ModelList, describe, item, limits, seen_workers
 from flowyard.platform.http.torchserve.entries import NO_VERSION, Model, Models
 from flowyard.platform.http.torchserve.errors import (
     NO_METHOD,
     DefaultVersionError,
     DownloadError,
     FileExistsAlreadyError,
+    InstallationError,
+    NegativeWorkersError,
     VersionNotFoundError,
 )
 from flowyard.platform.http.torchserve.metadata import ask_model
@@ -138,8 +140,7 @@ class Management:
         if request.method != "GET":
             raise MethodNotAllowedError(NO_METHOD)
         name = target.partition(":")[0]
-        pool = self._models.default(name).pool
-        return json_answer({"name": name, "ready": pool is not None and bool(pool.workers())})
+        return json_answer({"name": name, "ready": bool(seen_workers(self._models.default(name).pool))})
 
     @staticmethod
     def _given(request: HttpRequest) -> Parameters:
@@ -237,7 +238,7 @@ class Management:
     def _checked_download(self, url: str) -> str:
         if is_file_url(url) or not self._registry.allows_url(url):
             raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
-        taken = taken_name(url, self._settings, self._registry.endpoints)
+        taken = taken_name(url, self._settings.model_store, self._registry.endpoints)
         if taken is not None:
             raise FileExistsAlreadyError(f"Model file already exists {taken}")
         try:
@@ -315,8 +316,11 @@ class Management:
         """Changes the number of workers of a model; with `number_gpu` and `timeout` as the early documents have them.
 
         Raises:
-            UnavailableError: It does not run, or its workers cannot be started.
+            NegativeWorkersError: Fewer than none are wanted.
+        UnavailableError: It does not run, or its workers cannot be started.
         """
+        if low < 0:
+            raise NegativeWorkersError(f"Parameter min_worker: {low} is not allowed; allowed is a whole number from 0.")
         model.running()
         number_gpu = given.integer("number_gpu")
         if number_gpu is not None and number_gpu >= 0:
@@ -376,6 +380,8 @@ class Management:
 
 def archive_refusal(error: FlowyardError) -> FlowyardError:
     """What the originals say of an archive that is none, or says too little of itself: a message without our part of it."""
+    if error.installing:
+        return InstallationError(f"Custom pip package installation failed for model {error.installing}")
     if isinstance(error, (InvalidArchiveError, ModelNotFoundError)):
         return InvalidModelError(NO_NAME)
     if isinstance(error, InvalidModelError):
@@ -405,7 +411,7 @@ def read_workers(given: Parameters) -> tuple[int, int]:
     """Least and most workers that are asked for.
 
     Raises:
-        InvalidRequestError: The most are fewer than the least, or they are no numbers of workers.
+        InvalidRequestError: The most are fewer than the least, or more than anybody has.
     """
     low = given.integer("min_worker")
     low = 1 if low is None else low
@@ -413,9 +419,8 @@ def read_workers(given: Parameters) -> tuple[int, int]:
     high = low if high is None else high
     if high < low:
         raise InvalidRequestError("max_worker cannot be less than min_worker.")
-    if low < 0 or high > MOST_WORKERS:
-        name, number = ("min_worker", low) if low < 0 else ("max_worker", high)
-        raise InvalidRequestError(f"Parameter {name}: {number} is not allowed; allowed is a whole number up to {MOST_WORKERS}.")
+    if high > MOST_WORKERS:
+        raise InvalidRequestError(f"Parameter max_worker: {high} is not allowed; allowed is a whole number up to {MOST_WORKERS}.")
     return low, high
 
 

@@ -47,7 +47,7 @@ def message_answer(message: Message) -> Answer:
     return Answer(message.code, message.data, content_type, [header for header in headers if header[0] != CONTENT_TYPE])
 
 
-async def send_stream(stream: Stream, request_id: str, cross_origin: Headers, send: Any) -> None:
+async def send_stream(stream: Stream, request_id: str, common: Headers, send: Any) -> None:
     """Sends an answer that comes in pieces, each as a chunk of its own.
 
     One that fails half way ends without the last chunk, so that nobody takes it for complete.
@@ -55,14 +55,14 @@ async def send_stream(stream: Stream, request_id: str, cross_origin: Headers, se
     Args:
         stream: The pieces; at least one has come.
         request_id: The id of the request.
-        cross_origin: Headers of the settings `cors_allowed_*`.
+        common: Headers that every answer to this client has.
         send: ASGI's.
 
     Raises:
         FlowyardError: It failed before its first piece; nothing has been sent.
     """
     begin, encode, piece = await open_stream(stream)
-    headers = head_headers(begin, request_id, cross_origin)
+    headers = head_headers(begin, request_id, common)
     await send({"type": "http.response.start", "status": begin.status, "headers": headers})
     try:
         while piece is not None:

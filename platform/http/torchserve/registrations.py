@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
+from flowyard.engines.torchserve.config import MOST_SECONDS
 from flowyard.engines.torchserve.folder import DEFAULT_HANDLER
 from flowyard.platform.archives.fetch import SIGNED
 from flowyard.platform.archives.names import check_name
@@ -32,6 +33,7 @@ MMS_RUNTIMES = {
 #: What the originals take for "not said".
 NOT_SAID = -1
 MOST_WORKERS = 1_000
+NO_LIMIT = 2**31
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,13 +76,13 @@ def read_registration(
         check_name(name)
     said = given.integer("initial_workers", "initial_worker")
     workers = _between("initial_workers", max(0, settings.default_workers_per_model if said is None else said), 0, MOST_WORKERS)
-    response_timeout = _said("response_timeout", given, 1, 86_400)
+    response_timeout = _seconds("response_timeout", given, 1, response_timeout_unit_s)
     options = {
         "handler": given.text("handler"),
         "runtime": _runtime(given, runtimes),
         INITIAL_WORKERS: str(workers),
-        RESPONSE_TIMEOUT: None if response_timeout is None else str(response_timeout * response_timeout_unit_s),
-        STARTUP_TIMEOUT: _told(_said("startup_timeout", given, 0, 86_400)),
+        RESPONSE_TIMEOUT: _told(response_timeout),
+        STARTUP_TIMEOUT: _told(_seconds("startup_timeout", given, 0)),
         "service_envelope": settings.service_envelope,
         "decode_input_request": None if settings.decode_input_request else "false",
         DEFAULT_HANDLER: settings.default_service_handler,
@@ -107,6 +109,17 @@ def _said(name: str, given: Parameters, low: int, high: int) -> int | None:
     """A number, `None` where it is absent or -1."""
     number = given.integer(name)
     return None if number is None or number == NOT_SAID else _between(name, number, low, high)
+
+
+def _seconds(name: str, given: Parameters, low: int, unit_s: int = 1) -> int | None:
+    """A time in seconds; one that is longer than any that there is, is cut down to that, with a word in the log."""
+    number = _said(name, given, low, NO_LIMIT)
+    if number is None:
+        return None
+    seconds = number * unit_s
+    if seconds > MOST_SECONDS:
+        log.warning("a time is cut down to the longest that is allowed", parameter=name, seconds=seconds, allowed=MOST_SECONDS)
+    return min(seconds, MOST_SECONDS)
 
 
 def _number(name: str, given: Parameters, low: int, high: int) -> int | None:

@@ -50,12 +50,12 @@ def in_store(url: str, settings: Settings) -> str | None:
     return rest if rest and "/" not in rest.rstrip("/") and rest.strip() else None
 
 
-def taken_name(url: str, settings: Settings, endpoints: Endpoints) -> str | None:
+def taken_name(url: str, store: str | None, endpoints: Endpoints) -> str | None:
     """What a remote archive would overwrite in the store of the original: a file there, or one that was fetched before.
 
     Args:
         url: The remote URL.
-        settings: The settings.
+        store: Folder of the archives.
         endpoints: What is registered.
 
     Returns:
@@ -65,5 +65,5 @@ def taken_name(url: str, settings: Settings, endpoints: Endpoints) -> str | None
     if not name:
         return None
     fetched = {base_name(entry.record.url) for entry in endpoints if is_remote(entry.record.url)}
-    is_there = settings.model_store is not None and (Path(settings.model_store) / name).exists()
+    is_there = bool(store) and (Path(store or "") / name).exists()
     return name if name in fetched or is_there else None

@@ -13,6 +13,7 @@ from flowyard.platform.http.torchserve.errors import (
     NO_METHOD,
     DownloadError,
     InvalidDagError,
+    WorkflowFileExistsError,
     WorkflowNotFoundError,
     WorkflowStartError,
 )
@@ -20,7 +21,7 @@ from flowyard.platform.http.torchserve.pages import slice_of
 from flowyard.platform.http.torchserve.parameters import Parameters, of_json, of_query
 from flowyard.platform.http.torchserve.registrations import reason_of
 from flowyard.platform.http.torchserve.requests import HttpRequest
-from flowyard.platform.http.torchserve.urls import is_file_url, is_web_or_file
+from flowyard.platform.http.torchserve.urls import is_file_url, is_web_or_file, taken_name
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.precedence import RESPONSE_TIMEOUT, STARTUP_TIMEOUT
@@ -162,6 +163,9 @@ class Workflows:
         if is_web_or_file(url):
             if is_file_url(url) or not self._registry.allows_url(url):
                 raise WorkflowNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
+            taken = taken_name(url, self._store, self._registry.endpoints)
+            if taken is not None:
+                raise WorkflowFileExistsError(taken)
             return url
         inside = url.removeprefix(f"{self._store}/")
         if not self._store or "/" in inside or not inside.strip():

@@ -131,6 +131,14 @@ def test_what_nobody_says_comes_from_the_settings():
     assert asked.spec.options == {"initial_workers": "2", "service_envelope": "kserve", "decode_input_request": "false"}
 
 
+def test_times_that_are_too_long_are_cut_down():
+    text = "url=m.mar&response_timeout=300000&startup_timeout=2147483647"
+    asked = read_registration(query(text), Settings(), TORCHSERVE_RUNTIMES)
+    assert (asked.spec.options["response_timeout"], asked.spec.options["startup_timeout"]) == ("86400", "86400")
+    asked = read_registration(query("url=m.mar&response_timeout=2000"), Settings(), MMS_RUNTIMES, response_timeout_unit_s=60)
+    assert asked.spec.options["response_timeout"] == "86400"
+
+
 def test_the_response_timeout_of_mms_is_in_minutes():
     asked = read_registration(query("url=m.mar&response_timeout=2"), Settings(), MMS_RUNTIMES, response_timeout_unit_s=60)
     assert asked.spec.options["response_timeout"] == "120"
