@@ -69,9 +69,9 @@ class Workplaces:
         return msgspec.structs.replace(spec, root=str(folder))
 
     def _fill(self, source: Path, target: Path) -> None:
-        target.mkdir(parents=True)
-        if self._account is not None:
-            os.chown(target, self._account.uid, self._account.gid)
+        target.mkdir()
+        # Where workers run as another user they may read here, as in the archive; one model's could else change another's.
+        target.chmod(0o755)
         with os.scandir(source) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
