@@ -373,7 +373,7 @@ class Scheduler:
     @property
     def _is_full(self) -> bool:
         """Whether nothing more may wait."""
-        if self.policy.needs_idle and len(self._idle) <= self._queue.waiting:
+        if self.policy.needs_idle and len(self._with_room) <= self._queue.waiting:
             return True
         return self.queue_length >= self.policy.queue_size
 
