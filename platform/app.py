@@ -22,6 +22,7 @@ from flowyard.platform.http.bodies import ClientGoneError
 from flowyard.platform.http.kserve.api import KServe
 from flowyard.platform.http.mms.api import Mms
 from flowyard.platform.http.native.adapters import AdapterControl
+from flowyard.platform.http.native.direct import DirectPredictions
 from flowyard.platform.http.native.errors import NO_METHOD, NO_ROUTE, error_body, to_json
 from flowyard.platform.http.native.health import ping, ping_below, ping_by_any_method
 from flowyard.platform.http.native.management import Models, Workflows, describe_endpoint, trace
@@ -113,8 +114,9 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
         logging_config=None,
     )
     access = Access(registry.settings, keyring)
+    direct = DirectPredictions(registry, traffic, access, rates)
     id_header = registry.settings.request_id_header_key
-    return FrontDoor(app, predictions, KServe(registry, traffic), traffic, rates, access, id_header)
+    return FrontDoor(app, predictions, direct, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
 def build_dialects(registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> dict[str, TorchServe | Mms]:
@@ -160,6 +162,7 @@ class FrontDoor:
     Args:
         app: The application.
         predictions: The handler of predictions.
+        direct: The direct way of those predictions that can take it; they do not come by here.
         kserve: The handler of everything under `/v2`.
         traffic: Is told of every request.
         rates: Gets the statuses of predictions where their failures are limited.
@@ -171,6 +174,7 @@ class FrontDoor:
         self,
         app: Litestar,
         predictions: Predictions,
+        direct: DirectPredictions,
         kserve: KServe,
         traffic: Traffic,
         rates: ErrorRates,
@@ -179,6 +183,7 @@ class FrontDoor:
     ) -> None:
         self.app = app
         self.predictions = predictions
+        self.direct = direct
         self.kserve = kserve
         self.traffic = traffic
         self._rates = rates

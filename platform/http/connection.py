@@ -51,6 +51,11 @@ class OneWriteTransport:
         waiting = self._transport.get_write_buffer_size()
         return waiting if self._carrier is None else waiting + self._carrier.get_write_buffer_size()
 
+    def write_whole(self, data: bytes) -> None:
+        """Writes a whole response."""
+        self._flush()
+        self._write(data)
+
     def write_eof(self) -> None:
         """Says that nothing more will be written."""
         self._flush()

@@ -16,12 +16,13 @@ class Gate:
     The inference API is predictions and `/ping`. `OPTIONS /` is answered by both, and so are the traces of predictions.
 
     Args:
-        app: The whole application.
+        app: The whole application; its direct way, where it has one, is one of predictions.
         serves: The API that is served here.
     """
 
     def __init__(self, app: Any, serves: Literal["inference", "management"]) -> None:
         self.app = app
+        self.direct = getattr(app, "direct", None) if serves == "inference" else None
         self._serves = serves
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

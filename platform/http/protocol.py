@@ -11,9 +11,10 @@ import socket
 import struct
 from typing import Any, Literal, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flowyard.platform.http.connection import OneWriteTransport
+from flowyard.platform.http.direct import DirectCall, DirectWay, Headers, encode_answer
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 
 #: A request line and headers that are longer are refused.
@@ -90,8 +91,53 @@ class Connections:
             protocol.tick(self.now)
 
 
+class DirectCycle:
+    """One request on the direct way, where uvicorn has the cycle of its ASGI messages.
+
+    Args:
+        protocol: Its connection.
+        call: The request.
+        keep_alive: Whether the connection goes on after the answer.
+
+    Attributes:
+        response_complete: Whether the answer has been written, or nobody waits for it.
+    """
+
+    __slots__ = ("_body", "_call", "_protocol", "keep_alive", "response_complete")
+
+    def __init__(self, protocol: BoundedProtocol, call: DirectCall, *, keep_alive: bool) -> None:
+        self._protocol: BoundedProtocol | None = protocol
+        self._call = call
+        self._body: list[bytes] = []
+        self.keep_alive = keep_alive
+        self.response_complete = False
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the body has come."""
+        self._body.append(piece)
+
+    def complete(self) -> bytes | None:
+        """The request has come whole. Gives the body where it has to go the long way after all."""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        return None if self._call.run(body, self._answered) else body
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        if not self.response_complete:
+            self.response_complete = True
+            self._protocol = None
+            self._call.cancel()
+
+    def _answered(self, status: int, headers: Headers, body: bytes) -> None:
+        protocol, self._protocol = self._protocol, None
+        assert protocol is not None
+        self.response_complete = True
+        protocol.answer(encode_answer(status, headers, body, keep_alive=self.keep_alive), keep_alive=self.keep_alive)
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, and answers that go out in one write.
+    """uvicorn's protocol with limits, answers that go out in one write, and a direct way where the application has one.
 
     Args:
         bounds: The connections it is one of.
@@ -102,10 +148,14 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     carrier: asyncio.Transport | None = None
+    cycle: RequestResponseCycle | DirectCycle | None  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any, bounds: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._bounds = bounds
+        self._way: DirectWay | None = getattr(self.app, "direct", None)
+        #: The request on the direct way that is being read or answered.
+        self._direct: DirectCycle | None = None
         self._phase: Phase = "head"
         #: When this phase began, in ticks.
         self._since = bounds.now
@@ -130,7 +180,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(cast(asyncio.Transport, OneWriteTransport(transport, self.loop, self.carrier)))
+        self._writer = OneWriteTransport(transport, self.loop, self.carrier)
+        super().connection_made(cast(asyncio.Transport, self._writer))
         if not self._bounds.add(self):
             self._refusal = _answer(503, f"there are {self._bounds.limit} connections already (setting max_connections)")
             self.transport.write(self._refusal)
@@ -139,6 +190,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._bounds.discard(self)
+        if self._direct is not None:
+            self._direct.cancel()
+        if type(self.cycle) is DirectCycle:
+            self.cycle = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -156,9 +211,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and self._refusal is None:
                 self._refuse(431, _TOO_LONG)
-        elif self._phase == "rest" and not self._unanswered:
-            # Empty lines between requests: they have ended uvicorn's wait for the next one.
-            self._begin("head")
 
     def tick(self, now: int) -> None:
         """Time has passed: is the client fast enough?
@@ -169,7 +221,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unread.is_too_slow(self.transport):
             _cut_off(self.transport)
             return
+        if self._direct is not None:
+            # Requests behind it have stopped the reading: whether the client is still there must be seen nevertheless.
+            self.flow.resume_reading()
         if self._phase == "rest":
+            if not self._unanswered and (now - self._since) * TICK_S > self.timeout_keep_alive:
+                self.transport.close()
             return
         if self._phase == "over":
             if (now - self._since) * TICK_S > GOODBYE_S:
@@ -200,7 +257,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begin("head")
         self._first_bytes = self._chunk_bytes
         self._head_bytes = -self._chunk_bytes
-        super().on_message_begin()
+        # What uvicorn makes here is made in `_go_long_way`, for those requests that need it.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """A head is complete.
@@ -212,6 +272,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if at_most > MAX_HEAD_BYTES and self._length_of_head() > MAX_HEAD_BYTES:
             self._fault = (431, _TOO_LONG)
             raise ValueError(_TOO_LONG)
+        if self.transport.is_closing():
+            raise ValueError("behind a request that was to be the last one")
+        if self._go_directly():
+            return
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
             self._fault = (400, "the only transfer coding that is understood is chunked")
@@ -219,10 +283,34 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fault = (503, f"more than {MAX_PIPELINED} requests ahead of their answers")
             raise ValueError("pipelined")
+        self._expect_body()
+        self._go_long_way()
+
+    def _expect_body(self) -> None:
         self._begin("body")
         self._credit, self._late_bytes = _CREDIT_BYTES, 0
         self._framing_bytes = -self._chunk_bytes
         self._unanswered += 1
+
+    def _go_directly(self) -> bool:
+        """Puts a request on the direct way, where there is one and nobody is before it."""
+        if self._way is None or self._unanswered or self.flow.write_paused or self.parser.get_method() != b"POST":
+            return False
+        call = self._way.take(self.url, self.headers, self.client)
+        if call is None:
+            return False
+        self._expect_body()
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._direct = DirectCycle(self, call, keep_alive=keep_alive)
+        self.cycle = self._direct
+        return True
+
+    def _go_long_way(self) -> None:
+        """Puts a request whose head is complete on its way through ASGI."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
         super().on_headers_complete()
         # Trailers come where headers came: what follows a body is none, and nobody may be let in by it (RFC 9110 §6.5.1).
         self.headers = []
@@ -232,15 +320,50 @@ class BoundedProtocol(HttpToolsProtocol):
         self._framing_bytes = -self._chunk_bytes
         super().on_body(body)
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has come."""
+        if type(self.cycle) is DirectCycle:
+            self.cycle.take(body)
+        else:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request is complete."""
         self._begin("rest")
-        super().on_message_complete()
+        if type(self.cycle) is not DirectCycle:
+            super().on_message_complete()
+            return
+        body = self.cycle.complete()
+        if body is not None:
+            self._direct = self.cycle = None
+            self._go_long_way()
+            super().on_body(body)
+            super().on_message_complete()
+
+    def answer(self, answer: bytes, *, keep_alive: bool) -> None:
+        """Answers the request on the direct way.
+
+        Args:
+            answer: The whole answer.
+            keep_alive: Whether the connection goes on.
+        """
+        self._direct = None
+        self._writer.write_whole(answer)
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
-        """A request is answered."""
+        """A request is answered. uvicorn sets a timer here, for each request; ours is the ticks'."""
         self._unanswered -= 1
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self._phase == "rest":
+            self._since = self._bounds.now
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         if self.pipeline:
             self.flow.pause_reading()
         elif self._refusal is not None and not self._unanswered and not self.transport.is_closing():
@@ -253,6 +376,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what the parser cannot read."""
+        if self.transport.is_closing():
+            return
         status, message = self._fault or (400, "this is not a request of HTTP/1.1 that could be understood")
         self._refuse(status, message)
 
@@ -278,6 +403,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _abandon(self, refusal: bytes) -> None:
         """Ends the connection while a request is answered whose body turned out to be broken."""
         cycle = self.cycle
+        # The body of a direct request has a length, and cannot be broken.
+        assert isinstance(cycle, RequestResponseCycle)
         is_answered = cycle.response_started
         cycle.disconnected = True
         cycle.message_event.set()

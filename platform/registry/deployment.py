@@ -20,7 +20,7 @@ from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidReq
 from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
 from flowyard.workflows.fusing import fuse, is_plain_call
-from flowyard.workflows.plan import FROM_REQUEST, Plan
+from flowyard.workflows.plan import FROM_REQUEST, Plan, Step
 from flowyard.workflows.signatures import check_signatures, signature_of
 
 #: Key of the pool of a workflow's functions; no model can be called that.
@@ -41,6 +41,7 @@ class Deployment:
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
+        answers_whole: Whether its answers never come in pieces.
         requests: What has been asked of it over HTTP.
         start_s: Seconds that it took to start, 0 before.
         closing: Whether it finishes what it has and takes nothing new.
@@ -69,6 +70,8 @@ class Deployment:
         self.fusing = None if fused is None else Fusing(plan, fused, self.pools[host], self.pools)
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
+        may_stream = self.streaming_step or (fused is not None and fused.steps[-1] == plan.out)
+        self.answers_whole = not may_stream or _answers_whole(plan.steps[plan.out], specs)
         self.requests = RequestMeasures()
         self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
@@ -206,6 +209,12 @@ class Deployment:
 
 def _nothing() -> None:
     """Nothing is left to be done."""
+
+
+def _answers_whole(step: Step, specs: Mapping[str, PoolSpec]) -> bool:
+    """Whether a node's result never comes in pieces: that of a model of tensors."""
+    callee = step.callees[0] if step.callees else None
+    return callee is not None and callee.kind == "model" and callee.name in specs and specs[callee.name].answers_whole
 
 
 def is_single_call(plan: Plan) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.telemetry.access import AccessLog
@@ -14,6 +14,7 @@ from flowyard.platform.telemetry.measures import count
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Client: TypeAlias = tuple[str, int] | None
 
 #: What is noted for a client that left before its answer; nginx calls it so, and it is never sent.
 CLIENT_GONE = 499
@@ -48,6 +49,12 @@ class Exchange:
         """It is known who answers."""
         self.deployment = deployment
         deployment.requests.in_flight += 1
+
+    def unrouted(self) -> None:
+        """Somebody else is to answer."""
+        assert self.deployment is not None
+        self.deployment.requests.in_flight -= 1
+        self.deployment = None
 
     def sending(self, send: Send) -> Send:
         """A `send` that notes what is sent."""
@@ -103,6 +110,10 @@ class Traffic:
 
     def predicted(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
         """A prediction is over."""
+        self.answered(exchange, scope["method"], scope["path"], scope["client"], request_id)
+
+    def answered(self, exchange: Exchange, method: str, path: str, client: Client, request_id: str) -> None:
+        """A prediction is over that had no ASGI scope."""
         elapsed_s = time.monotonic() - exchange.started
         status = exchange.status
         count(self.inference, status)
@@ -112,23 +123,24 @@ class Traffic:
         else:
             count(self.unrouted, status)
         if self._access is not None and self._access.enabled:
-            self._log(exchange, scope, request_id, elapsed_s)
+            self._log(exchange, method, path, client, request_id, elapsed_s)
 
     def managed(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str) -> None:
         """Any other request is over."""
         count(self.management, exchange.status)
         if self._access is not None and self._access.enabled:
-            self._log(exchange, scope, request_id, time.monotonic() - exchange.started)
+            elapsed_s = time.monotonic() - exchange.started
+            self._log(exchange, scope["method"], scope["path"], scope["client"], request_id, elapsed_s)
 
-    def _log(self, exchange: Exchange, scope: Mapping[str, Any], request_id: str, elapsed_s: float) -> None:
+    def _log(self, exchange: Exchange, method: str, path: str, client: Client, request_id: str, elapsed_s: float) -> None:
         assert self._access is not None
         deployment = exchange.deployment
         self._access.add(
             (
                 int(time.time() * 1000),
-                scope["method"],
-                scope["path"],
-                scope["client"],
+                method,
+                path,
+                client,
                 request_id,
                 deployment.identity if deployment is not None else NO_MODEL,
                 exchange.status,

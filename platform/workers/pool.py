@@ -106,6 +106,11 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     packages: str = ""
     fusion: Fusion | None = None
 
+    @property
+    def answers_whole(self) -> bool:
+        """Whether results never come in pieces: user code may yield them, models of tensors do not."""
+        return self.engine in CONTEXT_FREE_ENGINES and not self.handlers
+
 
 class WorkerView(msgspec.Struct, frozen=True):
     """A worker as `describe` shows it."""

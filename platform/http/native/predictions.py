@@ -106,13 +106,10 @@ class Predictions:
                 answer = error_answer(InternalError("internal error; the log has the details"), self._codes)
             if answer is None:
                 return
-            status, content_type, body, extra = answer
+            status, _, body, _ = answer
             exchange.status = status
             exchange.bytes_out = len(body)
-            start = [(b"content-length", str(len(body)).encode()), (b"x-request-id", request_id.encode("latin-1")), *extra]
-            if content_type:
-                start.append((b"content-type", content_type))
-            await send({"type": "http.response.start", "status": status, "headers": start})
+            await send({"type": "http.response.start", "status": status, "headers": response_headers(answer, request_id)})
             await send({"type": "http.response.body", "body": body})
         finally:
             self._traffic.predicted(exchange, scope, request_id)
@@ -375,6 +372,15 @@ def error_answer(error: FlowyardError, codes: StatusCodes = DEFAULT_CODES) -> An
     if isinstance(error, MethodNotAllowedError):
         extra.append((b"allow", ", ".join(sorted(METHODS)).encode()))
     return body.code, b"application/json", to_json(body), extra
+
+
+def response_headers(answer: Answer, request_id: str) -> Headers:
+    """The headers that an answer goes out with."""
+    _, content_type, body, extra = answer
+    headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode("latin-1")), *extra]
+    if content_type:
+        headers.append((b"content-type", content_type))
+    return headers
 
 
 def server_timing(execution: Execution | SingleCall) -> Headers:

@@ -8,8 +8,7 @@ import re
 import socket
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
+from support.protocol import head, read_all, read_until, serve
 
 from flowyard.platform.http import protocol as protocol_module
 from flowyard.platform.http.protocol import (
@@ -56,70 +55,8 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-class Served:
-    def __init__(self, limit, **bounds):
-        self.app = App()
-        self.bounds = Connections(limit, **bounds)
-        self.writers = []
-        self.tasks = ServerState()
-
-    async def __aenter__(self):
-        config = uvicorn.Config(self.app, lifespan="off", log_config=None, access_log=False, date_header=False, ws="none")
-        config.load()
-        state = self.tasks
-        self.server = await asyncio.get_running_loop().create_server(
-            lambda: BoundedProtocol(config, state, {}, bounds=self.bounds), "127.0.0.1", 0
-        )
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        for writer in self.writers:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-        self.server.close()
-        await self.server.wait_closed()
-        await asyncio.gather(*self.tasks.tasks, return_exceptions=True)
-
-    async def connect(self):
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.writers.append(writer)
-        return reader, writer
-
-    async def settle(self, condition):
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - what is waited for is in the server
-                await asyncio.sleep(0)
-
-    def ticks(self, count):
-        for _ in range(count):
-            self.bounds.tick()
-
-
 def on_server(test, limit=100, **bounds):
-    async def main():
-        async with Served(limit, **bounds) as served:
-            await test(served)
-
-    asyncio.run(main())
-
-
-async def read_all(reader):
-    async with asyncio.timeout(20):
-        try:
-            return await reader.read()
-        except ConnectionError:
-            return b""
-
-
-async def read_until(reader, end):
-    async with asyncio.timeout(20):
-        return await reader.readuntil(end)
-
-
-def head(*lines, start=b"POST /bad HTTP/1.1"):
-    return b"\r\n".join([start, b"host: x", *lines]) + b"\r\n\r\n"
+    serve(App(), test, limit, **bounds)
 
 
 BROKEN = {
@@ -381,20 +318,20 @@ def test_bytes_of_a_head_do_not_win_time():
     on_server(test)
 
 
-def test_empty_lines_between_requests_do_not_win_time():
+def test_a_connection_that_rests_is_closed_whatever_empty_lines_come():
     async def test(served):
         reader, writer = await served.connect()
         writer.write(GOOD)
         await read_until(reader, b"/good")
         (protocol,) = served.bounds._open
-        writer.write(b"\r\n")
-        await served.settle(lambda: protocol._phase == "head")
-        for _ in range(2 * HEAD_TICKS):
+        await served.settle(lambda: not protocol._unanswered)
+        ticks = int(protocol.timeout_keep_alive / TICK_S)
+        for _ in range(ticks):
             served.ticks(1)
-            with contextlib.suppress(ConnectionError):
-                writer.write(b"\r\n")
-                await writer.drain()
+            writer.write(b"\r\n")
             await asyncio.sleep(0)
+        assert served.bounds._open
+        served.ticks(1)
         assert await read_all(reader) == b""
 
     on_server(test)

@@ -1,0 +1,208 @@
+"""Predictions on the direct way (`http/direct.py`): those of models and workflows whose answer comes whole."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TypeAlias
+
+import structlog
+
+from flowyard.platform.access.keyring import Keyring
+from flowyard.platform.error_rates import ErrorRates
+from flowyard.platform.execution import Asked, Execution, SingleCall, execute
+from flowyard.platform.http.access import Access
+from flowyard.platform.http.bodies import payload_of
+from flowyard.platform.http.direct import Answered, Headers
+from flowyard.platform.http.native.errors import StatusCodes
+from flowyard.platform.http.native.messages import Answer
+from flowyard.platform.http.native.predictions import (
+    answer_of,
+    deadline_of,
+    error_answer,
+    priority_of,
+    request_id_of,
+    response_headers,
+    server_timing,
+)
+from flowyard.platform.http.native.targets import target_of_path
+from flowyard.platform.http.request import RequestPayload
+from flowyard.platform.registry.deployment import Deployment
+from flowyard.platform.registry.registry import Registry
+from flowyard.platform.telemetry.traffic import Exchange, Traffic
+from flowyard.platform.workers.process import Outcome
+from flowyard.schemas.errors import FlowyardError, InternalError
+from flowyard.schemas.payload import Payload
+
+log = structlog.stdlib.get_logger(__name__)
+
+Client: TypeAlias = tuple[str, int] | None
+
+#: Requests with one of these ask for something that is not to be had directly.
+_LONG_WAY = frozenset(
+    (
+        *("transfer-encoding", "expect", "upgrade", "handler", "x-flowyard-trace"),
+        *("x-synchronous", "x-starting-token", "x-amzn-sagemaker-custom-attributes"),
+    )
+)
+_PLAIN_URL = re.compile(rb"/predictions/[^?#%]+")
+
+
+class DirectPredictions:
+    """Takes predictions whose path names what they are for.
+
+    Args:
+        registry: Where the endpoints are.
+        traffic: Is told of every request.
+        access: Decides whether a request may go on.
+        rates: Gets the statuses of answers where failures are limited.
+    """
+
+    def __init__(self, registry: Registry, traffic: Traffic, access: Access, rates: ErrorRates) -> None:
+        self.registry = registry
+        self.traffic = traffic
+        self.rates = rates
+        self.codes = StatusCodes.of(registry.settings)
+        self._access = access
+        self._keyring: Keyring = access.keyring
+        self._id_header = registry.settings.request_id_header_key.lower()
+        self._limit_bytes = registry.settings.max_request_size
+
+    def take(self, url: bytes, headers: Headers, client: Client) -> DirectPrediction | None:
+        """See `DirectWay`. What is refused is not refused here: the long way does that."""
+        target = _target_of(url)
+        if target is None:
+            return None
+        names = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        if not _LONG_WAY.isdisjoint(names) or int(names.get("content-length", self._limit_bytes + 1)) > self._limit_bytes:
+            return None
+        path, name, version = target
+        if self._keyring.is_required and self._access.refusal({"path": path, "method": "POST", "headers": headers}) is not None:
+            return None
+        deployment = self.find(name, version)
+        if deployment is None:
+            return None
+        return DirectPrediction(self, deployment, (path, name, version), names, client, request_id_of(names, self._id_header))
+
+    def find(self, name: str, version: str | None) -> Deployment | None:
+        """What answers a request, where it does so in one piece and nobody else is to get a copy of the request."""
+        endpoints = self.registry.endpoints
+        try:
+            deployment = endpoints.route(name, version)
+        except FlowyardError:
+            return None
+        return deployment if deployment.answers_whole and (version is not None or name not in endpoints.shadows) else None
+
+
+class DirectPrediction:
+    """One prediction."""
+
+    __slots__ = (
+        "_answered",
+        "_client",
+        "_deployment",
+        "_exchange",
+        "_execution",
+        "_headers",
+        "_over",
+        "_request_id",
+        "_target",
+        "_way",
+    )
+
+    def __init__(
+        self,
+        way: DirectPredictions,
+        deployment: Deployment,
+        target: tuple[str, str, str | None],
+        headers: dict[str, str],
+        client: Client,
+        request_id: str,
+    ) -> None:
+        self._way = way
+        self._deployment = deployment
+        self._target = target
+        self._headers = headers
+        self._client = client
+        self._request_id = request_id
+        self._exchange = Exchange()
+        self._exchange.routed(deployment)
+        self._execution: Execution | SingleCall | None = None
+        self._answered: Answered | None = None
+        self._over = False
+
+    def run(self, body: bytes, answered: Answered) -> bool:
+        """See `DirectCall`."""
+        way, deployment = self._way, self._deployment
+        if deployment.closing:
+            # Another version may be there by now, or has to be fetched.
+            self._exchange.unrouted()
+            return False
+        self._answered = answered
+        self._exchange.bytes_in = len(body)
+        headers, request_id = self._headers, self._request_id
+        try:
+            deadline, priority = deadline_of(headers), priority_of(headers)
+            if deployment.takes_requests:
+                payload: Payload = RequestPayload(headers, (), body, request_id)
+            else:
+                payload = payload_of(headers.get("content-type", ""), body)
+            asked = Asked(payload, headers, {}, request_id, deadline, priority)
+            self._execution = execute(deployment, asked, way.registry.endpoints.route, self._on_answer)
+            self._execution.start()
+        except FlowyardError as error:
+            self._end(error_answer(error, way.codes))
+        except Exception:
+            log.exception("prediction failed", request_id=request_id, path=self._target[0])
+            self._end(self._failure())
+        return True
+
+    def cancel(self) -> None:
+        """See `DirectCall`."""
+        self._over = True
+        if self._execution is not None:
+            self._execution.cancel()
+        self._told()
+
+    def _on_answer(self, outcome: Outcome) -> None:
+        if self._over:
+            return
+        assert self._execution is not None
+        codes = self._way.codes
+        try:
+            answer = answer_of(outcome, self._headers, server_timing(self._execution), codes)
+        except FlowyardError as error:
+            answer = error_answer(error, codes)
+        except Exception:
+            log.exception("prediction failed", request_id=self._request_id, path=self._target[0])
+            answer = self._failure()
+        self._end(answer)
+
+    def _failure(self) -> Answer:
+        return error_answer(InternalError("internal error; the log has the details"), self._way.codes)
+
+    def _end(self, answer: Answer) -> None:
+        assert self._answered is not None
+        self._over = True
+        status, _, body, _ = answer
+        self._exchange.status = status
+        self._exchange.bytes_out = len(body)
+        if self._way.rates:
+            self._way.rates.answered(status)
+        self._answered(status, response_headers(answer, self._request_id), body)
+        self._told()
+
+    def _told(self) -> None:
+        self._way.traffic.answered(self._exchange, "POST", self._target[0], self._client, self._request_id)
+
+
+@functools.lru_cache(maxsize=1024)
+def _target_of(url: bytes) -> tuple[str, str, str | None] | None:
+    """Path, name and version of a prediction whose URL is plain: no query and nothing escaped in it."""
+    if _PLAIN_URL.fullmatch(url) is None or not url.isascii():
+        return None
+    try:
+        name, version = target_of_path(url)
+    except FlowyardError:
+        return None
+    return (url.decode("ascii"), name, version) if name else None
