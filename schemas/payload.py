@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from flowyard.schemas.codecs.content import value_of_message
 from flowyard.schemas.messages import Handlers, Message
-from flowyard.schemas.values import EXT_JSON, Encoded, Value, decode, encode
+from flowyard.schemas.values import JSON_TREE, Encoded, Value, decode, encode
 
 
 class Payload:
@@ -46,7 +45,7 @@ class Payload:
     @classmethod
     def from_json(cls, text: bytes) -> Payload:
         """From JSON text, unparsed."""
-        return cls.from_encoded(Encoded(_JSON_TREE, (text,)))
+        return cls.from_encoded(Encoded(JSON_TREE, (text,)))
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -109,6 +108,3 @@ class Payload:
         assert self._encoded is not None
         size = len(self._encoded.tree) + sum(len(buffer) for buffer in self._encoded.buffers)
         return f"Payload(<{size} bytes>)"
-
-
-_JSON_TREE = msgspec.msgpack.encode(msgspec.msgpack.Ext(EXT_JSON, msgspec.msgpack.encode(0)))

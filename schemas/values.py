@@ -10,6 +10,7 @@ Nothing here unpickles: arrays of Python objects are refused on both sides.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -36,8 +37,12 @@ INLINE_BYTES = 1024
 SMALL_ARRAY_BYTES = 256
 #: How arrays lie in frames and in memory of our own: what vector instructions and cache lines like.
 ALIGNMENT_BYTES = 64
+#: A longer tree is more than an array.
+ARRAY_TREE_BYTES = 256
 #: numpy kinds that are plain memory: bool, signed, unsigned, float, complex.
 PLAIN_KINDS = frozenset("biufc")
+#: Those of them that Python knows, too.
+_NATIVE_KINDS = frozenset("biuf")
 
 _encoder = msgspec.msgpack.Encoder()
 _decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
@@ -48,6 +53,10 @@ _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
 _decode_message = msgspec.msgpack.Decoder(
     tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str | None, int | bytes], ...], tuple[str, ...]]
 )
+
+
+#: The tree of JSON text that nobody has parsed.
+JSON_TREE = _encoder.encode(msgspec.msgpack.Ext(EXT_JSON, _encoder.encode(0)))
 
 
 class Encoded(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -81,17 +90,46 @@ def encode(value: Value) -> Encoded:
     Raises:
         InvalidInputError: The value holds something that is no value (a set, an object array, a class instance).
     """
+    if type(value) is np.ndarray and value.dtype.kind in PLAIN_KINDS:
+        return _encode_array(value)
     buffers: list[Buffer] = []
     hook = _Flattener(buffers)
     if type(value) is bytes and len(value) >= INLINE_BYTES:
         return Encoded(_encoder.encode(hook.long_bytes(value)), (value,))
-    if type(value) is np.ndarray and value.dtype.kind in PLAIN_KINDS:
-        return Encoded(_encoder.encode(hook.array(value)), tuple(buffers))
     try:
         tree = msgspec.msgpack.encode(_without_long_bytes(value, hook), enc_hook=hook)
     except (TypeError, RecursionError, OverflowError, NotImplementedError) as error:
         raise InvalidInputError(f"not a value that can be passed on: {error}") from None
     return Encoded(tree, tuple(buffers))
+
+
+def _encode_array(array: np.ndarray[Any, Any]) -> Encoded:
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.nbytes <= SMALL_ARRAY_BYTES:
+        return Encoded(_small_array_head(array.dtype.str, array.shape) + array.tobytes())
+    return Encoded(_array_tree(array.dtype.str, array.shape), (_contents(array),))
+
+
+@functools.lru_cache(maxsize=256)
+def _small_array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The tree of a small array, but for its contents, which come last. A model has arrays of few shapes."""
+    contents = bytes(math.prod(shape) * np.dtype(dtype).itemsize)
+    tree = _encoder.encode(msgspec.msgpack.Ext(EXT_SMALL_ARRAY, _encoder.encode((dtype, shape, contents))))
+    return tree[: len(tree) - len(contents)]
+
+
+@functools.lru_cache(maxsize=256)
+def _array_tree(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The tree of an array that is a value of its own."""
+    return _encoder.encode(msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((0, dtype, shape))))
+
+
+def _contents(array: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of an array that has some."""
+    if array.flags.c_contiguous and array.dtype.kind in _NATIVE_KINDS:
+        return array.data.cast("B")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class _Flattener:
@@ -120,8 +158,7 @@ class _Flattener:
             array = array.astype(array.dtype.newbyteorder("="))
         if array.nbytes <= SMALL_ARRAY_BYTES:
             return msgspec.msgpack.Ext(EXT_SMALL_ARRAY, _encoder.encode((array.dtype.str, array.shape, array.tobytes())))
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.buffers.append(flat.data)
+        self.buffers.append(_contents(array))
         return msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((len(self.buffers) - 1, array.dtype.str, array.shape)))
 
     def message(self, message: Message) -> msgspec.msgpack.Ext:
@@ -184,31 +221,57 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
         InvalidInputError: JSON text inside that does not parse, or a tree that refers to what is not there.
     """
     buffers = encoded.buffers
-
-    def ext_hook(code: int, data: memoryview) -> Any:
-        if code == EXT_ARRAY:
-            index, dtype, shape = _decode_ext.decode(data)
-            return _array(_copy(buffers[index]) if own else buffers[index], dtype, shape)
-        if code == EXT_SMALL_ARRAY:
-            dtype, shape, content = _decode_small.decode(data)
-            return _array(content, dtype, shape)
-        if code == EXT_BYTES:
-            return bytes(buffers[_decode_index.decode(data)])
-        if code == EXT_STRINGS:
-            shape, flat = _decode_strings.decode(data)
-            return np.array(flat, dtype=object).reshape(shape)
-        if code == EXT_JSON:
-            return decode_json(bytes(buffers[_decode_index.decode(data)]))
-        if code == EXT_MESSAGE:
-            return _message(data, buffers)
-        raise InvalidInputError(f"unknown extension type {code}")
-
+    if len(buffers) == 1:
+        if encoded.tree == JSON_TREE:
+            return decode_json(buffers[0])
+        alone = _lone_array(encoded.tree) if len(encoded.tree) <= ARRAY_TREE_BYTES else None
+        if alone is not None and len(buffers[0]) == alone[2]:
+            return _view(_copy(buffers[0]) if own else buffers[0], alone[0], alone[1])
     try:
-        return msgspec.msgpack.decode(encoded.tree, ext_hook=ext_hook)
+        if not buffers:
+            return _decode_without_buffers.decode(encoded.tree)
+        return msgspec.msgpack.decode(encoded.tree, ext_hook=functools.partial(_unflatten, buffers, own))
     except InvalidInputError:
         raise
     except (msgspec.MsgspecError, ValueError, IndexError, TypeError, RecursionError) as error:
         raise InvalidInputError(f"a value that cannot be decoded: {error}") from None
+
+
+def _unflatten(buffers: Sequence[Buffer], own: bool, code: int, data: memoryview) -> Any:
+    """What an extension stands for."""
+    if code == EXT_ARRAY:
+        index, dtype, shape = _decode_ext.decode(data)
+        return _array(_copy(buffers[index]) if own else buffers[index], dtype, shape)
+    if code == EXT_SMALL_ARRAY:
+        dtype, shape, content = _decode_small.decode(data)
+        return _array(content, dtype, shape)
+    if code == EXT_BYTES:
+        return bytes(buffers[_decode_index.decode(data)])
+    if code == EXT_STRINGS:
+        shape, flat = _decode_strings.decode(data)
+        return np.array(flat, dtype=object).reshape(shape)
+    if code == EXT_JSON:
+        return decode_json(buffers[_decode_index.decode(data)])
+    if code == EXT_MESSAGE:
+        return _message(data, buffers)
+    raise InvalidInputError(f"unknown extension type {code}")
+
+
+_decode_without_buffers = msgspec.msgpack.Decoder(ext_hook=functools.partial(_unflatten, (), False))
+
+
+@functools.lru_cache(maxsize=256)
+def _lone_array(tree: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
+    """Dtype, shape and size in bytes of the array that a value with one buffer is, where it is nothing else."""
+    try:
+        found = msgspec.msgpack.decode(tree)
+        index, dtype, shape = _decode_ext.decode(found.data) if getattr(found, "code", None) == EXT_ARRAY else (-1, "", ())
+        kind = np.dtype(dtype) if index == 0 else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
+        return None
+    if kind is None or kind.kind not in PLAIN_KINDS or any(size < 0 for size in shape):
+        return None
+    return kind, shape, math.prod(shape) * kind.itemsize
 
 
 def _message(data: memoryview, buffers: Sequence[Buffer]) -> Message:
@@ -229,10 +292,19 @@ def _copy(buffer: Buffer) -> Buffer:
 
 
 def _array(buffer: Buffer, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
-    kind = np.dtype(dtype)
+    kind = _dtype(dtype)
     if kind.kind not in PLAIN_KINDS:
         raise InvalidInputError(f"an array of dtype {dtype}")
-    array: np.ndarray[Any, Any] = np.frombuffer(buffer, dtype=kind).reshape(shape)
+    return _view(buffer, kind, shape)
+
+
+#: numpy looks names up slowly.
+_dtype = functools.lru_cache(maxsize=256)(np.dtype)
+
+
+def _view(buffer: Buffer, dtype: np.dtype[Any], shape: Sequence[int]) -> np.ndarray[Any, Any]:
+    # Not `ndarray(buffer=...)`, which passes by who lets go of shared memory, to whom that memory belongs.
+    array: np.ndarray[Any, Any] = np.frombuffer(buffer, dtype).reshape(shape)
     array.flags.writeable = False
     return array
 
@@ -241,7 +313,7 @@ def _array(buffer: Buffer, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, 
 NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def decode_json(text: bytes) -> Value:
+def decode_json(text: Buffer) -> Value:
     """Parses JSON strictly: no NaN, Infinity, overflow or trailing text.
 
     Args:
