@@ -18,6 +18,8 @@ SCRATCH_BYTES = 64 << 10
 #: keeps its whole piece, which is why the pieces are small.
 SMALL_BODY_BYTES = 2 << 10
 PIECE_BYTES = 16 << 10
+#: Most memory that is kept for bodies.
+REUSED_BYTES = 4 << 20
 #: Most buffers that one `sendmsg` takes (IOV_MAX on Linux).
 MOST_CHUNKS = 1024
 
@@ -28,6 +30,9 @@ class Connection:
     What has come is read into one scratch buffer and cut up there. Bodies are given memory of their own, aligned as tensors
     like it: user code may keep an array beyond its batch. What of a body did not fit into the scratch buffer is received
     straight into that memory.
+
+    Attributes:
+        reuses_memory: Whether nobody refers to a body any more when the next one is received: both may be in the same memory.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -39,6 +44,8 @@ class Connection:
         self._end = 0
         self._piece = memoryview(b"")
         self._piece_used = 0
+        self.reuses_memory = False
+        self._reused = memoryview(b"")
 
     def receive(self) -> tuple[frames.ToWorker, memoryview] | None:
         """Waits for the next frame: one that was put back, or a new one.
@@ -137,7 +144,11 @@ class Connection:
         return body
 
     def _memory(self, size: int) -> memoryview:
-        """Fresh aligned memory."""
+        """Aligned memory for a body."""
+        if self.reuses_memory and size <= REUSED_BYTES:
+            if size > len(self._reused):
+                self._reused = aligned_memory(min(2 * size, REUSED_BYTES))
+            return self._reused[:size]
         if size > SMALL_BODY_BYTES:
             return aligned_memory(size)
         if self._piece_used + size > len(self._piece):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
+import msgspec
 import numpy as np
 
 from flowyard.schemas.errors import InvalidInputError
@@ -19,16 +20,15 @@ from flowyard.schemas.values import Value
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-#: Float dtypes by the letter `struct` has for them; it refuses a number out of range, as we do.
-_PACKED = {"float16": "e", "float32": "f", "float64": "d"}
-_FLOATS = frozenset(_PACKED)
+#: Float dtypes, and the letter `struct` has for them; it refuses a number out of range, as we do.
+_FLOATS = {"float16": ("e", np.dtype("float16")), "float32": ("f", np.dtype("float32")), "float64": ("d", np.dtype("float64"))}
 #: Keys under which DJL's JSON forms put the inputs.
 WRAPPERS = ("inputs", "instances", "data")
 #: Up to here every integer has a float64 of its own.
 _EXACT_INTEGER = 2**53
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """The arrays of one call.
 
     Attributes:
@@ -104,31 +104,47 @@ def _count(number: int, noun: str) -> str:
 
 
 def _fit(value: Value, spec: TensorSpec) -> tuple[Array, bool]:
-    if type(value) is list and spec.shape is not None and spec.dtype in _FLOATS:
-        quick = _floats(value, spec.shape, np.dtype(spec.dtype))
-        if quick is not None:
-            return quick
+    quick = floats(value, spec) if type(value) is list else None
+    if quick is not None:
+        return quick
     natural = _natural(value, spec)
     array, added = _fit_shape(natural, spec)
     return _fit_dtype(array, natural, spec, listed=not isinstance(value, np.ndarray)), added
 
 
-def _floats(value: list[Value], shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, bool] | None:
-    """Nested lists of numbers that fit a float input, several times quicker than numpy reads them; `None` for all others."""
+def floats(value: list[Value], spec: TensorSpec) -> tuple[Array, bool] | None:
+    """Reads nested lists of numbers, several times quicker than numpy does.
+
+    Args:
+        value: The lists.
+        spec: The input that they are for.
+
+    Returns:
+        The array, and whether its first dimension was added; `None` for all but lists of numbers that fit a float input.
+    """
+    shape = spec.shape
+    if shape is None or spec.dtype not in _FLOATS:
+        return None
+    letter, dtype = _FLOATS[spec.dtype]
     sizes: list[int] = []
     level: list[Value] = [value]
     while type(level[0]) is list:
         size = len(level[0])
-        if not size or any(type(item) is not list or len(item) != size for item in level):
+        if len(level) == 1:
+            level = level[0]
+        elif all(type(item) is list and len(item) == size for item in level):
+            level = list(itertools.chain.from_iterable(level))
+        else:
+            return None
+        if not size:
             return None
         sizes.append(size)
-        level = level[0] if len(level) == 1 else list(itertools.chain.from_iterable(level))
     added = len(sizes) == len(shape) - 1
     full = (1, *sizes) if added else tuple(sizes)
     if len(full) != len(shape) or any(want >= 0 and want != got for want, got in zip(shape, full, strict=True)):
         return None
     try:
-        packed = struct.pack(f"={len(level)}{_PACKED[dtype.name]}", *level)
+        packed = struct.pack(f"={len(level)}{letter}", *level)
     except (struct.error, OverflowError):
         return None
     return np.frombuffer(packed, dtype).reshape(full), added

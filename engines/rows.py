@@ -6,13 +6,15 @@ the others it is found out, once, by comparing a run of one call with a run of s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
+import msgspec
 import numpy as np
 
 from flowyard.engines.base import Call, Outcome
-from flowyard.engines.inputs import Array, Prepared, prepare
+from flowyard.engines.inputs import Array, Prepared, floats, prepare
 from flowyard.schemas.errors import FlowyardError, OutOfMemoryError
 from flowyard.schemas.tensors import Signature, TensorSpec
 from flowyard.schemas.values import Value
@@ -24,11 +26,9 @@ Failure: TypeAlias = Callable[[Exception], FlowyardError]
 
 
 _Ranks: TypeAlias = tuple[int, ...]
-#: The group of calls that need no conversion; they are all of one shape.
-_EXACT = "exact"
 
 
-class _Job(NamedTuple):
+class _Job(msgspec.Struct, frozen=True, gc=False):
     place: int
     prepared: Prepared
 
@@ -54,7 +54,7 @@ class RowBatcher:
         self._may_join = signature is None or not any(map(_has_fixed_rows, signature.inputs + signature.outputs))
         self._declared_row_wise = row_wise
         self._max_rows = max_rows
-        self._exact_input = _exact_input(self._inputs) if self._may_join else None
+        self._lone_input = _lone_input(self._inputs) if self._may_join else None
         #: By the ranks of the inputs, as a model of undeclared rank may do different things to them: whether rows can be
         #: joined; absent while it is not known.
         self._row_wise: dict[_Ranks, bool] = {}
@@ -69,10 +69,11 @@ class RowBatcher:
             One outcome per call, in order.
         """
         outcomes: list[Outcome] = [None] * len(batch)
+        plain: list[_Job] = []
         groups: dict[Hashable, list[_Job]] = {}
         for index, call in enumerate(batch):
-            if (exact := self._exact(call.args)) is not None:
-                groups.setdefault(_EXACT, []).append(_Job(index, exact))
+            if (quick := self._plain(call.args)) is not None:
+                plain.append(_Job(index, quick))
                 continue
             try:
                 prepared = prepare(call.args, self._inputs)
@@ -80,7 +81,7 @@ class RowBatcher:
                 outcomes[index] = error if isinstance(error, FlowyardError) else self._failure(error)
             else:
                 groups.setdefault(self._group_key(index, prepared), []).append(_Job(index, prepared))
-        for jobs in groups.values():
+        for jobs in (plain, *groups.values()) if plain else groups.values():
             for part in self._parts(jobs):
                 for job, outcome in zip(part, self._group(part), strict=True):
                     outcomes[job.place] = outcome
@@ -102,15 +103,23 @@ class RowBatcher:
             left -= rows
         return parts
 
-    def _exact(self, args: list[Value]) -> Prepared | None:
-        """The call as it is, where it brings just the one array that the model takes: the usual case of a tensor body."""
-        wanted = self._exact_input
-        if wanted is None or len(args) != 1 or type(args[0]) is not np.ndarray:
+    def _plain(self, args: list[Value]) -> Prepared | None:
+        """A call that brings just what the model takes, an array or the numbers of one: all of these are of one shape."""
+        wanted = self._lone_input
+        if wanted is None or len(args) != 1:
             return None
-        array = args[0]
-        if array.dtype != wanted[0] or array.shape[1:] != wanted[1] or array.ndim != wanted[2] or not array.shape[0]:
+        value, added = args[0], False
+        if type(value) is list:
+            read = floats(value, wanted.spec)
+            if read is None:
+                return None
+            value, added = read
+        elif type(value) is not np.ndarray or value.dtype != wanted.dtype:
             return None
-        return Prepared((array,), array.shape[0], False)
+        shape = value.shape
+        if len(shape) != wanted.axes or shape[1:] != wanted.sizes or not shape[0]:
+            return None
+        return Prepared((value,), shape[0], added)
 
     def _group_key(self, index: int, prepared: Prepared) -> Hashable:
         if prepared.rows is None or not self._may_join:
@@ -152,10 +161,10 @@ class RowBatcher:
         outputs = self._run(joined)
         self._require_rows(outputs, sum(counts), ranks)
         self._row_wise[ranks] = True
-        starts = np.cumsum([0, *counts]).tolist()
+        stops = itertools.accumulate(counts)
         return [
-            _value(outputs, start, start + count, added=job.prepared.added)
-            for job, start, count in zip(jobs, starts[:-1], counts, strict=True)
+            _value(outputs, stop - count, stop, added=job.prepared.added)
+            for job, stop, count in zip(jobs, stops, counts, strict=True)
         ]
 
     def _require_rows(self, outputs: Mapping[str, Value], rows: int, ranks: _Ranks) -> None:
@@ -164,14 +173,23 @@ class RowBatcher:
             raise _NotRowWiseError
 
 
-def _exact_input(inputs: Sequence[TensorSpec] | None) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
-    """Dtype, sizes behind the rows, and number of axes of a model's only input, where all of that is fixed."""
+class _LoneInput(NamedTuple):
+    """The only input of a model: its dtype, its sizes behind the rows, and the number of its axes."""
+
+    spec: TensorSpec
+    dtype: np.dtype[Any]
+    sizes: tuple[int, ...]
+    axes: int
+
+
+def _lone_input(inputs: Sequence[TensorSpec] | None) -> _LoneInput | None:
+    """The only input of a model, where all but the number of rows is fixed."""
     if inputs is None or len(inputs) != 1:
         return None
     (spec,) = inputs
     if not spec.shape or spec.dtype in ("", "string") or any(size < 0 for size in spec.shape[1:]):
         return None
-    return np.dtype(spec.dtype), spec.shape[1:], len(spec.shape)
+    return _LoneInput(spec, np.dtype(spec.dtype), spec.shape[1:], len(spec.shape))
 
 
 class _NotRowWiseError(Exception):
@@ -190,12 +208,10 @@ def _rows(output: Value) -> int | None:
 
 def _value(outputs: Mapping[str, Value], start: int, stop: int | None, *, added: bool) -> Value:
     """One call's part of the outputs: the only one itself, several as a mapping by name."""
-    parts = {name: _part(output, start, stop, added=added) for name, output in outputs.items()}
-    return _only(parts.values()) if len(parts) == 1 else parts
-
-
-def _only(values: Iterable[Value]) -> Value:
-    return next(iter(values))
+    if len(outputs) == 1:
+        (output,) = outputs.values()
+        return _part(output, start, stop, added=added)
+    return {name: _part(output, start, stop, added=added) for name, output in outputs.items()}
 
 
 def _part(output: Value, start: int, stop: int | None, *, added: bool) -> Value:

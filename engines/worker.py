@@ -136,6 +136,7 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
         return EXIT_LOAD_FAILED
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
     own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
+    connection.reuses_memory = not own and not load.handlers and load.fusion is None
     measured = model if isinstance(model, MeasuredModel) else None
     _send_metrics(connection, measured)
     awaited = _awaited(connection, model, memory, measured)
@@ -298,21 +299,28 @@ def _calls(
     reader = frames.BodyReader(body)
     view_of = None if memory is None else memory.view_of
     return [
-        _call(call, [reader.take(arg.tree, arg.sizes, arg.places, view_of) for arg in call.args], own=own, handlers=handlers)
+        _call(
+            call,
+            [(reader.take(arg.tree, arg.sizes, arg.places, view_of), own and bool(arg.places)) for arg in call.args],
+            handlers=handlers,
+        )
         for call in message.calls
     ]
 
 
-def _call(call: frames.WireCall, args: Sequence[Encoded], *, own: bool, handlers: bool) -> Call | FlowyardError:
+def _call(call: frames.WireCall, args: Sequence[tuple[Encoded, bool]], *, handlers: bool) -> Call | FlowyardError:
+    """A call as the model takes it; with each argument comes whether it needs memory of its own."""
     try:
-        decoded = [values.decode(arg, own=own and bool(wire.places)) for arg, wire in zip(args, call.args, strict=True)]
-        if not handlers:
-            decoded = [value_of_message(arg) if isinstance(arg, Message) else arg for arg in decoded]
-        return Call(call.callee, decoded, call.context)
+        return Call(call.callee, [_argument(arg, own=own, handlers=handlers) for arg, own in args], call.context)
     except InvalidInputError as error:
         return error
     except MemoryError as error:
         return OutOfMemoryError(describe(error))
+
+
+def _argument(arg: Encoded, *, own: bool, handlers: bool) -> values.Value:
+    value = values.decode(arg, own=own)
+    return value_of_message(value) if type(value) is Message and not handlers else value
 
 
 def compute(model: LoadedModel, calls: Sequence[Call | FlowyardError]) -> tuple[list[Outcome], float, float]:
@@ -344,6 +352,10 @@ def _results(outcomes: Sequence[Outcome], memory: WorkerMemory | None) -> tuple[
             wire.append(outcome)
             continue
         made = outcome if isinstance(outcome, Several) else encoded(outcome)
+        if type(made) is Encoded and not made.buffers and len(made.tree) <= head_left:
+            head_left -= len(made.tree)
+            wire.append(frames.WireResult(made.tree))
+            continue
         if not isinstance(made, FlowyardError):
             own = made.buffers
             tree_bytes = len(made.tree) if isinstance(made, Encoded) else made.tree_bytes

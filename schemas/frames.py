@@ -338,8 +338,11 @@ def unpack_to_server(head: Buffer) -> ToServer:
 class BodyReader:
     """Hands out the buffers of a frame's body, in the order of the head."""
 
+    __slots__ = ("_body", "_offset", "_size")
+
     def __init__(self, body: Buffer) -> None:
         self._body = memoryview(body)
+        self._size = len(self._body)
         self._offset = 0
 
     def take(self, tree: bytes, sizes: tuple[int, ...], places: tuple[Place, ...] = (), view_of: ViewOf | None = None) -> Encoded:
@@ -358,7 +361,7 @@ class BodyReader:
             FrameError: The body ends before the buffers do, or there is no such place.
         """
         if not places:
-            return Encoded(tree, tuple([self._next(size) for size in sizes]))
+            return Encoded(tree, (self._next(sizes[0]),) if len(sizes) == 1 else tuple([self._next(size) for size in sizes]))
         if len(places) != len(sizes) or view_of is None:
             raise FrameError("places that fit no buffers")
         return Encoded(
@@ -374,7 +377,7 @@ class BodyReader:
     def _next(self, size: int) -> memoryview:
         start = self._offset
         end = start + size
-        if size < 0 or end > len(self._body):
+        if size < 0 or end > self._size:
             raise FrameError("a value that reaches past the end of its frame")
         self._offset = end + -size % ALIGNMENT_BYTES
         return self._body[start:end]

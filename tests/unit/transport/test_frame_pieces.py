@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from flowyard.engines.connection import SCRATCH_BYTES, Connection
+from flowyard.engines.connection import REUSED_BYTES, SCRATCH_BYTES, Connection
 from flowyard.platform.workers.channel import WorkerChannel
 from flowyard.schemas.frames import (
     BodyReader,
@@ -92,8 +92,8 @@ def test_the_server_cuts_frames_out_of_any_pieces(frames, tree, pieces):
 
 
 @settings(deadline=None, max_examples=60)
-@given(FRAMES, TREES, st.integers(1, 1 << 20))
-def test_the_worker_cuts_frames_out_of_any_pieces(frames, tree, piece):
+@given(FRAMES, TREES, st.integers(1, 1 << 20), st.booleans())
+def test_the_worker_cuts_frames_out_of_any_pieces(frames, tree, piece, reuses_memory):
     data, expected = b"", []
     for number, sizes in enumerate(frames):
         buffers = buffers_of(number, sizes)
@@ -106,6 +106,7 @@ def test_the_worker_cuts_frames_out_of_any_pieces(frames, tree, piece):
         sender = threading.Thread(target=lambda: [ours.sendall(data[at : at + piece]) for at in range(0, len(data), piece)])
         sender.start()
         connection = Connection(theirs)
+        connection.reuses_memory = reuses_memory
         for number, wanted_tree, buffers in expected:
             message, body = connection.receive()
             value = message.calls[0].args[0]
@@ -167,6 +168,25 @@ def test_a_head_that_cannot_be_read_is_a_broken_frame(head):
     for unpack in (unpack_to_server, unpack_to_worker):
         with pytest.raises(FrameError):
             unpack(head)
+
+
+def test_bodies_share_their_memory_where_nobody_keeps_them():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(theirs)
+        connection.reuses_memory = True
+        places = set()
+        for size in (100_000, 100, 50_000, REUSED_BYTES + 1, 10):
+            content = bytes([size % 251]) * size
+            sender = threading.Thread(target=ours.sendall, args=(b"".join(pack(Predict(1, ()), [content])),))
+            sender.start()
+            _, body = connection.receive()
+            sender.join()
+            assert bytes(body[:size]) == content
+            assert address(body) % ALIGNMENT_BYTES == 0
+            if size <= REUSED_BYTES:
+                places.add(address(body))
+        assert len(places) == 1
 
 
 def test_many_threads_send_whole_frames():
