@@ -21,7 +21,11 @@ from flowyard.schemas.values import Value
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 #: Float dtypes, and the letter `struct` has for them; it refuses a number out of range, as we do.
-_FLOATS = {"float16": ("e", np.dtype("float16")), "float32": ("f", np.dtype("float32")), "float64": ("d", np.dtype("float64"))}
+_FLOATS: dict[str, tuple[str, np.dtype[Any]]] = {
+    "float16": ("e", np.dtype("float16")),
+    "float32": ("f", np.dtype("float32")),
+    "float64": ("d", np.dtype("float64")),
+}
 #: Keys under which DJL's JSON forms put the inputs.
 WRAPPERS = ("inputs", "instances", "data")
 #: Up to here every integer has a float64 of its own.
