@@ -16,13 +16,14 @@ class Payload:
     parsed only there.
     """
 
-    __slots__ = ("_encoded", "_has_value", "_message", "_value")
+    __slots__ = ("_encoded", "_has_value", "_message", "_shape", "_value")
 
     def __init__(self) -> None:
         self._value: Value = None
         self._has_value = False
         self._message: Message | None = None
         self._encoded: Encoded | None = None
+        self._shape: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, value: Value) -> Payload:
@@ -36,10 +37,11 @@ class Payload:
         return payload
 
     @classmethod
-    def from_encoded(cls, encoded: Encoded) -> Payload:
-        """From the binary form."""
+    def from_encoded(cls, encoded: Encoded, shape: tuple[int, ...] | None = None) -> Payload:
+        """From the binary form, with the shape where it is known to be an array."""
         payload = cls()
         payload._encoded = encoded
+        payload._shape = shape
         return payload
 
     @classmethod
@@ -49,9 +51,9 @@ class Payload:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape, where the value is at hand and is an array; nothing is decoded to find out."""
+        """The shape, where that is known and the value is an array; nothing is decoded to find out."""
         value = self._value
-        return value.shape if type(value) is np.ndarray else None
+        return value.shape if type(value) is np.ndarray else self._shape
 
     def value(self) -> Value:
         """The value, for those who know no messages; treat it as read-only, other nodes may hold it too.

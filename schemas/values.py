@@ -44,9 +44,12 @@ PLAIN_KINDS = frozenset("biufc")
 #: Those of them that Python knows, too.
 _NATIVE_KINDS = frozenset("biuf")
 
+#: How msgpack begins an extension of 16, up to 255 and up to 65535 bytes.
+_EXTENSIONS = frozenset((b"\xd8", b"\xc7", b"\xc8"))
 _encoder = msgspec.msgpack.Encoder()
 _decode_ext = msgspec.msgpack.Decoder(tuple[int, str, tuple[int, ...]])
 _decode_small = msgspec.msgpack.Decoder(tuple[str, tuple[int, ...], bytes])
+_decode_extension = msgspec.msgpack.Decoder(msgspec.msgpack.Ext)
 _decode_index = msgspec.msgpack.Decoder(int)
 _decode_strings = msgspec.msgpack.Decoder(tuple[tuple[int, ...], list[str]])
 #: Status, reason, properties, contents (the bytes, or the index of the buffer that has them), and their content types.
@@ -108,7 +111,7 @@ def _encode_array(array: np.ndarray[Any, Any]) -> Encoded:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.nbytes <= SMALL_ARRAY_BYTES:
         return Encoded(_small_array_head(array.dtype.str, array.shape) + array.tobytes())
-    return Encoded(_array_tree(array.dtype.str, array.shape), (_contents(array),))
+    return Encoded(array_tree(array.dtype.str, array.shape), (_contents(array),))
 
 
 @functools.lru_cache(maxsize=256)
@@ -120,8 +123,8 @@ def _small_array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)
-def _array_tree(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The tree of an array that is a value of its own."""
+def array_tree(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The tree of an array of more than `SMALL_ARRAY_BYTES` that is a value of its own."""
     return _encoder.encode(msgspec.msgpack.Ext(EXT_ARRAY, _encoder.encode((0, dtype, shape))))
 
 
@@ -220,17 +223,18 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
     Raises:
         InvalidInputError: JSON text inside that does not parse, or a tree that refers to what is not there.
     """
-    buffers = encoded.buffers
+    tree, buffers = encoded.tree, encoded.buffers
     if len(buffers) == 1:
-        if encoded.tree == JSON_TREE:
+        if tree == JSON_TREE:
             return decode_json(buffers[0])
-        alone = _lone_array(encoded.tree) if len(encoded.tree) <= ARRAY_TREE_BYTES else None
+        alone = _lone_array(tree) if len(tree) <= ARRAY_TREE_BYTES else None
         if alone is not None and len(buffers[0]) == alone[2]:
             return _view(_copy(buffers[0]) if own else buffers[0], alone[0], alone[1])
     try:
-        if not buffers:
-            return _decode_without_buffers.decode(encoded.tree)
-        return msgspec.msgpack.decode(encoded.tree, ext_hook=functools.partial(_unflatten, buffers, own))
+        if not buffers and tree[:1] in _EXTENSIONS:
+            extension = _decode_extension.decode(tree)
+            return _unflatten((), False, extension.code, memoryview(extension.data))
+        return msgspec.msgpack.decode(tree, ext_hook=functools.partial(_unflatten, buffers, own))
     except InvalidInputError:
         raise
     except (msgspec.MsgspecError, ValueError, IndexError, TypeError, RecursionError) as error:
@@ -255,9 +259,6 @@ def _unflatten(buffers: Sequence[Buffer], own: bool, code: int, data: memoryview
     if code == EXT_MESSAGE:
         return _message(data, buffers)
     raise InvalidInputError(f"unknown extension type {code}")
-
-
-_decode_without_buffers = msgspec.msgpack.Decoder(ext_hook=functools.partial(_unflatten, (), False))
 
 
 @functools.lru_cache(maxsize=256)
@@ -305,7 +306,8 @@ _dtype = functools.lru_cache(maxsize=256)(np.dtype)
 def _view(buffer: Buffer, dtype: np.dtype[Any], shape: Sequence[int]) -> np.ndarray[Any, Any]:
     # Not `ndarray(buffer=...)`, which passes by who lets go of shared memory, to whom that memory belongs.
     array: np.ndarray[Any, Any] = np.frombuffer(buffer, dtype).reshape(shape)
-    array.flags.writeable = False
+    if type(buffer) is not bytes:
+        array.flags.writeable = False
     return array
 
 

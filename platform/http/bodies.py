@@ -12,7 +12,7 @@ import msgspec
 import multipart
 
 from flowyard.platform.memo import remembered
-from flowyard.schemas.codecs.registry import BY_TYPE, recognise
+from flowyard.schemas.codecs.registry import BY_TYPE, Codec, recognise
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError, UnavailableError
 from flowyard.schemas.payload import Payload
 
@@ -141,14 +141,19 @@ def payload_of(header: str, body: bytes) -> Payload:
         return Payload.from_json(body) if body[:1] in JSON_STARTS else Payload.of(body)
     if media_type == "application/octet-stream":
         return _untyped(body)
-    codec = BY_TYPE.get(media_type)
-    return Payload.of(body if codec is None else codec.decode(body))
+    return _tensors(BY_TYPE.get(media_type), body)
 
 
 def _untyped(body: bytes) -> Payload:
     """Tensors where the first bytes leave no doubt, else bytes."""
-    codec = recognise(body)
-    return Payload.of(body if codec is None else codec.decode(body))
+    return _tensors(recognise(body), body)
+
+
+def _tensors(codec: Codec | None, body: bytes) -> Payload:
+    if codec is None:
+        return Payload.of(body)
+    laid_out = codec.lay_out(body) if codec.lay_out is not None else None
+    return Payload.of(codec.decode(body)) if laid_out is None else Payload.from_encoded(*laid_out)
 
 
 def is_form(media_type: str, options: Mapping[str, str], body: bytes) -> bool:

@@ -71,6 +71,7 @@ def best_of(kinds: tuple[str, ...], accept: str) -> str:
     return next((entry for entry in wanted if entry in kinds), kinds[0])
 
 
+@lru_cache(maxsize=256)
 def media_type(header: str) -> str:
     """The media type of a header, in lower case and without parameters."""
     return header.partition(";")[0].strip().lower()

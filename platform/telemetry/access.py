@@ -20,7 +20,7 @@ from flowyard.platform.telemetry.logs import Logs
 #: Longest that a request waits for others.
 FLUSH_S = 0.1
 #: Requests that are not kept waiting for more. Lines made one after the other cost half of what they cost one at a time.
-FLUSH_LINES = 128
+FLUSH_LINES = 512
 #: Characters of a path that are logged.
 PATH_LENGTH = 1000
 
@@ -82,7 +82,12 @@ def _lines(waiting: Iterable[Served]) -> list[str]:
 
 def _stamp(millisecond: int) -> str:
     second, fraction = divmod(millisecond, 1000)
-    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:03d}Z"
+    return f"{_second(second)}.{fraction:03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _quoted(text: str) -> str:

@@ -54,6 +54,7 @@ from flowyard.schemas.frames import (
 from flowyard.schemas.payload import Payload
 from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.tensors import Signature
+from flowyard.schemas.values import Encoded
 
 #: Seconds between closing a worker's socket and killing it.
 RETIRE_GRACE_S = 5.0
@@ -355,7 +356,12 @@ class WorkerProcess:
 
 def _outcomes(results: Results, body: BodyReader, view_of: ViewOf) -> list[Outcome]:
     ends = [node.ended for node in results.times]
-    return [_outcome(outcome, body, view_of, ends) for outcome in results.outcomes]
+    return [
+        Payload.from_encoded(Encoded(outcome.tree))
+        if type(outcome) is WireResult and not outcome.sizes and not outcome.places
+        else _outcome(outcome, body, view_of, ends)
+        for outcome in results.outcomes
+    ]
 
 
 def _outcome(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +26,7 @@ MAX_AXES = 32
 MAX_EMPTY_AXES = 2**31
 MAX_EMPTY_LISTS = 1024
 MAX_NAME_BYTES = 1024
+_IS_LITTLE = sys.byteorder == "little"
 
 BFLOAT16 = "bfloat16"
 STRING = "string"
@@ -208,6 +210,8 @@ def dtype_name(array: Array) -> str:
 
 def contents(array: Array) -> Array:
     """The array as it is written: little-endian and contiguous."""
+    if array.flags.c_contiguous and array.dtype.isnative and _IS_LITTLE:
+        return array
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from flowyard.schemas.codecs.arrays import (
     BIG,
     LITTLE,
+    MAX_AXES,
     NUMERIC,
     Array,
     Body,
@@ -21,7 +23,7 @@ from flowyard.schemas.codecs.arrays import (
     view,
 )
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
-from flowyard.schemas.values import Value
+from flowyard.schemas.values import SMALL_ARRAY_BYTES, Encoded, Value, array_tree
 
 MAGIC = b"\x93NUMPY"
 MEDIA_TYPE = "tensor/npy"
@@ -53,11 +55,15 @@ class Header(NamedTuple):
         element: How the elements are stored.
         fortran: Whether the first axis varies fastest.
         shape: Size per axis.
+        tree: That of the array's binary form, where its contents are just what the file has.
+        size_bytes: Length of the contents then.
     """
 
     element: Element
     fortran: bool
     shape: tuple[int, ...]
+    tree: bytes = b""
+    size_bytes: int = 0
 
 
 def decode(body: Body) -> Array:
@@ -72,6 +78,30 @@ def decode(body: Body) -> Array:
     Raises:
         InvalidInputError: It is no npy file, or one of a dtype that is no number.
     """
+    header, offset = _head_of(body)
+    return view(body, header.element, header.shape, offset, len(body) - offset, fortran=header.fortran)
+
+
+def lay_out(body: bytes) -> tuple[Encoded, tuple[int, ...]] | None:
+    """Reads an npy file as far as is needed to hand its array on.
+
+    Args:
+        body: The file.
+
+    Returns:
+        The binary form of the array, and its shape; `None` where `decode` has something to convert or to find fault with.
+
+    Raises:
+        InvalidInputError: It is no npy file.
+    """
+    header, offset = _head_of(body)
+    if not header.tree or len(body) - offset != header.size_bytes:
+        return None
+    return Encoded(header.tree, (memoryview(body)[offset:],)), header.shape
+
+
+def _head_of(body: Body) -> tuple[Header, int]:
+    """The header, and where the contents begin."""
     if len(body) < 12 or body[:6] != MAGIC:
         raise InvalidInputError(f"expected npy, which begins with {MAGIC!r}, got {len(body)} bytes: {bytes(body[:6])!r}")
     if body[6] == 1:
@@ -86,8 +116,7 @@ def decode(body: Body) -> Array:
             f"got version {body[6]}.{body[7]} with {size} of {len(body) - start} bytes"
         )
     offset = start + size
-    header = _parse(bytes(body[start:offset]))
-    return view(body, header.element, header.shape, offset, len(body) - offset, fortran=header.fortran)
+    return _parse(bytes(body[start:offset])), offset
 
 
 @lru_cache(maxsize=256)
@@ -100,7 +129,18 @@ def _parse(text: bytes) -> Header:
     descr, fortran, shape = entries[b"descr"], entries[b"fortran_order"], entries[b"shape"]
     if descr["text"] is None or fortran["bool"] is None or shape["shape"] is None:
         raise InvalidInputError("expected text, a bool and a tuple for descr, fortran_order and shape in the npy header")
-    return Header(_element(descr["text"].decode("latin-1")), fortran["bool"] == b"True", _axes(shape["shape"]))
+    header = Header(_element(descr["text"].decode("latin-1")), fortran["bool"] == b"True", _axes(shape["shape"]))
+    return _with_tree(header)
+
+
+def _with_tree(header: Header) -> Header:
+    stored = header.element.stored
+    if not header.element.as_is or header.fortran or len(header.shape) > MAX_AXES:
+        return header
+    size_bytes = math.prod(header.shape) * stored.itemsize
+    if size_bytes <= SMALL_ARRAY_BYTES:
+        return header
+    return header._replace(tree=array_tree(stored.str, header.shape), size_bytes=size_bytes)
 
 
 def _entries(text: bytes) -> dict[bytes, re.Match[bytes]]:
@@ -152,6 +192,8 @@ def encode(value: Value) -> bytes:
     Raises:
         NotAcceptableError: It is several arrays, or one of strings.
     """
+    if isinstance(value, np.ndarray):
+        return write(value)
     parts = parts_of(value)
     if len(parts) != 1 or parts[0][0] is not None:
         raise NotAcceptableError(f"{MEDIA_TYPE} holds one unnamed array; ask for tensor/npz to get several or named ones")
@@ -165,9 +207,10 @@ def write(array: Array) -> bytes:
         NotAcceptableError: It is an array of strings.
     """
     plain = contents(array)
-    if plain.dtype.str not in _ELEMENTS:
+    descr = plain.dtype.str
+    if descr not in _ELEMENTS:
         raise cannot_hold(MEDIA_TYPE, array)
-    return b"".join((_head(plain.dtype.str, array.shape), plain.data))
+    return b"".join((_head(descr, array.shape), plain.data))
 
 
 @lru_cache(maxsize=256)

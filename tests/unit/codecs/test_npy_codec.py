@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from flowyard.schemas.codecs import npy
 from flowyard.schemas.codecs.arrays import NUMERIC
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
+from flowyard.schemas.values import decode, encode
 
 from .handmade import npy as made
 
@@ -47,6 +48,33 @@ def test_what_numpy_writes_is_read(array, version, fortran, swapped):
     sent = array.astype(array.dtype.newbyteorder(">")) if swapped else array
     sent = np.asfortranarray(sent) if fortran and array.ndim else sent
     same(npy.decode(saved(sent, version)), array)
+
+
+@given(any_array, st.booleans(), st.booleans(), st.integers(-1, 1))
+def test_what_is_handed_on_unread_is_what_would_be_read(array, fortran, swapped, more):
+    array = np.stack([array] * 40)
+    sent = array.astype(array.dtype.newbyteorder(">")) if swapped else array
+    body = saved(np.asfortranarray(sent) if fortran and array.ndim else sent)
+    body = body[:more] if more < 0 else body + bytes(more)
+    try:
+        laid_out = npy.lay_out(body)
+    except InvalidInputError:
+        laid_out = None
+    if laid_out is not None:
+        encoded, shape = laid_out
+        assert (more, shape) == (0, array.shape)
+        assert encoded.tree == encode(array).tree
+        same(decode(encoded), array)
+
+
+def test_an_array_of_some_size_is_handed_on_unread():
+    array = np.arange(784, dtype=np.float32).reshape(1, 784)
+    encoded, shape = npy.lay_out(saved(array))
+    assert shape == (1, 784)
+    assert encoded.tree == encode(array).tree
+    assert bytes(encoded.buffers[0]) == array.tobytes()
+    assert npy.lay_out(saved(array)[:-1]) is None
+    assert npy.lay_out(saved(array.astype(">f4"))) is None
 
 
 @given(any_array)
