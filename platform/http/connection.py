@@ -20,7 +20,7 @@ class OneWriteTransport:
         carrier: What it writes to in turn, where it speaks TLS and that is known: it does not count what waits there.
     """
 
-    __slots__ = ("_carrier", "_head", "_is_tls", "_loop", "_transport", "_write")
+    __slots__ = ("_carrier", "_head", "_is_tls", "_loop", "_transport", "_write", "is_closing")
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, carrier: asyncio.Transport | None = None
@@ -28,6 +28,7 @@ class OneWriteTransport:
         self._transport = transport
         self._carrier = carrier
         self._write = transport.write
+        self.is_closing = transport.is_closing
         self._loop = loop
         self._head: bytes | None = None
         self._is_tls = transport.get_extra_info("ssl_object") is not None

@@ -117,17 +117,22 @@ class JobQueue:
 
     def head(self) -> Job | None:
         """The job that is next."""
-        line = self._next_line() if self.waiting else None
-        return line[0] if line else None
+        if not self.waiting:
+            return None
+        if len(self._lines) == 1 and not self._again:
+            # The usual case: nobody asks for a priority, and no worker has died.
+            (line,) = self._lines.values()
+            if line and line[0].queued:
+                return line[0]
+        best = self._next_line()
+        return best[0] if best else None
 
-    def pop(self) -> Job:
-        """Takes the job that is next; there must be one."""
-        line = self._next_line()
-        assert line is not None
-        job = line.popleft()
-        job.queued = False
+    def pop(self, head: Job) -> None:
+        """Takes the job that is next, which `head` has just given."""
+        line = self._again if self._again and self._again[0] is head else self._lines[head.priority]
+        line.popleft()
+        head.queued = False
         self.waiting -= 1
-        return job
 
     @property
     def retries(self) -> bool:
@@ -138,9 +143,6 @@ class JobQueue:
         """The line whose first job is next."""
         if self._again and _first(self._again):
             return self._again
-        if len(self._lines) == 1:
-            (line,) = self._lines.values()
-            return line if _first(line) else None
         best: deque[Job] | None = None
         rank = FOREVER
         for priority, line in list(self._lines.items()):

@@ -172,6 +172,9 @@ class Parcel:
         buffers = encoded.buffers
         if not buffers:
             return WireValue(encoded.tree)
+        if len(buffers) == 1 and len(buffers[0]) < SHARED_FROM_BYTES:
+            self.buffers.append(buffers[0])
+            return WireValue(encoded.tree, (len(buffers[0]),))
         sizes = tuple([len(buffer) for buffer in buffers])
         if max(sizes) < SHARED_FROM_BYTES:
             self.buffers += buffers

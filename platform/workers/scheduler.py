@@ -151,18 +151,19 @@ class Scheduler:
     def submit(self, jobs: Sequence[Job], now: float) -> list[Instruction]:
         """Requests came in, at the same instant: they may go out as one batch."""
         out: list[Instruction] = []
+        queue, policy = self._queue, self.policy
         for job in jobs:
             job.submitted = now
             refusal = self._refused or (self._full if self._is_full else None)
             if refusal is not None:
                 out.append(self._answer(job, refusal()))
                 continue
-            if self.policy.client_timeout_s:
-                job.deadline = min(job.deadline, now + self.policy.client_timeout_s)
+            if policy.client_timeout_s:
+                job.deadline = min(job.deadline, now + policy.client_timeout_s)
             self._live[job] = None
-            self._queue.add(job)
-            self._wake(job.deadline)
-            if self._with_room and self._queue.waiting >= self.policy.batch_size:
+            queue.add(job)
+            self.wake_at = min(self.wake_at, job.deadline)
+            if self._with_room and queue.waiting >= policy.batch_size:
                 out += self._advance_queue(now)
         return out + self._advance_queue(now)
 
@@ -471,7 +472,7 @@ class Scheduler:
                 continue
             if (jobs and (job.deaths or job.rows > room)) or (job.deaths and not may_retry):
                 break
-            self._queue.pop()
+            self._queue.pop(job)
             room -= job.rows
             jobs.append(job)
             if job.deaths:
