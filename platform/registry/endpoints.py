@@ -116,6 +116,7 @@ class Endpoints:
 
     Attributes:
         shadows: Shadow versions that run, by name; only names that have some.
+        whole: Names without shadows, of which every version that answers does so in one piece.
     """
 
     def __init__(self) -> None:
@@ -124,6 +125,7 @@ class Endpoints:
         self._turns: dict[str, Turns[Deployment]] = {}
         self.shadows: dict[str, tuple[Entry, ...]] = {}
         self._leaving: set[tuple[str, str]] = set()
+        self.whole: set[str] = set()
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by name, then in order of registration."""
@@ -353,6 +355,9 @@ class Endpoints:
         self.shadows.pop(name, None)
         if shadows:
             self.shadows[name] = shadows
+        self.whole.discard(name)
+        if shares and not shadows and all(deployment.answers_whole for deployment, _ in shares):
+            self.whole.add(name)
 
     # ---- who answers ----
 

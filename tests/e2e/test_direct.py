@@ -63,6 +63,16 @@ def test_a_model_that_goes_before_the_body_is_there(server, path):
         assert answer.startswith(b"HTTP/1.1 404 ")
 
 
+def test_weights_are_exact_whichever_way_a_request_goes(server):
+    for factor in (2.0, 3.0):
+        register(server, factor, model_name="weighed", model_version=f"v{factor:.0f}")
+    assert server.client.put("/models/weighed", params={"weights": "v2:3,v3:1"}).status_code == 200
+    # A query sends a request the long way.
+    paths = ["/predictions/weighed", "/predictions/weighed?long=1"] * 8
+    answers = [server.client.post(path, json=[[1.0]]).json()[0][0] for path in paths]
+    assert (answers.count(2.0), answers.count(3.0)) == (12, 4)
+
+
 def test_a_client_that_leaves_before_its_body_is_there(server):
     register(server, 2.0, model_name="left")
     with begun(server, b"/predictions/left"):

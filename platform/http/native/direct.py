@@ -87,11 +87,14 @@ class DirectPredictions:
     def find(self, name: str, version: str | None) -> Deployment | None:
         """What answers a request, where it does so in one piece and nobody else is to get a copy of the request."""
         endpoints = self.registry.endpoints
+        if version is None:
+            # Asked before it is anybody's turn: who takes a turn answers.
+            return endpoints.route(name) if name in endpoints.whole else None
         try:
             deployment = endpoints.route(name, version)
         except FlowyardError:
             return None
-        return deployment if deployment.answers_whole and (version is not None or name not in endpoints.shadows) else None
+        return deployment if deployment.answers_whole else None
 
 
 class DirectPrediction:

@@ -21,10 +21,10 @@ def pending(version="", name="m"):
     return Entry(Record(name=name, version=version, kind="model", url="m.onnx", digest="", spec=ModelSpec(), created=""))
 
 
-def register(endpoints, version=""):
+def register(endpoints, version="", *, answers_whole=True):
     entry = pending(version)
     endpoints.add(entry)
-    endpoints.ready(entry, SimpleNamespace(version=version))
+    endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=answers_whole))
     return entry
 
 
@@ -43,6 +43,17 @@ def answering(endpoints, count=12):
 
 def test_versions_take_turns(endpoints):
     assert [endpoints.route("m").version for _ in range(4)] == ["v1", "v2", "v3", "v1"]
+
+
+def test_a_name_answers_whole_where_all_do_whose_turn_comes_and_nobody_listens(endpoints):
+    assert endpoints.whole == {"m"}
+    endpoints.set_shadow("m", "v3", on=True)
+    assert not endpoints.whole
+    endpoints.set_shadow("m", "v3", on=False)
+    register(endpoints, "v4", answers_whole=False)
+    assert not endpoints.whole
+    endpoints.set_weights("m", {"v1": 1})
+    assert endpoints.whole == {"m"}
 
 
 def test_weights_go_before_the_default_and_the_default_before_turns(endpoints):
@@ -82,7 +93,7 @@ def test_one_that_failed_and_is_registered_again_keeps_its_place_and_its_share(e
     assert answering(endpoints) == {"v1": 12}
     failed.failed("no reason")
     assert endpoints.add(pending("v4")) is failed
-    endpoints.ready(endpoints.get("m", "v4"), SimpleNamespace(version="v4"))
+    endpoints.ready(endpoints.get("m", "v4"), SimpleNamespace(version="v4", answers_whole=True))
     assert answering(endpoints) == {"v1": 6, "v4": 6}
 
 
@@ -203,7 +214,7 @@ class Sequences(RuleBasedStateMachine):
         assert self.endpoints.add(entry) is None
         self.known[version] = entry
         if comes_up:
-            self.endpoints.ready(entry, SimpleNamespace(version=version))
+            self.endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=True))
             self.ready[version] = entry
 
     @precondition(lambda self: self.known)
