@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from flowyard.platform.memo import remembered
 from flowyard.schemas.codecs.arrays import is_tensors
 from flowyard.schemas.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import NotAcceptableError
@@ -71,7 +72,7 @@ def best_of(kinds: tuple[str, ...], accept: str) -> str:
     return next((entry for entry in wanted if entry in kinds), kinds[0])
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def media_type(header: str) -> str:
     """The media type of a header, in lower case and without parameters."""
     return header.partition(";")[0].strip().lower()

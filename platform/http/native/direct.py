@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TypeAlias
 
@@ -27,6 +26,7 @@ from flowyard.platform.http.native.predictions import (
 )
 from flowyard.platform.http.native.targets import target_of_path
 from flowyard.platform.http.request import RequestPayload
+from flowyard.platform.memo import remembered
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
@@ -192,14 +192,18 @@ class DirectPrediction:
         self._exchange.bytes_out = len(body)
         if self._way.rates:
             self._way.rates.answered(status)
-        self._answered(status, response_headers(answer, self._request_id), body)
+        try:
+            self._answered(status, response_headers(answer, self._request_id), body)
+        except Exception:
+            # Whoever brings the outcome has those of others to bring, too.
+            log.exception("answer not sent", request_id=self._request_id, path=self._target[0])
         self._told()
 
     def _told(self) -> None:
         self._way.traffic.answered(self._exchange, "POST", self._target[0], self._client, self._request_id)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1024)
 def _target_of(url: bytes) -> tuple[str, str, str | None] | None:
     """Path, name and version of a prediction whose URL is plain: no query and nothing escaped in it."""
     if _PLAIN_URL.fullmatch(url) is None or not url.isascii():
