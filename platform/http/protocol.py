@@ -318,10 +318,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body has come."""
         self._framing_bytes = -self._chunk_bytes
-        super().on_body(body)
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of a body has come."""
         if type(self.cycle) is DirectCycle:
             self.cycle.take(body)
         else:
