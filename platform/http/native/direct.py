@@ -45,6 +45,8 @@ _LONG_WAY = frozenset(
         *("x-synchronous", "x-starting-token", "x-amzn-sagemaker-custom-attributes"),
     )
 )
+#: Larger bodies go the long way, where what all of them together take while they come is bounded.
+MAX_BODY_BYTES = 64 << 10
 _PLAIN_URL = re.compile(rb"/predictions/[^?#%]+")
 
 
@@ -66,7 +68,7 @@ class DirectPredictions:
         self._access = access
         self._keyring: Keyring = access.keyring
         self._id_header = registry.settings.request_id_header_key.lower()
-        self._limit_bytes = registry.settings.max_request_size
+        self._limit_bytes = min(registry.settings.max_request_size, MAX_BODY_BYTES)
 
     def take(self, url: bytes, headers: Headers, client: Client) -> DirectPrediction | None:
         """See `DirectWay`. What is refused is not refused here: the long way does that."""
