@@ -17,8 +17,6 @@ from flowyard.platform.http.protocol import (
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
     TICK_S,
-    BoundedProtocol,
-    Connections,
 )
 
 GOOD = b"GET /good HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -457,6 +455,9 @@ def test_who_has_taken_all_of_an_answer_may_wait():
         reader, writer = await served.connect()
         writer.write(GOOD)
         await read_until(reader, b"/good")
+        (protocol,) = served.bounds._open
+        # Not for ever: that it rests has a limit of its own.
+        protocol.timeout_keep_alive = 20 * READER_TICKS * TICK_S
         served.ticks(10 * READER_TICKS)
         await asyncio.sleep(0)
         assert served.bounds._open
