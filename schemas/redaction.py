@@ -7,9 +7,12 @@ import sys
 
 #: A longer message is cut: a worker may say whatever it likes.
 MAX_MESSAGE_CHARS = 16_000
-_STORED = re.compile(
-    r"/(?:archives/(?:sha256/[0-9a-f]{64}|tmp/[0-9a-f]{32})|requirements/(?:[0-9a-f]{64}[\w-]*|tmp/[0-9a-f]{32}))(/?)"
+_FOLDERS = (
+    r"archives/(?:sha256/[0-9a-f]{64}|tmp/[0-9a-f]{32})",
+    r"requirements/(?:[0-9a-f]{64}[\w-]*|tmp/[0-9a-f]{32})",
+    r"workplaces/[0-9a-f]{32}",
 )
+_STORED = re.compile(f"/(?:{'|'.join(_FOLDERS)})(/?)")
 #: What a path does not hold in a message.
 _WORDS = re.compile(r"[^\s'\"<>]+")
 _PYTHON = tuple(dict.fromkeys(f"{prefix}/" for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)))

@@ -22,6 +22,7 @@ DIGEST, RANDOM = "0123456789abcdef" * 4, "0123456789abcdef" * 2
         (f"No space: '/s/archives/tmp/{RANDOM}/model.pt'", "No space: 'model.pt'"),
         (f"/s/requirements/{DIGEST}-cpython-311/numpy/x.py", "numpy/x.py"),
         (f"/s/requirements/tmp/{RANDOM}/x.py", "x.py"),
+        (f"No such file: '/s/workplaces/{RANDOM}/missing.txt'", "No such file: 'missing.txt'"),
         (f"{sys.prefix}/lib/x.py", "lib/x.py"),
         ("file:/models/sha256/x.pt", "file:/models/sha256/x.pt"),
         ("x" * 10**6, "x" * MAX_MESSAGE_CHARS),
