@@ -42,19 +42,18 @@ _OTHER_NUMBERS = (
 )
 _FLAGS = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv")
 #: What changes how a handler is called: served in the plain way, it would give wrong answers.
-_OTHER_PROTOCOLS = ("continuousBatching", "sequenceBatching", "asyncCommunication")
+_OTHER_PROTOCOLS = ("continuousBatching", "asyncCommunication")
+#: Keys that say something where `sequenceBatching` is on.
+OF_SEQUENCES = ("maxNumSequence", "maxSequenceJobQueueSize", "sequenceMaxIdleMSec", "sequenceTimeoutMSec")
+#: What does not go together with sequences.
+_WITHOUT_SEQUENCES = ("continuousBatching", "asyncCommunication")
 _TORCHRUN = ("pp", "tp", "pptp")
 #: Every key that TorchServe itself reads.
 KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
-_SEQUENCES = "it is about sequences of requests"
 #: Those of them that are understood and do nothing.
 WITHOUT_EFFECT = {
     "clientTimeoutInMills": "a request is given up when the client says so, or its model takes too long",
     "maxRetryTimeoutInSec": "a worker that is lost is started again, however often",
-    "maxNumSequence": _SEQUENCES,
-    "maxSequenceJobQueueSize": _SEQUENCES,
-    "sequenceMaxIdleMSec": _SEQUENCES,
-    "sequenceTimeoutMSec": _SEQUENCES,
     "torchrun": "a model runs in one process",
     "useJobTicket": "requests wait for a worker that is free",
     "useVenv": "requirements are installed for the workers of their archive alone anyway",
@@ -92,6 +91,31 @@ class ModelConfig(msgspec.Struct, frozen=True):
     def needs_idle(self) -> bool:
         """Whether a request is only taken in when a worker waits for it."""
         return bool(self.settings.get("useJobTicket", False))
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether requests come in sequences, whose state a worker keeps."""
+        return bool(self.settings.get("sequenceBatching", False))
+
+    @property
+    def sequence_idle_s(self) -> float:
+        """How long a sequence may rest."""
+        return float(self.settings.get("sequenceMaxIdleMSec", 0)) / 1000
+
+    @property
+    def sequence_timeout_s(self) -> float:
+        """How long a sequence may last; 0 for as long as it likes."""
+        return float(self.settings.get("sequenceTimeoutMSec", 0)) / 1000
+
+    @property
+    def max_sequences(self) -> int:
+        """How many sequences there may be, if they are more than can be computed at once."""
+        return int(self.settings.get("maxNumSequence", 1))
+
+    @property
+    def sequence_queue_size(self) -> int:
+        """How many requests of a sequence may wait behind the one that is computed."""
+        return max(1, int(self.settings.get("maxSequenceJobQueueSize", 1)))
 
     def as_json(self) -> str:
         """What the file says of itself, for descriptions."""
@@ -132,9 +156,16 @@ class ModelConfig(msgspec.Struct, frozen=True):
         Raises:
             InvalidModelError: The model needs several processes, or handlers that are called in another way.
         """
+        for key in _WITHOUT_SEQUENCES:
+            if self.has_sequences and self.settings.get(key):
+                raise InvalidModelError(f"{self.file}: {key}: this version does not do so together with sequenceBatching")
         for key in _OTHER_PROTOCOLS:
             if self.settings.get(key):
                 raise InvalidModelError(f"{self.file}: {key}: this version does not call handlers in that way")
+        if self.has_sequences and not self.sequence_idle_s:
+            # TorchServe takes such a model, and refuses every request.
+            told = "sequenceBatching needs a number of milliseconds over 0 that a sequence may rest"
+            raise InvalidModelError(f"{self.file}: sequenceMaxIdleMSec: {told}")
         kind = self.settings.get("parallelType")
         if kind in _TORCHRUN or self.settings.get("parallelLevel", 1) > 1:
             raise InvalidModelError(f"{self.file}: parallelType, parallelLevel: this version runs a model in one process")

@@ -30,6 +30,8 @@ from flowyard.workflows.plan import single_model_plan
 #: Runtime of handlers in C++.
 _CPP = "lsp"
 _GPU = "gpu"
+#: Keys that are right or wrong together with others.
+_CHECKED_WITH = {"sequenceBatching": ("sequenceMaxIdleMSec", "continuousBatching", "asyncCommunication")}
 
 
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,10 +157,13 @@ def _config(path: Path, folder: Path, manifest: Manifest, verdicts: list[Verdict
 def _outcome(config: ModelConfig, key: str, value: object) -> tuple[Outcome, str]:
     if key not in config.settings:
         return "no effect", "TorchServe passes over this value, too"
+    with_it = _CHECKED_WITH.get(key, ())
     try:
-        ModelConfig(config.file, {key: value}).check()
+        ModelConfig(config.file, {key: value} | {one: config.settings[one] for one in with_it if one in config.settings}).check()
     except InvalidModelError as error:
         return "changes answers", error.message.removeprefix(f"{config.file}: ")
+    if key in model_config.OF_SEQUENCES and not config.has_sequences:
+        return "no effect", "it is about sequences of requests, and there are none without sequenceBatching"
     if key in model_config.WITHOUT_EFFECT:
         return "no effect", model_config.WITHOUT_EFFECT[key]
     return "carried", "documents" if key in model_config.NUMBERS else "the archive, where it is read as before"

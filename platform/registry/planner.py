@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flowyard.engines.djl.folder import DjlModel
+from flowyard.engines.torchserve.config import ModelConfig
 from flowyard.engines.torchserve.folder import MODEL_METRICS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
 from flowyard.platform.devices import cpu_count, parse_devices
@@ -20,6 +21,7 @@ from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import PoolSpec
 from flowyard.platform.workers.scheduler import Policy
+from flowyard.platform.workers.sequences import SequenceLimits
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError
 from flowyard.schemas.messages import Handlers
@@ -96,7 +98,7 @@ class Planner:
             root=str(located.root),
             path=located.path,
             spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
-            policy=policy if located.described is None else policy_of_handlers(policy, located),
+            policy=policy if located.described is None else policy_of_handlers(policy, located, high * len(devices)),
             devices=devices,
             min_workers=low,
             max_workers=high,
@@ -166,16 +168,35 @@ _TOLD: dict[Handlers, tuple[str, str]] = {
 }
 
 
-def policy_of_handlers(policy: Policy, located: Located) -> Policy:
-    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do."""
+def policy_of_handlers(policy: Policy, located: Located, most_workers: int) -> Policy:
+    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do.
+
+    Args:
+        policy: How they would be served without handlers.
+        located: The model.
+        most_workers: Most workers, on all devices together.
+    """
     if located.handlers == "djl" and not located.is_djl_handler:
         return policy
     timeout_error, died_error = _TOLD[located.handlers]
     policy = msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
     if isinstance(located.described, ArchivedModel):
         config = located.described.config
-        return msgspec.structs.replace(policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle)
+        sequences = _limits_of(config, policy.batch_size * most_workers) if config.has_sequences else None
+        return msgspec.structs.replace(
+            policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle, sequences=sequences
+        )
     if not isinstance(located.described, DjlModel) or not located.described.is_asynchronous:
         return policy
     # What is awaited together shares no batch: there the slowest would hold the others.
     return msgspec.structs.replace(policy, batch_size=1, concurrency=located.described.concurrency(policy.batch_size))
+
+
+def _limits_of(config: ModelConfig, at_once: int) -> SequenceLimits:
+    """How long sequences live and how many there may be: as many as can be computed at once at least, as in TorchServe."""
+    return SequenceLimits(
+        idle_s=config.sequence_idle_s,
+        timeout_s=config.sequence_timeout_s,
+        most=max(config.max_sequences, at_once, 1),
+        queue_size=config.sequence_queue_size,
+    )

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from typing import Any
 
+import msgspec
+
 #: A job of priority p is queued as if it had come p times this much later: lower goes first, and nobody starves.
 PRIORITY_STEP_S = 1.0
 DEFAULT_PRIORITY = 3
@@ -14,6 +16,20 @@ MAX_PRIORITY = 9
 SWEEP_AT = 64
 
 FOREVER = math.inf
+
+
+class SequenceMark(msgspec.Struct, frozen=True):
+    """What a request says of the sequence that it belongs to.
+
+    Attributes:
+        id: The sequence.
+        starts: Whether it is the first one.
+        ends: Whether it is the last one.
+    """
+
+    id: str
+    starts: bool = False
+    ends: bool = False
 
 
 class Job:
@@ -30,6 +46,7 @@ class Job:
         deaths: Workers that died computing it.
         answered: Whether it has had its answer.
         streamed: Whether pieces of its result have gone out: it cannot be tried again.
+        sequence: The sequence it belongs to, where the model has such.
     """
 
     __slots__ = (
@@ -41,6 +58,7 @@ class Job:
         "priority",
         "queued",
         "rows",
+        "sequence",
         "streamed",
         "submitted",
         "worker",
@@ -58,6 +76,7 @@ class Job:
         self.streamed = False
         self.queued = False
         self.answered = False
+        self.sequence: SequenceMark | None = None
 
 
 class JobQueue:

@@ -34,11 +34,12 @@ from flowyard.platform.workers.instructions import (
 )
 from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
-from flowyard.platform.workers.messages import as_messages
+from flowyard.platform.workers.messages import as_messages, in_sequence
 from flowyard.platform.workers.notes import CallNote, CallNotes
 from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, resident_bytes
 from flowyard.platform.workers.room import UNKNOWN_WORKER_BYTES, Wanted
 from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
 from flowyard.platform.workers.tasks import Task
 from flowyard.platform.workers.watchers import Watchers, WorkerName
 from flowyard.schemas.devices import Device
@@ -147,7 +148,7 @@ class ModelPool:
         self._axes = 0
         self._loop = asyncio.get_running_loop()
         groups = [Group(device, spec.min_workers, spec.max_workers) for device in spec.devices]
-        self._scheduler = Scheduler(spec.policy, groups, WORKER_IDS)
+        self._scheduler = _scheduler_of(spec.policy, groups)
         self._processes: dict[int, WorkerProcess] = {}
         self._measured: dict[int, DeviceMeasures] = {}
         self._started_at: dict[int, datetime] = {}
@@ -209,6 +210,8 @@ class ModelPool:
                 task.args = as_messages(task.args, self.spec.handlers, task.headers, task.request_id)
                 if self.spec.handlers == "djl" and not task.callee:
                     self.adapters.check(task.args[0])
+                if policy.sequences is not None:
+                    task.args, job.sequence = in_sequence(task.args)
             for payload in task.args:
                 payload.encoded()
         except FlowyardError as error:
@@ -625,6 +628,12 @@ def _axes_of(signature: Signature) -> int:
     """Number of axes of the only input of a model, 0 where there are several or it is not known."""
     shape = signature.inputs[0].shape if len(signature.inputs) == 1 else None
     return len(shape) if shape else 0
+
+
+def _scheduler_of(policy: Policy, groups: list[Group]) -> Scheduler:
+    if policy.sequences is None:
+        return Scheduler(policy, groups, WORKER_IDS)
+    return SequenceScheduler(policy, policy.sequences, groups, WORKER_IDS)
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -41,6 +41,7 @@ from flowyard.platform.workers.instructions import (
     StartFailed,
 )
 from flowyard.platform.workers.jobs import FOREVER, Job, JobQueue
+from flowyard.platform.workers.sequences import SequenceLimits
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     DeadlineError,
@@ -97,6 +98,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         died_error: What a request is told whose workers died; empty for our text, which says of what.
         client_timeout_s: A request is answered by then, whatever its own deadline; 0 for no such limit.
         needs_idle: Whether a request is only taken in when a worker waits for it.
+        sequences: The limits of its sequences, where requests come in such; `sequence_scheduler.py` sees to it.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     died_error: str = ""
     client_timeout_s: float = 0.0
     needs_idle: bool = False
+    sequences: SequenceLimits | None = None
 
 
 class Scheduler:
@@ -128,7 +131,7 @@ class Scheduler:
         self.wake_at = FOREVER
         self._worker_ids = worker_ids
         self._batch_ids = itertools.count(1)
-        self._queue = JobQueue()
+        self._queue: JobQueue = JobQueue()
         self._waiting_ahead = 0
         self._duration_s = FIRST_DURATION_S
         self._live: dict[Job, None] = {}

@@ -93,6 +93,11 @@ class Handler:
         outputs = [{**tensor, "name": tensor["name"] + "_out"} for tensor in asked["inputs"]]
         return [json.dumps({"id": asked["id"], "model_name": asked["model_name"], "model_version": "1.0", "outputs": outputs})]
 """
+STATEFUL = {
+    "runtime": "python",
+    "model": {"modelName": "stateful", "handler": "handler.py", "modelVersion": "1.0", "configFile": "model-config.yaml"},
+    "archiverVersion": "0.12.0",
+}
 ENV = {
     "FLOWYARD_ENABLE_GRPC_API": "true",
     "FLOWYARD_GRPC_INFERENCE_PORT": "0",
@@ -477,6 +482,24 @@ def test_a_sequence_that_starts_gets_a_name_and_what_fails_does_not_end_it(rpc, 
     assert [answer.prediction for answer in answers] == [b"", b"2", b"", b"", b"true", b"one ", b"two ", b"done"]
     (name,) = {answer.sequence_id for answer in answers[1:]}
     assert name.startswith("ts-seq-")
+
+
+def test_a_sequence_stays_with_the_worker_that_keeps_its_state(server, rpc):
+    config = "minWorkers: 2\nmaxWorkers: 2\nsequenceBatching: true\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 3\n"
+    files = {"handler.py": HANDLER, "model-config.yaml": config, "MAR-INF/MANIFEST.json": json.dumps(STATEFUL)}
+    (server.process.model_store / "stateful.mar").write_bytes(zipped(files))
+    rpc.manage("RegisterModel", url="stateful.mar", initial_workers=2, synchronous=True)
+
+    def follow(name: str) -> list[tuple[bytes, str]]:
+        requests = [rpc.request("stateful", f"add {number}".encode(), sequence_id=name) for number in (1, 2, 3)]
+        return [(answer.prediction, answer.sequence_id) for answer in rpc.inference.StreamPredictions2(iter(requests))]
+
+    with ThreadPoolExecutor(3) as threads:
+        answered = list(threads.map(follow, ("a", "b", "c")))
+    assert answered == [[(b"1", name), (b"3", name), (b"6", name)] for name in "abc"]
+    assert follow("a") == [(b"7", "a"), (b"9", "a"), (b"12", "a")]
+    (refused,) = rpc.inference.StreamPredictions2(iter([rpc.request("stateful", b"add 1", sequence_id="d")]))
+    assert "or exceeds maxSequenceJobQueueSize" in refused.status.message
 
 
 # ---- the Open Inference Protocol ----

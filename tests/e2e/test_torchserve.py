@@ -259,7 +259,7 @@ def handle(data, context):
         (
             {"MAR-INF/MANIFEST.json": '{"model": {"configFile": "c.yaml"}}', "c.yaml": "sequenceBatching: true"},
             400,
-            "c.yaml: sequenceBatching: this version does not call handlers in that way",
+            "c.yaml: sequenceMaxIdleMSec: sequenceBatching needs a number of milliseconds over 0 that a sequence may rest",
         ),
     ],
 )

@@ -80,7 +80,7 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     continuous_batching: bool = False
     use_job_ticket: bool
     use_venv: bool
-    stateful: bool = False
+    stateful: bool
     sequence_max_idle_m_sec: int
     sequence_timeout_m_sec: int
     max_num_sequence: int
@@ -123,6 +123,7 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
     size = policy.queue_size if policy is not None else settings.job_queue_size
     waiting = pool.queue_length if pool is not None else 0
     configured = configured_of(pool)
+    sequences = policy.sequences if policy is not None else None
     is_gpu = pool is not None and any(device.type == "gpu" for device in pool.spec.devices)
     return ModelInfo(
         model_name=model.name,
@@ -147,8 +148,9 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         use_venv=configured.use_venv,
         sequence_max_idle_m_sec=configured.sequence_max_idle_m_sec,
         sequence_timeout_m_sec=configured.sequence_timeout_m_sec,
-        max_num_sequence=configured.max_num_sequence,
-        max_sequence_job_queue_size=configured.max_sequence_job_queue_size,
+        stateful=sequences is not None,
+        max_num_sequence=sequences.most if sequences is not None else configured.max_num_sequence,
+        max_sequence_job_queue_size=sequences.queue_size if sequences is not None else configured.max_sequence_job_queue_size,
         loaded_at_startup=model.entry.at_startup,
         workers=[_worker(worker) for worker in seen_workers(pool)],
         job_queue_status=QueueInfo(remaining_capacity=max(0, size - waiting), pending_requests=waiting),

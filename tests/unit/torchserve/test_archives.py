@@ -206,7 +206,7 @@ def test_what_is_wrong_in_a_configuration_is_logged_and_ignored(tmp_path, caplog
 
 @pytest.mark.parametrize(
     "config",
-    ["continuousBatching: true", "sequenceBatching: true", "asyncCommunication: true", "parallelType: pp", "parallelLevel: 2"],
+    ["continuousBatching: true", "asyncCommunication: true", "parallelType: pp", "parallelLevel: 2"],
 )
 def test_what_is_not_supported_is_refused(tmp_path, config):
     with pytest.raises(InvalidModelError, match=r"model-config\.yaml: .*this version"):
@@ -214,6 +214,28 @@ def test_what_is_not_supported_is_refused(tmp_path, config):
     assert recognise(
         write(tmp_path, TORCHSERVE, config=config.replace("true", "false").replace("pp", "custom").replace("2", "1"))
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("sequenceBatching: true", "sequenceMaxIdleMSec: sequenceBatching needs a number of milliseconds over 0"),
+        ("sequenceBatching: true\nsequenceMaxIdleMSec: 0", "sequenceMaxIdleMSec: sequenceBatching needs"),
+        ("sequenceBatching: true\nsequenceMaxIdleMSec: 5\ncontinuousBatching: true", "continuousBatching: this version does not"),
+        ("sequenceBatching: true\nsequenceMaxIdleMSec: 5\nasyncCommunication: true", "asyncCommunication: this version does not"),
+    ],
+)
+def test_sequences_that_cannot_be_served_are_refused(tmp_path, config, words):
+    with pytest.raises(InvalidModelError, match=rf"model-config\.yaml: {words}"):
+        recognise(write(tmp_path, TORCHSERVE, config=config))
+
+
+def test_what_a_configuration_says_of_sequences(tmp_path):
+    text = "sequenceBatching: true\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 60000\n"
+    text += "maxNumSequence: 7\nmaxSequenceJobQueueSize: 0"
+    config = recognise(write(tmp_path, TORCHSERVE, config=text)).config
+    assert (config.has_sequences, config.sequence_idle_s, config.sequence_timeout_s) == (True, 1.5, 60.0)
+    assert (config.max_sequences, config.sequence_queue_size) == (7, 1)
 
 
 def test_a_missing_configuration_is_logged_and_none(tmp_path, caplog):

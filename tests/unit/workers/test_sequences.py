@@ -1,0 +1,371 @@
+"""Sequences of requests: each stays with its worker, in order, whatever happens; and nobody waits for ever."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowyard.platform.workers.groups import Group
+from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn
+from flowyard.platform.workers.jobs import Job, SequenceMark
+from flowyard.platform.workers.messages import MAX_SEQUENCE_ID, in_sequence
+from flowyard.platform.workers.scheduler import Policy
+from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
+from flowyard.platform.workers.sequences import SequenceLimits
+from flowyard.schemas.devices import CPU
+from flowyard.schemas.errors import DeadlineError, InvalidInputError, QueueFullError, ShutDownError, WorkerDiedError
+from flowyard.schemas.messages import Message
+from flowyard.schemas.payload import Payload
+
+
+def make(low=1, high=None, *, most=4, queue_size=2, idle_s=10.0, timeout_s=0.0, **policy):
+    """A scheduler whose first workers are ready and idle at time 0."""
+    limits = SequenceLimits(idle_s=idle_s, timeout_s=timeout_s, most=most, queue_size=queue_size)
+    scheduler = SequenceScheduler(Policy(name="m", **policy), limits, [Group(CPU, low, high or low)], itertools.count(1))
+    for spawn in [item for item in scheduler.start(0) if isinstance(item, Spawn)]:
+        scheduler.worker_ready(spawn.worker, 0)
+    return scheduler
+
+
+def job(sequence, starts=False, ends=False, **more):
+    made = Job(sequence, **more)
+    made.sequence = SequenceMark(sequence, starts, ends)
+    return made
+
+
+def sent(instructions):
+    return [(item.worker, item.batch, [job.item for job in item.jobs]) for item in instructions if isinstance(item, Dispatch)]
+
+
+def told(instructions):
+    return [item.outcome for item in instructions if isinstance(item, Answer)]
+
+
+def submit(scheduler, sequence, now, **more):
+    return scheduler.submit([job(sequence, **more)], now)
+
+
+class TestWhoComputes:
+    def test_a_sequence_stays_with_its_worker_and_a_new_one_goes_to_who_keeps_fewest(self):
+        scheduler = make(2)
+        ((first, batch, _),) = sent(submit(scheduler, "a", 1))
+        scheduler.batch_done(first, batch, ["A"], 1)
+        ((second, _, _),) = sent(submit(scheduler, "b", 1))
+        assert {first, second} == {1, 2}
+        for _ in range(3):
+            ((again, batch, _),) = sent(submit(scheduler, "a", 1))
+            assert again == first
+            scheduler.batch_done(again, batch, ["A"], 1)
+
+    def test_the_next_request_of_a_sequence_waits_for_its_worker_while_another_idles(self):
+        scheduler = make(2)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        assert sent(submit(scheduler, "a", 1)) == []
+        assert [one for one, _, _ in sent(scheduler.batch_done(worker, batch, ["A"], 2))] == [worker]
+
+    def test_a_batch_has_one_request_of_each_sequence(self):
+        scheduler = make(batch_size=4, queue_size=5)
+        jobs = [job(name) for name in "aabbc"]
+        ((worker, batch, names),) = sent(scheduler.submit([job("x")], 1))
+        assert names == ["x"]
+        assert sent(scheduler.submit(jobs, 1)) == []
+        ((_, batch, names),) = sent(scheduler.batch_done(worker, batch, ["X"], 1))
+        assert names == ["a", "b", "c"]
+        assert [names for _, _, names in sent(scheduler.batch_done(worker, batch, ["A", "B", "C"], 1))] == [["a", "b"]]
+
+    def test_a_batch_is_filled_until_every_sequence_is_in_it(self):
+        scheduler = make(batch_size=4, fill=True, batch_delay_s=1.0)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        scheduler.batch_done(worker, batch, ["A"], 1)
+        ((_, batch, _),) = sent(submit(scheduler, "b", 2) + scheduler.tick(3))
+        scheduler.batch_done(worker, batch, ["B"], 3)
+        assert sent(submit(scheduler, "a", 4)) == []
+        assert scheduler.wake_at <= 5
+        assert [names for _, _, names in sent(submit(scheduler, "b", 4.5))] == [["a", "b"]]
+
+    def test_a_worker_is_started_for_the_first_sequence(self):
+        scheduler = make(0, 1)
+        out = submit(scheduler, "a", 1)
+        (spawn,) = [item for item in out if isinstance(item, Spawn)]
+        assert [names for _, _, names in sent(scheduler.worker_ready(spawn.worker, 2))] == [["a"]]
+
+    def test_a_worker_that_keeps_a_sequence_is_not_retired_for_being_idle(self):
+        scheduler = make(0, 1, idle_s=100.0)
+        scheduler.policy = Policy(name="m", idle_s=5)
+        (spawn,) = [item for item in submit(scheduler, "a", 1) if isinstance(item, Spawn)]
+        ((worker, batch, _),) = sent(scheduler.worker_ready(spawn.worker, 1))
+        scheduler.batch_done(worker, batch, ["A"], 1)
+        assert not [item for item in scheduler.tick(50) if isinstance(item, Retire)]
+        assert scheduler.wake_at <= 102
+        assert [item for item in scheduler.tick(102) if isinstance(item, Retire)]
+
+
+class TestHowLong:
+    def test_one_that_rests_too_long_is_closed_and_makes_room(self):
+        scheduler = make(most=1, idle_s=10.0)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        scheduler.batch_done(worker, batch, ["A"], 5)
+        (refused,) = told(submit(scheduler, "b", 14))
+        assert isinstance(refused, QueueFullError)
+        assert sent(submit(scheduler, "b", 15))
+
+    def test_one_is_closed_by_its_last_request(self):
+        scheduler = make(most=1)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1, ends=True))
+        (refused,) = told(submit(scheduler, "b", 1))
+        assert isinstance(refused, QueueFullError)
+        scheduler.batch_done(worker, batch, ["A"], 1)
+        assert sent(submit(scheduler, "b", 1))
+
+    def test_one_that_lasts_too_long_is_closed_once_nothing_of_it_waits(self):
+        scheduler = make(most=2, idle_s=100.0, timeout_s=20.0)
+        ((worker, batch, _),) = sent(submit(scheduler, "long", 0))
+        scheduler.batch_done(worker, batch, ["A"], 1)
+        ((_, batch, _),) = sent(submit(scheduler, "a", 10))
+        submit(scheduler, "a", 11)
+        ((_, batch, _),) = sent(scheduler.batch_done(worker, batch, ["A"], 31))
+        scheduler.batch_done(worker, batch, ["A"], 32)
+        assert told(submit(scheduler, "b", 33) + submit(scheduler, "c", 33)) == []
+
+    def test_too_many_requests_of_one_are_refused(self):
+        scheduler = make(queue_size=1)
+        assert told(submit(scheduler, "a", 1) + submit(scheduler, "a", 1)) == []
+        (refused,) = told(submit(scheduler, "a", 1))
+        assert isinstance(refused, QueueFullError)
+        assert '"a"' in refused.message
+
+
+class TestWhenAWorkerIsGone:
+    def test_what_it_computed_and_what_waited_is_answered_and_what_follows_is_refused(self):
+        scheduler = make(2, queue_size=5, idle_s=10.0)
+        ((worker, _, _),) = sent(submit(scheduler, "a", 1))
+        submit(scheduler, "a", 1)
+        out = scheduler.worker_died(worker, "killed by signal 9", 2)
+        died, lost = told(out)
+        assert isinstance(died, WorkerDiedError)
+        assert isinstance(lost, ShutDownError)
+        assert sent(out) == []
+        (refused,) = told(submit(scheduler, "a", 5))
+        assert 'Sequence "a" is closed' in refused.message
+        assert [one for one, _, _ in sent(submit(scheduler, "a", 6, starts=True))] == [3 - worker]
+
+    def test_its_id_is_free_again_when_it_would_have_rested_too_long(self):
+        scheduler = make(2, idle_s=10.0)
+        ((worker, _, _),) = sent(submit(scheduler, "a", 1))
+        scheduler.worker_died(worker, "gone", 2)
+        assert told(submit(scheduler, "a", 11.9))
+        assert sent(submit(scheduler, "a", 12))
+
+    def test_a_worker_that_is_to_go_loses_them_after_its_batch(self):
+        scheduler = make(1, queue_size=5)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        submit(scheduler, "a", 1)
+        (lost,) = told(scheduler.scale(0, 0, 2))
+        assert isinstance(lost, ShutDownError)
+        assert told(scheduler.batch_done(worker, batch, ["A"], 3)) == ["A"]
+
+    def test_one_that_hangs_is_killed_and_loses_them_at_once(self):
+        scheduler = make(2, timeout_s=0.0, queue_size=5)
+        scheduler.policy = Policy(name="m", timeout_s=5, timeout_error="Worker died.")
+        ((worker, _, _),) = sent(submit(scheduler, "a", 1))
+        submit(scheduler, "a", 1)
+        out = scheduler.tick(6)
+        assert [type(one) for one in told(out)] == [WorkerDiedError, ShutDownError]
+        assert [item.worker for item in out if isinstance(item, Kill)] == [worker]
+
+
+class TestWhatIsTakenBack:
+    def test_one_that_waits_is_not_computed_and_the_next_one_is(self):
+        scheduler = make(queue_size=5)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        hasty, patient = job("a", deadline=2), job("a")
+        scheduler.submit([hasty, patient], 1)
+        out = scheduler.batch_done(worker, batch, ["A"], 3)
+        assert [type(one) for one in told(out)] == [DeadlineError, str]
+        assert [item.jobs for item in out if isinstance(item, Dispatch)] == [(patient,)]
+
+    def test_a_sequence_of_which_nothing_is_left_makes_room(self):
+        scheduler = make(0, 1, most=1)
+        only = job("a")
+        scheduler.submit([only], 1)
+        scheduler.cancel(only, 1)
+        assert told(submit(scheduler, "b", 1)) == []
+
+
+class TestWhatARequestSays:
+    @pytest.mark.parametrize(
+        ("properties", "mark"),
+        [
+            ((("TS_request_sequence_id", "a"),), SequenceMark("a")),
+            ((("ts_request_sequence_id", "a"), ("ts_request_sequence_start", "True")), SequenceMark("a", starts=True)),
+            ((("ts_request_sequence_id", "a"), ("ts_request_sequence_end", "true")), SequenceMark("a", ends=True)),
+            ((("ts_request_sequence_id", "a"), ("ts_request_sequence_end", "no")), SequenceMark("a")),
+        ],
+    )
+    def test_its_sequence(self, properties, mark):
+        args = (Payload.of(Message(properties=properties)),)
+        assert in_sequence(args) == (args, mark)
+
+    def test_one_that_names_none_begins_one_and_the_handler_is_told(self):
+        (payload,), mark = in_sequence((Payload.of(Message(properties=(("ts_request_sequence_id", ""), ("x", "y")))),))
+        message = payload.message()
+        assert mark.id.startswith("ts-seq-")
+        assert mark.starts
+        assert message.properties == (("x", "y"), ("ts_request_sequence_start", "true"), ("ts_request_sequence_id", mark.id))
+
+    def test_a_question_about_the_model_ends_its_own_sequence(self):
+        _, mark = in_sequence((Payload.of(Message(properties=(("describe", "True"),))),))
+        assert mark.ends
+
+    def test_an_id_that_is_too_long_is_refused(self):
+        message = Message(properties=(("ts_request_sequence_id", "a" * (MAX_SEQUENCE_ID + 1)),))
+        with pytest.raises(InvalidInputError, match="ts_request_sequence_id: a"):
+            in_sequence((Payload.of(message),))
+
+
+EVENTS = st.tuples(
+    st.sampled_from(
+        ["submit"] * 5 + ["pair", "start", "end", "hasty", "cancel", "ready", "die", "done", "done", "done"] + ["scale", "tick"]
+    ),
+    st.integers(0, 7),
+    st.sampled_from([0.0, 0.01, 0.3, 2.0, 30.0]),
+)
+
+
+class World:
+    """Plays the processes, and holds the promises against the scheduler."""
+
+    def __init__(self, low, high, batch_size, fill, most):
+        policy = Policy(name="m", batch_size=batch_size, fill=fill, batch_delay_s=0.1, queue_size=6, timeout_s=10, idle_s=5)
+        limits = SequenceLimits(idle_s=3, timeout_s=20, most=most, queue_size=2)
+        self.scheduler = SequenceScheduler(policy, limits, [Group(CPU, low, high)], itertools.count(1))
+        self.now = 0.0
+        self.starting, self.dying, self.idle, self.busy = [], [], set(), {}
+        self.jobs, self.outcomes, self.order = [], {}, []
+        self.closed = False
+        self.carry_out(self.scheduler.start(0))
+
+    def carry_out(self, instructions):
+        for item in instructions:
+            match item:
+                case Spawn(worker):
+                    self.starting.append(worker)
+                case Dispatch(worker, _, jobs):
+                    assert worker in self.idle
+                    names = [job.sequence.id for job in jobs]
+                    assert len(set(names)) == len(names) <= self.scheduler.policy.batch_size
+                    assert not any(job in self.outcomes for job in jobs)
+                    self.order += jobs
+                    self.idle.discard(worker)
+                    self.busy[worker] = item
+                case Answer(job, outcome):
+                    assert job not in self.outcomes
+                    self.outcomes[job] = outcome
+                case Retire(worker):
+                    self.idle.discard(worker)
+                case Kill(worker):
+                    self.idle.discard(worker)
+                    self.busy.pop(worker, None)
+                    if worker in self.starting:
+                        self.starting.remove(worker)
+                    self.dying.append(worker)
+                case Closed():
+                    self.closed = True
+        self.check()
+
+    def check(self):
+        queue = self.scheduler._sequences
+        waiting = [job for job in self.jobs if job not in self.outcomes]
+        computing = [job for item in self.busy.values() for job in item.jobs]
+        assert queue.waiting == sum(job.queued for job in waiting) <= 6
+        assert all(job.queued or job in computing or self.dying for job in waiting)
+        assert len(queue._open) <= queue._limits.most
+        assert len(queue._lost) <= queue._limits.most
+        assert set(queue._resting) == {one.id for one in queue._open.values() if one.rests}
+        assert all(job.deadline >= self.scheduler.wake_at for job in waiting)
+        if not self.scheduler.policy.fill and self.scheduler.phase == "serving" and not self.dying:
+            # Whoever has nothing to do has no job that it could do.
+            assert not any(queue.ready_count(worker) for worker in self.idle)
+
+    def act(self, event, number, wait):
+        self.now += wait
+        scheduler, now = self.scheduler, self.now
+        if scheduler.wake_at <= now:
+            self.carry_out(scheduler.tick(now))
+        match event:
+            case "submit" | "start" | "end" | "hasty" | "pair":
+                names = [f"s{number % 4}"] * (1 + (event == "pair"))
+                made = [
+                    job(name, event == "start", event == "end", deadline=now + 0.2 if event == "hasty" else 1e9) for name in names
+                ]
+                self.jobs += made
+                self.carry_out(scheduler.submit(made, now))
+            case "cancel" if self.jobs:
+                self.carry_out(scheduler.cancel(self.jobs[-1 - number % min(4, len(self.jobs))], now))
+            case "ready" if self.starting:
+                worker = self.starting.pop(0)
+                self.idle.add(worker)
+                self.carry_out(scheduler.worker_ready(worker, now))
+            case "done" if self.busy:
+                worker = sorted(self.busy)[number % len(self.busy)]
+                item = self.busy.pop(worker)
+                self.idle.add(worker)
+                self.carry_out(scheduler.batch_done(worker, item.batch, ["done"] * len(item.jobs), now))
+            case "die" if self.dying or self.busy or self.idle:
+                worker = [*self.dying, *sorted(self.busy), *sorted(self.idle)][0]
+                self.busy.pop(worker, None)
+                self.idle.discard(worker)
+                self.dying = [one for one in self.dying if one != worker]
+                self.carry_out(scheduler.worker_died(worker, "gone", now))
+            case "scale":
+                self.carry_out(scheduler.scale(min(number % 3, 2), 1 + number % 3, now))
+            case "tick":
+                self.carry_out(scheduler.tick(now))
+
+    def finish(self):
+        """Everything is answered once the model goes, whatever the workers do."""
+        self.carry_out(self.scheduler.drain(self.now + 1, self.now))
+        self.now += 2
+        self.carry_out(self.scheduler.tick(self.now))
+        assert all(job in self.outcomes for job in self.jobs)
+
+    def check_order(self):
+        """Requests of a sequence are computed in order, and by one worker until that is gone or the sequence is over."""
+        places = {job: place for place, job in enumerate(self.jobs)}
+        for name in {job.sequence.id for job in self.order}:
+            of_sequence = [places[job] for job in self.order if job.sequence.id == name]
+            assert of_sequence == sorted(of_sequence)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2), st.integers(1, 2), st.integers(1, 3), st.booleans(), st.integers(1, 4), st.lists(EVENTS, max_size=60))
+def test_the_promises_hold_whatever_happens(low, high, batch_size, fill, most, events):
+    world = World(low, max(low, high), batch_size, fill, most)
+    for event in events:
+        world.act(*event)
+    world.check_order()
+    world.finish()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60))
+def test_a_sequence_stays_with_its_worker_while_that_lives(workers, batch_size, fill, steps):
+    scheduler = make(workers, most=9, queue_size=9, idle_s=1e6, batch_size=batch_size, fill=fill, batch_delay_s=0.5)
+    worker_of, busy = {}, {}
+
+    def note(instructions):
+        for worker, batch, names in sent(instructions):
+            busy[worker] = (batch, names)
+            assert all(worker_of.setdefault(name, worker) == worker for name in names)
+
+    for now, (number, is_done) in enumerate(steps):
+        if is_done and busy:
+            worker = sorted(busy)[number % len(busy)]
+            batch, names = busy.pop(worker)
+            note(scheduler.batch_done(worker, batch, names, now))
+        else:
+            note(submit(scheduler, f"s{number}", now))
+        note(scheduler.tick(now))
