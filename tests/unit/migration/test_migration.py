@@ -161,6 +161,7 @@ def test_versions_of_a_name_are_one_document_with_the_default_one(tmp_path):
 def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     archives = {
         "batching.mar": mar("batching", config="batchSize: 1\ncontinuousBatching: true\n"),
+        "restless.mar": mar("restless", config="sequenceBatching: true\n"),
         "cpp.mar": mar("cpp", runtime="LSP"),
         "garbage.mar": b"garbage",
         "other.onnx": linear_onnx([[2.0]]),
@@ -179,6 +180,8 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     expected = [
         (store / "batching.mar/model-config.yaml:2: continuousBatching", "this version does not call handlers in that way"),
         (store / "batching.mar", "continuousBatching"),
+        (store / "restless.mar/model-config.yaml:1: sequenceBatching", "sequenceMaxIdleMSec: sequenceBatching needs"),
+        (store / "restless.mar", "sequenceMaxIdleMSec"),
         (store / "cpp.mar", "handlers in C++ are not supported"),
         (store / "good.war", "good is a model and a workflow"),
         (store / "lame.war", "nowhere.mar"),
