@@ -192,6 +192,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         grpc_management_max_connection_age_grace_ms: How long its calls may go on after that; `None` for ever.
         enable_grpc_ssl: Whether both are encrypted, with the certificate of the https addresses.
         ts_open_inference_protocol: `true` for the Open Inference Protocol's health paths under `/v2`.
+        ts_header_key_sequence_id: Header that names the sequence which a request to a stateful handler belongs to.
+        ts_header_key_sequence_start: Header that says that a request is the first one of its sequence.
+        ts_header_key_sequence_end: Header that says that it is the last one.
         models: How models are served that are loaded at the start, as TorchServe's JSON by name and version.
         restore: Whether what was registered in an earlier life of the server is brought back, or forgotten.
         log_location: Folder of the log files that TorchServe and MMS write, where one of their APIs is served; `None` for none.
@@ -321,6 +324,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grpc_management_max_connection_age_grace_ms: Milliseconds | None = None
     enable_grpc_ssl: bool = False
     ts_open_inference_protocol: str | None = None
+    ts_header_key_sequence_id: Annotated[str, Meta(min_length=1)] = "ts_request_sequence_id"
+    ts_header_key_sequence_start: Annotated[str, Meta(min_length=1)] = "ts_request_sequence_start"
+    ts_header_key_sequence_end: Annotated[str, Meta(min_length=1)] = "ts_request_sequence_end"
     models: str | None = None
     restore: bool = True
     log_location: str | None = None

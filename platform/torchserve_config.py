@@ -97,13 +97,15 @@ _SAME = frozenset(
         "private_key_file",
         "service_envelope",
         "token_expiration_min",
+        "ts_header_key_sequence_end",
+        "ts_header_key_sequence_id",
+        "ts_header_key_sequence_start",
         "ts_open_inference_protocol",
         "unregister_model_timeout",
         "workflow_store",
     }
 )
 _NETTY = "it tunes Netty, which is not in use here"
-_HEADERS = "the headers of sequences keep their names"
 _OWN = "workers are processes of flowyard's own"
 #: Keys that are understood and do nothing.
 WITHOUT_EFFECT = {
@@ -132,9 +134,6 @@ WITHOUT_EFFECT = {
     "preload_model": "every worker loads the model itself",
     "system_metrics_cmd": "metrics of the machine are read without a command",
     "tsConfigFile": "it has been looked at",
-    "ts_header_key_sequence_end": _HEADERS,
-    "ts_header_key_sequence_id": _HEADERS,
-    "ts_header_key_sequence_start": _HEADERS,
     "use_env_allowed_urls": "it has been looked at",
     "use_native_io": _NETTY,
     "vmargs": "there is no Java",
@@ -144,9 +143,6 @@ CHANGES_ANSWERS: dict[str, tuple[str, ...]] = {
     "limit_max_image_pixels": ("true",),
     "plugins_path": (),
     "system_metrics_cmd": (),
-    "ts_header_key_sequence_end": ("ts_request_sequence_end",),
-    "ts_header_key_sequence_id": ("ts_request_sequence_id",),
-    "ts_header_key_sequence_start": ("ts_request_sequence_start",),
 }
 #: Settings that are seconds.
 _TIMES = ("default_timeout_s", "startup_timeout_s")

@@ -35,6 +35,8 @@ DEFAULT_HANDLER = "default_service_handler"
 REQUIREMENTS, CONFIG = "requirements_file", "model_config"
 #: What workers are told of the metrics that the server knows of handlers: JSON, a list of name, unit, dimensions and kind.
 MODEL_METRICS = "model_metrics"
+#: The context's names of the headers that tell of sequences, under which workers are told which these are.
+SEQUENCE_HEADERS = ("header_key_sequence_id", "header_key_sequence_start", "header_key_sequence_end")
 ENVELOPES = ("body", "json", "kserve", "kservev2")
 
 # What the servers say of a bad archive; our messages begin with it and tell in parentheses what is wrong where.

@@ -137,6 +137,8 @@ def _context(source: ModelSource, root: Path, device: Device, metrics: MetricsCa
     config = load_yaml(root / given["config_file"]) if given.get("config_file") else {}
     context = ts.context.Context(name, source.root, manifest, size, gpu, TORCHSERVE_VERSION, True, metrics, config)
     context.trusted = source.spec.trusted
+    for key in folder.SEQUENCE_HEADERS:
+        setattr(context, key, given.get(key) or getattr(context, key))
     return context
 
 

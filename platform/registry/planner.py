@@ -9,7 +9,7 @@ import msgspec
 
 from flowyard.engines.djl.folder import DjlModel
 from flowyard.engines.torchserve.config import ModelConfig
-from flowyard.engines.torchserve.folder import MODEL_METRICS, ArchivedModel
+from flowyard.engines.torchserve.folder import MODEL_METRICS, SEQUENCE_HEADERS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
 from flowyard.platform.devices import cpu_count, parse_devices
 from flowyard.platform.registry.deployment import FUNCTIONS
@@ -21,7 +21,7 @@ from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.pool import PoolSpec
 from flowyard.platform.workers.scheduler import Policy
-from flowyard.platform.workers.sequences import SequenceLimits
+from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError
 from flowyard.schemas.messages import Handlers
@@ -50,7 +50,8 @@ class Planner:
         self._locator = Locator(settings, available)
         self._cores = cpu_count()
         self.confinement = Confinement.of(settings)
-        self._of_handlers = {MODEL_METRICS: told_to_workers(declared_by(settings))}
+        headers = dict(zip(SEQUENCE_HEADERS, msgspec.structs.astuple(sequence_headers(settings)), strict=True))
+        self._of_handlers = {MODEL_METRICS: told_to_workers(declared_by(settings)), **headers}
 
     def pool_specs(
         self, name: str, plan: Plan, folder: Path, overrides: ModelSpec, parts: Mapping[str, Path]
@@ -98,7 +99,7 @@ class Planner:
             root=str(located.root),
             path=located.path,
             spec=msgspec.structs.replace(spec, batch_size=policy.batch_size),
-            policy=policy if located.described is None else policy_of_handlers(policy, located, high * len(devices)),
+            policy=policy if located.described is None else self._policy_of(policy, located, high * len(devices)),
             devices=devices,
             min_workers=low,
             max_workers=high,
@@ -110,6 +111,14 @@ class Planner:
             properties=self._properties(located, key if key == name else f"{name}__{key}"),
             confinement=self.confinement,
         )
+
+    def _policy_of(self, policy: Policy, located: Located, most_workers: int) -> Policy:
+        """How a model with handlers is served, in sequences where its archive says so; `most_workers` on all devices together."""
+        policy = policy_of_handlers(policy, located)
+        if not isinstance(located.described, ArchivedModel) or not located.described.config.has_sequences:
+            return policy
+        limits = _limits_of(located.described.config, policy.batch_size * most_workers, sequence_headers(self._settings))
+        return msgspec.structs.replace(policy, sequences=limits)
 
     def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
         """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
@@ -168,35 +177,34 @@ _TOLD: dict[Handlers, tuple[str, str]] = {
 }
 
 
-def policy_of_handlers(policy: Policy, located: Located, most_workers: int) -> Policy:
-    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do.
-
-    Args:
-        policy: How they would be served without handlers.
-        located: The model.
-        most_workers: Most workers, on all devices together.
-    """
+def policy_of_handlers(policy: Policy, located: Located) -> Policy:
+    """How models with handlers are served: a request that takes too long, or kills its worker, is told so as their servers do."""
     if located.handlers == "djl" and not located.is_djl_handler:
         return policy
     timeout_error, died_error = _TOLD[located.handlers]
     policy = msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
     if isinstance(located.described, ArchivedModel):
         config = located.described.config
-        sequences = _limits_of(config, policy.batch_size * most_workers) if config.has_sequences else None
-        return msgspec.structs.replace(
-            policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle, sequences=sequences
-        )
+        return msgspec.structs.replace(policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle)
     if not isinstance(located.described, DjlModel) or not located.described.is_asynchronous:
         return policy
     # What is awaited together shares no batch: there the slowest would hold the others.
     return msgspec.structs.replace(policy, batch_size=1, concurrency=located.described.concurrency(policy.batch_size))
 
 
-def _limits_of(config: ModelConfig, at_once: int) -> SequenceLimits:
+def sequence_headers(settings: Settings) -> SequenceHeaders:
+    """Headers with which requests say which sequence they belong to."""
+    return SequenceHeaders(
+        settings.ts_header_key_sequence_id, settings.ts_header_key_sequence_start, settings.ts_header_key_sequence_end
+    )
+
+
+def _limits_of(config: ModelConfig, at_once: int, headers: SequenceHeaders) -> SequenceLimits:
     """How long sequences live and how many there may be: as many as can be computed at once at least, as in TorchServe."""
     return SequenceLimits(
         idle_s=config.sequence_idle_s,
         timeout_s=config.sequence_timeout_s,
         most=max(config.max_sequences, at_once, 1),
         queue_size=config.sequence_queue_size,
+        headers=headers,
     )

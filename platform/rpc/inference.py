@@ -18,6 +18,7 @@ from flowyard.platform.http.torchserve.inputs import Input
 from flowyard.platform.http.torchserve.outcomes import open_stream
 from flowyard.platform.http.torchserve.requests import Received
 from flowyard.platform.http.torchserve.routes import Call as Asked
+from flowyard.platform.registry.planner import sequence_headers
 from flowyard.platform.rpc.calls import Call, Service
 from flowyard.platform.rpc.messages import (
     INFERENCE,
@@ -31,10 +32,6 @@ from flowyard.platform.rpc.statuses import NameMissingError, prediction_failure_
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
-
-#: Headers that tell a handler of its sequence; a client says them as inputs.
-SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"
-SAID = frozenset((SEQUENCE_START, SEQUENCE_END))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +137,9 @@ class Inference:
         self._api = api
         self._predictor = Predictor(api)
         self._traffic = traffic
+        #: Tell a handler of its sequence; a client says the last two as inputs.
+        self._headers = sequence_headers(api.settings)
+        self._said = frozenset((self._headers.start, self._headers.end))
 
     def service(self) -> Service:
         """The service."""
@@ -181,7 +181,7 @@ class Inference:
             exchange.bytes_in = request.ByteSize()
             exchange.prediction = True
             try:
-                sequence = _sequence_of(request, sequence)
+                sequence = _sequence_of(request, sequence, self._headers.start)
                 await self._next(request, sequence, call, exchange)
                 exchange.status = 200
             except FlowyardError as error:
@@ -192,14 +192,14 @@ class Inference:
                 self._traffic.predicted(exchange, call.scope, call.request_id)
 
     async def _next(self, request: Message, sequence: str, call: Call, exchange: Exchange) -> None:
-        headers = {**call.headers, SEQUENCE_ID: sequence}
-        headers |= {name: "true" for name in SAID if _is_true(request, name)}
+        headers = {**call.headers, self._headers.id: sequence}
+        headers |= {name: "true" for name in self._said if _is_true(request, name)}
 
         async def send(piece: bytes) -> None:
             exchange.bytes_out += len(piece)
             await call.send(PredictionResponse(prediction=piece, sequence_id=sequence))
 
-        await self._predictor.pieces(_source(request, headers, SAID), call, exchange, send, alone=False)
+        await self._predictor.pieces(_source(request, headers, self._said), call, exchange, send, alone=False)
 
 
 def _source(request: Message, headers: Mapping[str, str], said: frozenset[str] = frozenset()) -> Source:
@@ -217,11 +217,11 @@ async def _until_done(first: asyncio.Future[Outcome | Stream], run: Running) -> 
         raise
 
 
-def _sequence_of(request: Message, current: str) -> str:
+def _sequence_of(request: Message, current: str, start: str) -> str:
     """The sequence of a request: the one it names, a new one where it says that one starts, else the one that is under way."""
     if request.sequence_id:
         return str(request.sequence_id)
-    if _is_true(request, SEQUENCE_START):
+    if _is_true(request, start):
         return f"ts-seq-{uuid.uuid4()}"
     if not current:
         raise InvalidRequestError("Parameter sequenceId is required.")

@@ -6,13 +6,12 @@ import uuid
 from collections.abc import Mapping
 
 from flowyard.platform.workers.jobs import SequenceMark
+from flowyard.platform.workers.sequences import SequenceHeaders
 from flowyard.schemas.codecs.content import body_of, message_of
 from flowyard.schemas.errors import InvalidInputError
 from flowyard.schemas.messages import BODY, REQUEST_ID, Handlers, Message
 from flowyard.schemas.payload import Payload
 
-#: Headers that say which sequence a request belongs to, and whether it is its first or last one (TorchServe reference §6.1, 11).
-SEQUENCE_ID, SEQUENCE_START, SEQUENCE_END = "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"
 MAX_SEQUENCE_ID = 1024
 
 
@@ -52,11 +51,12 @@ def as_messages(
     return (Payload.of(message),)
 
 
-def in_sequence(args: tuple[Payload, ...]) -> tuple[tuple[Payload, ...], SequenceMark]:
+def in_sequence(args: tuple[Payload, ...], headers: SequenceHeaders) -> tuple[tuple[Payload, ...], SequenceMark]:
     """Reads which sequence a call belongs to; one that names none begins one, and its handler is told so.
 
     Args:
         args: The one payload that holds a message.
+        headers: How it says so.
 
     Returns:
         The arguments, and what the message says of its sequence.
@@ -66,18 +66,18 @@ def in_sequence(args: tuple[Payload, ...]) -> tuple[tuple[Payload, ...], Sequenc
     """
     message = args[0].message()
     assert message is not None
-    sequence_id = message.get(SEQUENCE_ID)
+    sequence_id = message.get(headers.id)
     if len(sequence_id) > MAX_SEQUENCE_ID:
-        raise InvalidInputError(f"{SEQUENCE_ID}: {sequence_id[:50]}… has more than {MAX_SEQUENCE_ID} characters")
+        raise InvalidInputError(f"{headers.id}: {sequence_id[:50]}… has more than {MAX_SEQUENCE_ID} characters")
     if message.get("describe") == "True":
         # It is about the model, and has no state.
         return args, SequenceMark(_new_id(), starts=True, ends=True)
-    ends = _is_true(message.get(SEQUENCE_END))
+    ends = _is_true(message.get(headers.end))
     if sequence_id:
-        return args, SequenceMark(sequence_id, _is_true(message.get(SEQUENCE_START)), ends)
+        return args, SequenceMark(sequence_id, _is_true(message.get(headers.start)), ends)
     sequence_id = _new_id()
-    told = tuple(pair for pair in message.properties if pair[0].lower() not in (SEQUENCE_ID, SEQUENCE_START))
-    properties = (*told, (SEQUENCE_START, "true"), (SEQUENCE_ID, sequence_id))
+    told = tuple(pair for pair in message.properties if pair[0].lower() not in (headers.id.lower(), headers.start.lower()))
+    properties = (*told, (headers.start, "true"), (headers.id, sequence_id))
     told_message = Message(message.code, message.reason, properties, message.contents, message.types)
     return (Payload.of(told_message),), SequenceMark(sequence_id, starts=True, ends=ends)
 

@@ -211,7 +211,7 @@ class ModelPool:
                 if self.spec.handlers == "djl" and not task.callee:
                     self.adapters.check(task.args[0])
                 if policy.sequences is not None:
-                    task.args, job.sequence = in_sequence(task.args)
+                    task.args, job.sequence = in_sequence(task.args, policy.sequences.headers)
             for payload in task.args:
                 payload.encoded()
         except FlowyardError as error:

@@ -17,6 +17,20 @@ from flowyard.platform.workers.jobs import FOREVER, Job, JobQueue, SequenceMark
 from flowyard.schemas.errors import FlowyardError, QueueFullError, ShutDownError
 
 
+class SequenceHeaders(msgspec.Struct, frozen=True):
+    """Headers with which a request says which sequence it belongs to, and whether it is its first or last one.
+
+    Attributes:
+        id: Names the sequence.
+        start: Is `true` for the first request.
+        end: Is `true` for the last one.
+    """
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
+
+
 class SequenceLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long sequences live, and how many there may be. Times are in seconds.
 
@@ -25,12 +39,14 @@ class SequenceLimits(msgspec.Struct, frozen=True, kw_only=True):
         timeout_s: One that was opened so long ago is closed once nothing of it waits; 0 for no such limit.
         most: Most that are open.
         queue_size: Most jobs of one that wait behind the one that is next or computed.
+        headers: How requests say what they belong to.
     """
 
     idle_s: float
     timeout_s: float = 0.0
     most: int = 1
     queue_size: int = 1
+    headers: SequenceHeaders = SequenceHeaders()
 
 
 class Sequence:

@@ -188,6 +188,20 @@ def test_one_that_rests_too_long_makes_room(server):
     wait_until(lambda: server.ask("short", "1", "b").status_code == 200)
 
 
+def test_the_headers_may_have_other_names(tmp_path):
+    names = {"ID": "X-Session", "START": "X-First", "END": "X-Last"}
+    env = ENV | {f"FLOWYARD_TS_HEADER_KEY_SEQUENCE_{key}": name for key, name in names.items()}
+    with running(tmp_path / "server", "--dialect", "torchserve", env=env) as process:
+        server = Server(process, tmp_path)
+        server.register("named", CONFIG.replace("batchSize: 4", "batchSize: 1").replace("Workers: 2", "Workers: 1"), workers=1)
+        begun = server.ask("named", "1")
+        session = begun.headers["x-session"]
+        assert (session[:7], begun.json()["starts"]) == ("ts-seq-", "true")
+        assert server.ask("named", "2", **{"x-session": session, "x-last": "true"}).json()["total"] == 3
+        for client in server.clients:
+            client.close()
+
+
 def _states(server: Server, name: str) -> list[str]:
     groups = server.native.get(f"/models/{name}").json()[0]["models"][0]["workerGroups"]
     return [worker["state"] for group in groups for worker in group["workers"]]

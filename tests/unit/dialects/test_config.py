@@ -45,6 +45,9 @@ KEYS = [
     ("service_envelope", "kservev2", "service_envelope", "kservev2"),
     ("token_expiration_min", "0.25", "token_expiration_min", 0.25),
     ("ts_open_inference_protocol", "true", "ts_open_inference_protocol", "true"),
+    ("ts_header_key_sequence_end", "x-last", "ts_header_key_sequence_end", "x-last"),
+    ("ts_header_key_sequence_id", "x-session", "ts_header_key_sequence_id", "x-session"),
+    ("ts_header_key_sequence_start", "x-first", "ts_header_key_sequence_start", "x-first"),
     ("unregister_model_timeout", "5", "unregister_model_timeout", 5.0),
     ("unregister_model_timeout", "0", "unregister_model_timeout", 0.0),
     ("default_service_handler", "service:handle", "default_service_handler", "service:handle"),
@@ -135,7 +138,6 @@ def test_some_of_them_change_an_answer(tmp_path):
         "plugins_path=/x",
         "limit_max_image_pixels=true",
         "system_metrics_cmd=python m.py",
-        "ts_header_key_sequence_id=",
         "vmargs=-Xmx1g",
         "job_queue_size=",
     )

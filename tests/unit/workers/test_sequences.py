@@ -14,11 +14,13 @@ from flowyard.platform.workers.jobs import Job, SequenceMark
 from flowyard.platform.workers.messages import MAX_SEQUENCE_ID, in_sequence
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
-from flowyard.platform.workers.sequences import SequenceLimits
+from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.errors import DeadlineError, InvalidInputError, QueueFullError, ShutDownError, WorkerDiedError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
+
+HEADERS = SequenceHeaders()
 
 
 def make(low=1, high=None, *, most=4, queue_size=2, idle_s=10.0, timeout_s=0.0, **policy):
@@ -196,6 +198,11 @@ class TestWhatIsTakenBack:
 
 
 class TestWhatARequestSays:
+    def test_it_under_headers_of_other_names(self):
+        message = Message(properties=(("x-session", "a"), ("x-last", "true"), ("ts_request_sequence_id", "b")))
+        _, mark = in_sequence((Payload.of(message),), SequenceHeaders("X-Session", "X-First", "X-Last"))
+        assert mark == SequenceMark("a", ends=True)
+
     @pytest.mark.parametrize(
         ("properties", "mark"),
         [
@@ -207,23 +214,23 @@ class TestWhatARequestSays:
     )
     def test_its_sequence(self, properties, mark):
         args = (Payload.of(Message(properties=properties)),)
-        assert in_sequence(args) == (args, mark)
+        assert in_sequence(args, HEADERS) == (args, mark)
 
     def test_one_that_names_none_begins_one_and_the_handler_is_told(self):
-        (payload,), mark = in_sequence((Payload.of(Message(properties=(("ts_request_sequence_id", ""), ("x", "y")))),))
+        (payload,), mark = in_sequence((Payload.of(Message(properties=(("ts_request_sequence_id", ""), ("x", "y")))),), HEADERS)
         message = payload.message()
         assert mark.id.startswith("ts-seq-")
         assert mark.starts
         assert message.properties == (("x", "y"), ("ts_request_sequence_start", "true"), ("ts_request_sequence_id", mark.id))
 
     def test_a_question_about_the_model_ends_its_own_sequence(self):
-        _, mark = in_sequence((Payload.of(Message(properties=(("describe", "True"),))),))
+        _, mark = in_sequence((Payload.of(Message(properties=(("describe", "True"),))),), HEADERS)
         assert mark.ends
 
     def test_an_id_that_is_too_long_is_refused(self):
         message = Message(properties=(("ts_request_sequence_id", "a" * (MAX_SEQUENCE_ID + 1)),))
         with pytest.raises(InvalidInputError, match="ts_request_sequence_id: a"):
-            in_sequence((Payload.of(message),))
+            in_sequence((Payload.of(message),), HEADERS)
 
 
 EVENTS = st.tuples(
