@@ -188,10 +188,10 @@ def test_one_that_rests_too_long_makes_room(server):
     wait_until(lambda: server.ask("short", "1", "b").status_code == 200)
 
 
-def test_the_headers_may_have_other_names(tmp_path):
+def test_the_headers_may_have_other_names(tmp_path, tmp_path_factory):
     names = {"ID": "X-Session", "START": "X-First", "END": "X-Last"}
     env = ENV | {f"FLOWYARD_TS_HEADER_KEY_SEQUENCE_{key}": name for key, name in names.items()}
-    with running(tmp_path / "server", "--dialect", "torchserve", env=env) as process:
+    with running(tmp_path_factory.mktemp("named"), "--dialect", "torchserve", env=env) as process:
         server = Server(process, tmp_path)
         server.register("named", CONFIG.replace("batchSize: 4", "batchSize: 1").replace("Workers: 2", "Workers: 1"), workers=1)
         begun = server.ask("named", "1")
