@@ -189,6 +189,15 @@ class TestWhatIsTakenBack:
         assert [type(one) for one in told(out)] == [DeadlineError, str]
         assert [item.jobs for item in out if isinstance(item, Dispatch)] == [(patient,)]
 
+    def test_one_whose_turn_it_was_leaves_its_turn_to_the_next_sequence(self):
+        scheduler = make(1)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        gone = job("b")
+        scheduler.submit([gone], 1)
+        submit(scheduler, "c", 1)
+        scheduler.cancel(gone, 1)
+        assert [names for _, _, names in sent(scheduler.batch_done(worker, batch, ["A"], 2))] == [["c"]]
+
     def test_a_sequence_of_which_nothing_is_left_makes_room(self):
         scheduler = make(0, 1, most=1)
         only = job("a")
@@ -254,6 +263,8 @@ class World:
         self.jobs, self.outcomes, self.order = [], {}, []
         self.closed = False
         self.carry_out(self.scheduler.start(0))
+        for _ in range(low):
+            self.act("ready", 0, 0.0)
 
     def carry_out(self, instructions):
         for item in instructions:
