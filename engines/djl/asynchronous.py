@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import struct
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import msgspec
 
 from djl_python.outputs import Output
+from flowyard.engines.background import is_cancelled
 from flowyard.engines.base import Outcome
 from flowyard.engines.djl.messages import NO_CONTENT, message_of
 from flowyard.engines.failures import describe, is_out_of_memory, log
@@ -21,35 +20,9 @@ from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.values import Value
 
-T = TypeVar("T")
 _END = object()
 _SHORT = struct.Struct(">h")
 _INT = struct.Struct(">i")
-
-
-class Background:
-    """An event loop in a thread of its own.
-
-    Attributes:
-        loop: The loop.
-    """
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="handlers", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Waits for a coroutine that runs on the loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
-
-    def close(self) -> None:
-        """Ends the loop, if it has not ended yet."""
-        if self.loop.is_closed():
-            return
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
 
 
 async def called(function: Callable[[Any], Any], inputs: Any) -> Any:
@@ -81,12 +54,6 @@ async def answer_of_call(function: Callable[[Any], Any], inputs: Any) -> Outcome
         return _failed(result.code, result.message)
     body, _ = _part(result)
     return body if isinstance(body, Message) else message_of(result, ((DATA, body),))
-
-
-def is_cancelled() -> bool:
-    """Whether nobody waits for the running task any more; a handler may also raise `CancelledError` of its own accord."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _failure(error: BaseException) -> Outcome:

@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import Any, cast
 
 from djl_python.outputs import Output
+from flowyard.engines.background import Background, is_cancelled
 from flowyard.engines.base import Call, ModelSource, Outcome, Stream
-from flowyard.engines.djl.asynchronous import Background, answer_of_call, called, is_cancelled
+from flowyard.engines.djl.asynchronous import answer_of_call, called
 from flowyard.engines.djl.folder import HANDLER, SKLEARN, SKLEARN_SUFFIXES
 from flowyard.engines.djl.messages import answer_of, answers_of_batch, batch_of, input_of, is_whole
 from flowyard.engines.failures import describe, is_out_of_memory, log

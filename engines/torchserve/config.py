@@ -41,12 +41,12 @@ _OTHER_NUMBERS = (
     "maxSequenceJobQueueSize",
 )
 _FLAGS = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv")
-#: What changes how a handler is called: served in the plain way, it would give wrong answers.
-_OTHER_PROTOCOLS = ("continuousBatching", "asyncCommunication")
+#: Each is a way of its own to call handlers, and goes together neither with the others nor with sequences.
+_PROTOCOLS = ("continuousBatching", "asyncCommunication")
+#: Most requests of an asynchronous handler at a time where its `batchSize` says no more; TorchServe knows no bound.
+AWAITED_AT_ONCE = 64
 #: Keys that say something where `sequenceBatching` is on.
 OF_SEQUENCES = ("maxNumSequence", "maxSequenceJobQueueSize", "sequenceMaxIdleMSec", "sequenceTimeoutMSec")
-#: What does not go together with sequences.
-_WITHOUT_SEQUENCES = ("continuousBatching", "asyncCommunication")
 _TORCHRUN = ("pp", "tp", "pptp")
 #: Every key that TorchServe itself reads.
 KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
@@ -117,6 +117,26 @@ class ModelConfig(msgspec.Struct, frozen=True):
         """How many requests of a sequence may wait behind the one that is computed."""
         return max(1, int(self.settings.get("maxSequenceJobQueueSize", 1)))
 
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the handler is called again and again with all requests that have not ended (TorchServe reference §2.4)."""
+        return bool(self.settings.get("continuousBatching", False))
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the handler is awaited for each request, beside the others (TorchServe reference §7, `asyncCommunication`)."""
+        return bool(self.settings.get("asyncCommunication", False))
+
+    def concurrency(self, batch_size: int) -> int:
+        """Most requests that one worker computes at a time, each answered when it is done; 1 where it takes batches.
+
+        Args:
+            batch_size: What the model is registered with.
+        """
+        if self.is_asynchronous:
+            return max(batch_size, AWAITED_AT_ONCE)
+        return batch_size if self.is_continuous else 1
+
     def as_json(self) -> str:
         """What the file says of itself, for descriptions."""
         return msgspec.json.encode({key: value for key, value in self.settings.items() if key != "torchrun"}).decode()
@@ -150,18 +170,22 @@ class ModelConfig(msgspec.Struct, frozen=True):
             return None
         return ";".join(f"gpu{number}" for number in ids)
 
-    def check(self) -> None:
+    def check(self, envelope: str = "") -> None:
         """Refuses what this version cannot do.
+
+        Args:
+            envelope: The `service_envelope` that the handler is to be in.
 
         Raises:
             InvalidModelError: The model needs several processes, or handlers that are called in another way.
         """
-        for key in _WITHOUT_SEQUENCES:
-            if self.has_sequences and self.settings.get(key):
-                raise InvalidModelError(f"{self.file}: {key}: this version does not do so together with sequenceBatching")
-        for key in _OTHER_PROTOCOLS:
-            if self.settings.get(key):
-                raise InvalidModelError(f"{self.file}: {key}: this version does not call handlers in that way")
+        asked = [key for key in _PROTOCOLS if self.settings.get(key)]
+        if asked and self.has_sequences:
+            raise InvalidModelError(f"{self.file}: {asked[0]}: this version does not do so together with sequenceBatching")
+        if len(asked) > 1:
+            raise InvalidModelError(f"{self.file}: {' and '.join(asked)}: a handler is called in one of these ways")
+        if asked and envelope:
+            raise InvalidModelError(f"{self.file}: {asked[0]}: not with service_envelope {envelope!r}, which takes whole batches")
         if self.has_sequences and not self.sequence_idle_s:
             # TorchServe takes such a model, and refuses every request.
             told = "sequenceBatching needs a number of milliseconds over 0 that a sequence may rest"

@@ -112,6 +112,19 @@ class ArchivedModel(msgspec.Struct, frozen=True, kw_only=True):
         return self.options.get(HANDLER) or self.manifest.handler or self.options.get(DEFAULT_HANDLER, "")
 
     @property
+    def is_asynchronous(self) -> bool:
+        """Whether a worker computes requests side by side, and answers each when it is done."""
+        return self.config.is_continuous or self.config.is_asynchronous
+
+    def concurrency(self, batch_size: int) -> int:
+        """Most requests that one of its workers computes side by side; 1 where it takes batches.
+
+        Args:
+            batch_size: What it is registered with.
+        """
+        return self.config.concurrency(batch_size)
+
+    @property
     def parameters(self) -> dict[str, str]:
         """What the worker is told."""
         return {
@@ -177,7 +190,7 @@ def recognise(path: Path, options: Mapping[str, str] | None = None, gpus: int = 
     if manifest.handlers == "mms" and not (manifest.handler or given.get(HANDLER) or given.get(DEFAULT_HANDLER)):
         raise InvalidModelError(f"{NO_HANDLER} ({manifest.file} has no model.handler)")
     config = read_config(folder, manifest.config_file)
-    config.check()
+    config.check(given.get(ENVELOPE, manifest.envelope))
     return ArchivedModel(folder=folder, manifest=manifest, config=config, options=given, gpus=gpus)
 
 

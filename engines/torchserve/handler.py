@@ -8,11 +8,11 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import mms.context
 import ts.context
@@ -30,6 +30,7 @@ from flowyard.schemas.frames import Sample
 from flowyard.schemas.messages import Message
 from mms.model_service.model_service import ModelService
 from ts import streaming
+from ts.context import RequestProcessor
 from ts.metrics import collected
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.metrics.metric_type_enum import MetricTypes
@@ -47,12 +48,13 @@ NO_TYPE = ("Unsupported model output data type.", 503)
 NO_ROOM = ("Out of resources", 507)
 
 
-def load(source: ModelSource, device: Device) -> HandlerModel:
+def load(source: ModelSource, device: Device, kind: Callable[..., HandlerModel]) -> HandlerModel:
     """Imports a handler, and initialises it.
 
     Args:
         source: `root` is the model's folder, `properties` what its archive says.
         device: Where it is to run.
+        kind: Makes the model of its entry point: a `HandlerModel`, or what calls it in another way.
 
     Returns:
         The model.
@@ -78,7 +80,7 @@ def load(source: ModelSource, device: Device) -> HandlerModel:
         entry = _in_envelope(entry, given.get(folder.ENVELOPE, ""))
     except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
         raise _load_failure(error, root) from None
-    return HandlerModel({"": entry}, context, metrics, decode=decode, is_mms=is_mms)
+    return kind({"": entry}, context, metrics, decode=decode, is_mms=is_mms)
 
 
 def load_functions(source: ModelSource) -> HandlerModel:
@@ -145,7 +147,10 @@ def _context(source: ModelSource, root: Path, device: Device, metrics: MetricsCa
 def _initialised(module: ModuleType, found: Any, context: Any, *, forgiving: bool) -> Entry:
     """Makes the entry point ready: a function by a first call without data, an object by its `initialize`."""
     if not inspect.isclass(found):
-        found(None, context)
+        begun = found(None, context)
+        if inspect.iscoroutine(begun):
+            # TorchServe does not await it either.
+            begun.close()
         entry: Entry = found
         return entry
     service = found()
@@ -224,7 +229,7 @@ class HandlerModel:
         """Computes a batch in one call of the handler; functions, and requests for a description, are called one by one."""
         if len(batch) == 1:
             return self._together(batch)
-        alone = [bool(call.callee) or _message(call).get(DESCRIBE) == "True" for call in batch]
+        alone = [bool(call.callee) or message_of(call).get(DESCRIBE) == "True" for call in batch]
         if not any(alone):
             return self._together(batch)
         together = iter(self._together([call for call, is_alone in zip(batch, alone, strict=True) if not is_alone]))
@@ -242,83 +247,112 @@ class HandlerModel:
     def _together(self, batch: Sequence[Call]) -> list[Outcome]:
         if not batch:
             return []
-        messages = [_message(call) for call in batch]
+        messages = [message_of(call) for call in batch]
         run = Run(self, self._entries[batch[0].callee], messages)
         if not streaming.wanted():
-            run.compute()
+            run.run()
         else:
             # Pieces are taken here while the handler computes there.
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "handler")
-            self._thread.submit(run.compute)
+            self._thread.submit(run.run)
             run.intermediate.changed.wait()
         return run.outcomes()
 
 
-def _message(call: Call) -> Message:
+def message_of(call: Call) -> Message:
+    """The message that a call of a handler has.
+
+    Raises:
+        InvalidInputError: It has something else.
+    """
     if len(call.args) != 1 or not isinstance(call.args[0], Message):
         raise InvalidInputError(f"a handler takes one message, not {len(call.args)} values")
     return call.args[0]
 
 
-class Run:
+class HandlerCall:
     """One call of a handler, with the rows of a batch.
 
     Attributes:
-        intermediate: Takes what the handler sends before it returns.
+        context: What the handler is told besides the data.
+        processors: What holds the headers of each request, and takes those of its answer.
     """
 
-    def __init__(self, model: HandlerModel, entry: Entry, messages: Sequence[Message]) -> None:
+    def __init__(
+        self,
+        model: HandlerModel,
+        entry: Entry,
+        rows: Sequence[dict[str, Any]],
+        requests: Sequence[tuple[str, RequestProcessor]],
+        receiver: Any,
+    ) -> None:
+        """Takes requests.
+
+        Args:
+            model: Whose handler it is.
+            entry: The handler.
+            rows: The data of each request.
+            requests: The id of each, and what holds its headers.
+            receiver: Takes what the handler sends before it returns.
+        """
+        self.context = model.context
+        self.processors = [processor for _, processor in requests]
         self._entry = entry
-        self._context = model.context
         self._metrics = model.metrics
         self._is_mms = model.is_mms
-        self._rows = [row_of(message, decode=model.decode) for message in messages]
-        requests = [request_of(message) for message in messages]
+        self._rows = list(rows)
         self._request_ids = [request_id for request_id, _ in requests]
-        self._processors = [processor for _, processor in requests]
-        self._results: Sequence[Message | HandlerError] = ()
-        self.intermediate = Intermediate(self._processors)
+        self._receiver = receiver
 
-    def _tell(self) -> None:
-        """Tells the context of the requests; no other batch may be under way."""
-        context = self._context
-        context.request_ids = dict(enumerate(self._request_ids))
-        context.request_processor = self._processors
-        context.cl_socket = self.intermediate
-        context.metrics = self._metrics
-        self._metrics.set_request_ids(context.request_ids)
-        streaming.begin(self.intermediate)
-
-    def compute(self) -> None:
+    def compute(self) -> Sequence[Message | HandlerError]:
         """Calls the handler. Whatever it does, there is one result per row afterwards."""
         started = time.monotonic()
         try:
-            self._tell()
-            self._results = self._answers(self._entry(self._rows, self._context))
-            if not isinstance(self._results[0], HandlerError):
-                self._metrics.record("PredictionTime", (time.monotonic() - started) * 1000)
+            self.tell()
+            streaming.begin(self._receiver)
+            return self.settled(self._entry(self._rows, self.context), started)
         except SystemExit as leaving:
-            _leave(leaving)
+            leave(leaving)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
-            self._results = self._all(self._failure(error))
-        self.intermediate.finish(self._results)
+            return self.failed(error)
 
-    def outcomes(self) -> list[Outcome]:
-        """What became of each row; streams where the handler has sent pieces."""
-        if self.intermediate.streams:
-            return list(self.intermediate.streams)
-        if self.intermediate.failed is not None:
-            return list(self._all(self.intermediate.failed))
-        return list(self._results)
+    def tell(self) -> None:
+        """Tells the context of the requests; no other call may be under way with it."""
+        context = self.context
+        context.request_ids = dict(enumerate(self._request_ids))
+        context.request_processor = self.processors
+        context.cl_socket = self._receiver
+        context.metrics = self._metrics
+        self._metrics.set_request_ids(context.request_ids)
+
+    def settled(self, results: Any, started: float) -> Sequence[Message | HandlerError]:
+        """What the handler's results are for each row.
+
+        Args:
+            results: What it returned.
+            started: When it was called, monotonic seconds.
+        """
+        answers = self._answers(results)
+        if not isinstance(answers[0], HandlerError):
+            self._metrics.record("PredictionTime", (time.monotonic() - started) * 1000)
+        return answers
+
+    def failed(self, error: BaseException) -> Sequence[Message | HandlerError]:
+        """What each row is told of what the handler raised."""
+        return self._all(self._failure(error))
+
+    def mark(self, results: Sequence[Any]) -> None:
+        """Sees the results of all rows before they are made answers."""
 
     def _answers(self, results: Any) -> Sequence[Message | HandlerError]:
         if not isinstance(results, list):
             return self._all(failure(*NO_LIST, detail=f"handle returned {type(results).__name__}, not a list"))
         if len(results) != len(self._rows):
             return self._all(failure(*MISMATCH, detail=f"{len(results)} results for {len(self._rows)} requests"))
+        self.mark(results)
         try:
-            return [answer_of(result, processor) for result, processor in zip(results, self._processors, strict=True)]
+            return [answer_of(result, processor) for result, processor in zip(results, self.processors, strict=True)]
         except TypeError as error:
             return self._all(failure(*NO_TYPE, error=error))
 
@@ -334,6 +368,36 @@ class Run:
         return [result] * len(self._rows)
 
 
+class Run(HandlerCall):
+    """A batch that is computed in one call.
+
+    Attributes:
+        intermediate: Takes what the handler sends before it returns.
+    """
+
+    def __init__(self, model: HandlerModel, entry: Entry, messages: Sequence[Message]) -> None:
+        """Takes the requests of a batch."""
+        requests = [request_of(message) for message in messages]
+        self.intermediate = Intermediate([processor for _, processor in requests])
+        super().__init__(
+            model, entry, [row_of(message, decode=model.decode) for message in messages], requests, self.intermediate
+        )
+        self._results: Sequence[Message | HandlerError] = ()
+
+    def run(self) -> None:
+        """Calls the handler; its results are the last pieces."""
+        self._results = self.compute()
+        self.intermediate.finish(self._results)
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of each row; streams where the handler has sent pieces."""
+        if self.intermediate.streams:
+            return list(self.intermediate.streams)
+        if self.intermediate.failed is not None:
+            return list(self._all(self.intermediate.failed))
+        return list(self._results)
+
+
 def _of_prediction(error: PredictionException) -> Message | HandlerError:
     """A handler's own error, with its status; one with 200 is answered with the word `error`, as the servers do."""
     code = error.error_code
@@ -343,7 +407,7 @@ def _of_prediction(error: PredictionException) -> Message | HandlerError:
     return HandlerError(str(error.message), status=status)
 
 
-def _leave(leaving: SystemExit) -> None:
+def leave(leaving: SystemExit) -> NoReturn:
     """A handler that exits takes its worker along, as in these servers: its state would be of no further use."""
     log(leaving)
     for stream in (sys.stdout, sys.stderr):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
 
 from flowyard.engines import printed
 from flowyard.engines.base import LoadedModel, ModelSource
+from flowyard.engines.torchserve.config import ModelConfig
+from flowyard.engines.torchserve.folder import CONFIG
 from flowyard.schemas.devices import Device
 
 SHIM = Path(__file__).parent / "shim"
@@ -30,10 +33,15 @@ def load(source: ModelSource, device: Device) -> LoadedModel:
     sys.path.insert(0, str(SHIM))
     printed.listen()
     # Only importable now.
-    from flowyard.engines.torchserve import handler  # noqa: PLC0415
+    from flowyard.engines.torchserve import asynchronous, continuous, handler  # noqa: PLC0415
     from ts.metrics import collected  # noqa: PLC0415
 
     collected.unnoticed = printed.unnoticed
     # What handlers log goes where their prints go, as in these servers.
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-    return handler.load_functions(source) if source.functions else handler.load(source, device)
+    if source.functions:
+        return handler.load_functions(source)
+    config = ModelConfig(settings=json.loads(source.properties.get(CONFIG, "{}")))
+    if config.is_continuous:
+        return continuous.load(source, device)
+    return asynchronous.load(source, device) if config.is_asynchronous else handler.load(source, device, handler.HandlerModel)

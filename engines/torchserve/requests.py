@@ -41,11 +41,16 @@ def _decoded(content: bytes, kind: str) -> Any:
     return bytearray(content)
 
 
-def request_of(message: Message) -> tuple[str, RequestProcessor]:
-    """The id of a request, and what holds its headers and takes those of the answer."""
+def request_of(message: Message, *, is_known: bool = False) -> tuple[str, RequestProcessor]:
+    """The id of a request, and what holds its headers and takes those of the answer.
+
+    Args:
+        message: The request.
+        is_known: Whether the handler has seen its data, which is not told again.
+    """
     headers: dict[str, Any] = {name: value for name, value in message.properties if name != REQUEST_ID}
     types = message.types or ("",) * len(message.contents)
-    for (name, _), kind in zip(message.contents, types, strict=True):
+    for (name, _), kind in zip(message.contents, types, strict=True) if not is_known else ():
         headers[name or BODY] = {CONTENT_TYPE: kind}
     return message.get(REQUEST_ID), RequestProcessor(headers)
 

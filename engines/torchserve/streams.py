@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowyard.engines.messages import MessageStream
+from flowyard.engines.torchserve.answers import MOST_AHEAD
 from flowyard.engines.torchserve.requests import body_of, failure, headers_of, status_of
 from flowyard.schemas.errors import HandlerError
 from flowyard.schemas.messages import Message
@@ -16,8 +17,6 @@ from ts.context import RequestProcessor
 
 #: Pieces that the handler of a single request may be ahead of whoever takes them.
 AHEAD = 16
-#: Pieces that a handler may be ahead with a batch: there, waiting for one client would hold up the others.
-MOST_AHEAD = 10_000
 NEXT = "ts_stream_next"
 _END = object()
 

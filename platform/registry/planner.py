@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from flowyard.engines.djl.folder import DjlModel
 from flowyard.engines.torchserve.config import ModelConfig
 from flowyard.engines.torchserve.folder import MODEL_METRICS, SEQUENCE_HEADERS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
@@ -185,10 +184,10 @@ def policy_of_handlers(policy: Policy, located: Located) -> Policy:
     policy = msgspec.structs.replace(policy, timeout_error=timeout_error, died_error=died_error)
     if isinstance(located.described, ArchivedModel):
         config = located.described.config
-        return msgspec.structs.replace(policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle)
-    if not isinstance(located.described, DjlModel) or not located.described.is_asynchronous:
+        policy = msgspec.structs.replace(policy, client_timeout_s=config.client_timeout_s, needs_idle=config.needs_idle)
+    if located.described is None or not located.described.is_asynchronous:
         return policy
-    # What is awaited together shares no batch: there the slowest would hold the others.
+    # What is computed side by side shares no batch: there the slowest would hold the others.
     return msgspec.structs.replace(policy, batch_size=1, concurrency=located.described.concurrency(policy.batch_size))
 
 

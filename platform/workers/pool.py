@@ -108,6 +108,11 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     fusion: Fusion | None = None
 
     @property
+    def batch_size(self) -> int:
+        """What it is registered with; requests that are computed side by side share no batch of the scheduler's."""
+        return self.policy.batch_size if self.policy.concurrency == 1 else self.spec.batch_size or 1
+
+    @property
     def answers_whole(self) -> bool:
         """Whether results never come in pieces: user code may yield them, models of tensors do not."""
         return self.engine in CONTEXT_FREE_ENGINES and not self.handlers

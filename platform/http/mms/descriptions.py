@@ -66,7 +66,7 @@ def describe(model: Model, settings: Settings) -> ModelInfo:
         runtime=runtime_of(model),
         min_workers=low,
         max_workers=high,
-        batch_size=policy.batch_size if policy is not None else settings.batch_size,
+        batch_size=pool.spec.batch_size if pool is not None else settings.batch_size,
         max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else settings.max_batch_delay,
         loaded_at_startup=model.entry.at_startup,
         workers=[_worker(worker) for worker in seen_workers(pool)],

@@ -265,7 +265,7 @@ def _model_info(entry: Entry, key: str, pool: ModelPool) -> ModelInfo:
     return ModelInfo(
         model_name=key,
         model_url=entry.record.url if is_model else pool.spec.spec.url,
-        batch_size=policy.batch_size,
+        batch_size=pool.spec.batch_size,
         max_batch_delay_millis=round(policy.batch_delay_s * 1000),
         max_idle_seconds=round(policy.idle_s),
         queue_size=policy.queue_size,

@@ -30,6 +30,7 @@ class Configured(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     parallel_type: str = ""
     parallel_level: int = 0
     device_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    continuous_batching: bool = False
     use_job_ticket: bool = False
     use_venv: bool = False
     sequence_max_idle_m_sec: int = 0
@@ -77,7 +78,7 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     parallel_level: int
     device_type: str
     device_ids: list[int] | msgspec.UnsetType
-    continuous_batching: bool = False
+    continuous_batching: bool
     use_job_ticket: bool
     use_venv: bool
     stateful: bool
@@ -133,7 +134,7 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         runtime=runtime_of(model),
         min_workers=low,
         max_workers=high,
-        batch_size=policy.batch_size if policy is not None else spec.batch_size or settings.batch_size,
+        batch_size=pool.spec.batch_size if pool is not None and policy else spec.batch_size or settings.batch_size,
         max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else _delay(spec, settings),
         response_timeout=round(policy.timeout_s if policy is not None else spec.timeout or settings.default_timeout_s),
         startup_timeout=round(pool.spec.startup_timeout_s if pool is not None else settings.startup_timeout_s),
@@ -144,6 +145,7 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         device_type="gpu" if is_gpu else "cpu",
         # Ids that are not there are ignored, all of them.
         device_ids=configured.device_ids if is_gpu else msgspec.UNSET,
+        continuous_batching=configured.continuous_batching,
         use_job_ticket=configured.use_job_ticket,
         use_venv=configured.use_venv,
         sequence_max_idle_m_sec=configured.sequence_max_idle_m_sec,

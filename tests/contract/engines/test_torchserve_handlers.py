@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import subprocess
@@ -11,7 +12,7 @@ import threading
 
 import pytest
 
-from flowyard.engines.base import Call, ModelSource, Stream
+from flowyard.engines.base import AsynchronousModel, Call, ModelSource, Stream
 from flowyard.engines.torchserve import loader
 from flowyard.engines.torchserve.folder import recognise
 from flowyard.schemas.devices import CPU, Device
@@ -630,3 +631,257 @@ def test_an_ordinary_handler_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- Continuous batching ---
+
+CONTINUOUS = """
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Counting:
+    def initialize(self, context):
+        context.cache = {}
+        self.context = context
+        self.seen = []
+
+    def handle(self, data, context):
+        for place, (request_id, row) in enumerate(zip(context.request_ids.values(), data, strict=True)):
+            if request_id not in context.cache:
+                context.cache[request_id] = {"left": row["body"]["count"], "asked": row["body"], "made": 0}
+            elif row:
+                raise ValueError("a row that is known is told again")
+            if context.cache[request_id]["asked"].get("fail"):
+                del context.cache[request_id]
+                raise ValueError("no")
+        if any(context.get_request_header(i, "describe") for i in range(len(data))):
+            context.cache.clear()
+            context.stopping_criteria = None
+            return [{"seen": self.seen}]
+        self.seen.append(len(data))
+        entries = [context.cache[one] for one in context.request_ids.values()]
+        for place, entry in enumerate(entries):
+            entry["made"] += 1
+            context.set_response_header(place, "X-Count", str(entry["asked"]["count"]))
+        sent = [entry["asked"].get("send", "") for entry in entries]
+        if any(sent):
+            send_intermediate_predict_response(sent, context.request_ids, "", 200, context)
+        context.stopping_criteria = [self.criterion(one) for one in context.request_ids.values()]
+        if any(entry["asked"].get("wrong") for entry in entries):
+            context.stopping_criteria = [None]
+        return [f"{entry['asked']['name']}{entry['made']} " for entry in entries]
+
+    def criterion(self, request_id):
+        def ends(result):
+            entry = self.context.cache[request_id]
+            entry["left"] -= 1
+            if entry["left"] > 0:
+                return False
+            del self.context.cache[request_id]
+            return None if entry["asked"].get("plain") else True
+        return ends
+"""
+CONTINUOUSLY = {"c.yaml": "batchSize: 4\ncontinuousBatching: true\n"}
+
+
+@pytest.fixture
+def continuous(load):
+    return load(CONTINUOUS, files=CONTINUOUSLY, configFile="c.yaml")
+
+
+def asked_as(request_id, body, *properties):
+    message = call(json.dumps(body).encode(), "application/json").args[0]
+    message.properties = (*properties, ("requestId", request_id))
+    return Call("", [message])
+
+
+def counted(name, count, **asked):
+    return asked_as(f"r-{name}", {"name": name, "count": count, **asked})
+
+
+def test_a_continuous_handler_is_called_until_each_request_has_ended(continuous):
+    first, second, third = continuous.predict([counted("a", 3), counted("b", 1), counted("c", 2)])
+    assert [first.data, second.data, third.data] == [b"a1 a2 a3 ", b"b1 ", b"c1 c2 "]
+    assert first.properties == (("X-Count", "3"), ("ts_stream_next", "true"))
+    assert second.properties == (("X-Count", "1"), ("ts_stream_next", "false"))
+    assert isinstance(continuous, AsynchronousModel)
+
+
+def test_a_continuous_request_of_which_the_criterion_says_nothing_is_answered_plainly(continuous):
+    (answer,) = continuous.predict([counted("a", 1, plain=True)])
+    assert (answer.data, answer.properties) == (b"a1 ", (("X-Count", "1"),))
+
+
+def test_a_continuous_handler_may_send_pieces_besides(continuous):
+    (answer,) = continuous.predict([counted("a", 2, send="+ ")])
+    assert answer.data == b"+ a1 + a2 "
+
+
+@pytest.mark.parametrize("fault", ["fail", "wrong"])
+def test_what_a_continuous_handler_raises_fails_those_in_the_step_and_no_others(continuous, fault):
+    (error,) = continuous.predict([counted("a", 2, **{fault: True})])
+    assert (error.status, error.message) == (503, "Prediction failed")
+    (answer,) = continuous.predict([counted("b", 2)])
+    assert answer.data == b"b1 b2 "
+
+
+def test_a_description_is_computed_alone_beside_continuous_requests(continuous):
+    asked = asked_as("d", {"name": "d", "count": 1}, ("describe", "True"))
+    answer, described = continuous.predict([counted("a", 3), asked])
+    assert answer.data == b"a1 a2 a3 "
+    assert json.loads(described.data) == {"seen": [1, 1, 1]}
+
+
+# --- Handlers that are awaited ---
+
+AWAITED = """
+import asyncio
+import threading
+
+from ts.handler_utils.utils import send_intermediate_predict_response
+from ts.service import PredictionException
+from ts.torch_handler.base_handler import BaseHandler
+
+class Awaited(BaseHandler):
+    def initialize(self, context):
+        loop = asyncio.get_event_loop()
+        self.ready = loop.run_until_complete(self.start(loop))
+        self.cancelled = 0
+        self.met = 0
+
+    async def start(self, loop):
+        self.background = loop.create_task(asyncio.Event().wait())
+        return asyncio.Event()
+
+    async def handle(self, data, context):
+        (row,) = data
+        asked = row["body"]
+        context.set_response_header(0, "X-Id", context.get_request_id(0))
+        match asked["do"]:
+            case "meet":
+                self.met += 1
+                if self.met == asked["with"]:
+                    self.ready.set()
+                await self.ready.wait()
+                return [[context.get_request_id(0), context.get_response_headers(0)["X-Id"]]]
+            case "pieces":
+                for number in range(asked["count"]):
+                    await asyncio.sleep(0)
+                    send_intermediate_predict_response([f"{number} "], context.request_ids, "Result", 200, context)
+                if asked.get("fail"):
+                    raise ValueError("half way")
+                return [asked.get("last", "end")]
+            case "thread":
+                def send():
+                    send_intermediate_predict_response(["from a thread "], context.request_ids, "", 200, context)
+                await asyncio.get_running_loop().run_in_executor(None, send)
+                return ["end"]
+            case "error":
+                send_intermediate_predict_response([""], context.request_ids, "said", 429, context)
+                return ["late"]
+            case "hang":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.cancelled += 1
+            case "count":
+                return [self.cancelled]
+            case "many":
+                return [1, 2]
+            case "exception":
+                raise PredictionException("mine", 404)
+            case "give up":
+                raise asyncio.CancelledError
+            case "same loop":
+                return [self.background.get_loop() is asyncio.get_running_loop()]
+        return {"no": "list"}
+"""
+AWAITING = {"c.yaml": "batchSize: 1\nasyncCommunication: true\n"}
+
+
+@pytest.fixture
+def awaited(load):
+    pytest.importorskip("torch")
+    return load(AWAITED, files=AWAITING, configFile="c.yaml")
+
+
+def to_do(do, request_id="r-1", **asked):
+    return asked_as(request_id, {"do": do, **asked})
+
+
+def test_awaited_handlers_are_under_way_together_each_with_a_context_of_its_own(awaited):
+    answers = awaited.predict([to_do("meet", name, **{"with": 3}) for name in "abc"])
+    assert [json.loads(answer.data) for answer in answers] == [[name, name] for name in "abc"]
+    assert isinstance(awaited, AsynchronousModel)
+
+
+def test_an_awaited_handler_uses_the_loop_that_it_was_initialised_with(awaited):
+    (answer,) = awaited.predict([to_do("same loop")])
+    assert answer.data == b"true"
+
+
+@pytest.mark.parametrize(
+    ("do", "asked", "data"),
+    [
+        ("pieces", {"count": 3}, b"0 1 2 end"),
+        ("pieces", {"count": 2, "last": ""}, b"0 1 "),
+        ("pieces", {"count": 0, "last": "whole"}, b"whole"),
+        ("thread", {}, b"from a thread end"),
+    ],
+)
+def test_what_an_awaited_handler_sends_and_returns(awaited, do, asked, data):
+    (answer,) = awaited.predict([to_do(do, **asked)])
+    assert answer.data == data
+    assert dict(answer.properties).get("ts_stream_next") == (None if data == b"whole" else "true")
+
+
+@pytest.mark.parametrize(
+    ("do", "asked", "status", "words"),
+    [
+        ("pieces", {"count": 1, "fail": True}, 503, "Prediction failed"),
+        ("pieces", {"count": 0, "fail": True}, 503, "Prediction failed"),
+        ("error", {}, 429, "said"),
+        ("many", {}, 503, "number of batch response mismatched"),
+        ("exception", {}, 404, "mine"),
+        ("give up", {}, 503, "Prediction failed"),
+        ("unknown", {}, 503, "Invalid model predict output"),
+    ],
+)
+def test_how_awaited_handlers_fail(awaited, do, asked, status, words):
+    error, other = awaited.predict([to_do(do, **asked), to_do("count")])
+    assert (error.status, error.message) == (status, words)
+    assert other.data == b"0"
+
+
+def test_an_awaited_handler_is_cancelled_when_nobody_waits(awaited):
+    async def leave():
+        task = asyncio.ensure_future(awaited.answer(to_do("hang")))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        pieces = await awaited.answer(to_do("pieces", count=1000))
+        await anext(pieces)
+        await pieces.aclose()
+        return task.cancelled()
+
+    assert asyncio.run_coroutine_threadsafe(leave(), awaited.loop).result(20)
+    (answer,) = awaited.predict([to_do("count")])
+    assert answer.data == b"1"
+
+
+def test_a_function_may_be_awaited(load):
+    code = "async def handle(data, context):\n    return [row['body'].decode() * 2 for row in data]\n"
+    (answer,) = load(code, files=AWAITING, configFile="c.yaml").predict([call(b"ab")])
+    assert answer.data == b"abab"
+
+
+def test_a_handler_that_cannot_be_awaited_fails_as_in_torchserve(load):
+    code = "def handle(data, context):\n    return data and ['x']\n"
+    (error,) = load(code, files=AWAITING, configFile="c.yaml").predict([call(b"ab")])
+    assert (error.status, error.message) == (503, "Prediction failed")
+    assert "await" in error.detail
+
+
+def test_an_awaited_handler_whose_initialisation_fails_is_told(load):
+    code = "class H:\n    def initialize(self, context): raise ValueError('no')\n    async def handle(self, data, context): ...\n"
+    with pytest.raises(InvalidModelError, match="ValueError: no"):
+        load(code, files=AWAITING, configFile="c.yaml")

@@ -160,7 +160,7 @@ def test_versions_of_a_name_are_one_document_with_the_default_one(tmp_path):
 
 def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     archives = {
-        "batching.mar": mar("batching", config="batchSize: 1\ncontinuousBatching: true\n"),
+        "parallel.mar": mar("parallel", config="batchSize: 1\nparallelLevel: 2\n"),
         "restless.mar": mar("restless", config="sequenceBatching: true\n"),
         "cpp.mar": mar("cpp", runtime="LSP"),
         "garbage.mar": b"garbage",
@@ -178,8 +178,8 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     store = installation.store
     told = lines_of(migration, "!")
     expected = [
-        (store / "batching.mar/model-config.yaml:2: continuousBatching", "this version does not call handlers in that way"),
-        (store / "batching.mar", "continuousBatching"),
+        (store / "parallel.mar/model-config.yaml:2: parallelLevel", "this version runs a model in one process"),
+        (store / "parallel.mar", "parallelLevel"),
         (store / "restless.mar/model-config.yaml:1: sequenceBatching", "sequenceMaxIdleMSec: sequenceBatching needs"),
         (store / "restless.mar", "sequenceMaxIdleMSec"),
         (store / "cpp.mar", "handlers in C++ are not supported"),

@@ -206,7 +206,7 @@ def test_what_is_wrong_in_a_configuration_is_logged_and_ignored(tmp_path, caplog
 
 @pytest.mark.parametrize(
     "config",
-    ["continuousBatching: true", "asyncCommunication: true", "parallelType: pp", "parallelLevel: 2"],
+    ["parallelType: pp", "parallelLevel: 2"],
 )
 def test_what_is_not_supported_is_refused(tmp_path, config):
     with pytest.raises(InvalidModelError, match=r"model-config\.yaml: .*this version"):
@@ -236,6 +236,40 @@ def test_what_a_configuration_says_of_sequences(tmp_path):
     config = recognise(write(tmp_path, TORCHSERVE, config=text)).config
     assert (config.has_sequences, config.sequence_idle_s, config.sequence_timeout_s) == (True, 1.5, 60.0)
     assert (config.max_sequences, config.sequence_queue_size) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        (
+            "continuousBatching: true\nasyncCommunication: true",
+            {},
+            "continuousBatching and asyncCommunication: a handler is called in one",
+        ),
+        ("continuousBatching: true", {"service_envelope": "json"}, "continuousBatching: not with service_envelope 'json'"),
+        ("asyncCommunication: true", {"service_envelope": "body"}, "asyncCommunication: not with service_envelope 'body'"),
+    ],
+)
+def test_ways_to_call_a_handler_that_do_not_go_together(tmp_path, config, options, words):
+    with pytest.raises(InvalidModelError, match=words):
+        recognise(write(tmp_path, TORCHSERVE, config=config), options)
+
+
+@pytest.mark.parametrize(
+    ("config", "together"),
+    [
+        ("batchSize: 8", 1),
+        ("continuousBatching: true", 8),
+        ("continuousBatching: false", 1),
+        ("asyncCommunication: true", 64),
+        ("asyncCommunication: 1", 1),
+    ],
+)
+def test_how_many_requests_a_worker_computes_side_by_side(tmp_path, config, together):
+    found = recognise(write(tmp_path, TORCHSERVE, config=config))
+    assert found.concurrency(8) == together
+    assert found.is_asynchronous == (together > 1)
+    assert found.concurrency(100) in (1, 100)
 
 
 def test_a_missing_configuration_is_logged_and_none(tmp_path, caplog):

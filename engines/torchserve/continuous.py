@@ -1,0 +1,85 @@
+"""Handlers for continuous batching: called again and again, until they say of a request that it has ended.
+
+A handler gets the rows of all requests that have not ended. Of those that it knows already it gets the id and the headers, but an
+empty row. It says of each by `context.stopping_criteria` whether its result is the last (TorchServe reference §2.4). Only
+imported in a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from flowyard.engines.background import Background
+from flowyard.engines.base import Call, ModelSource, Outcome
+from flowyard.engines.torchserve import handler
+from flowyard.engines.torchserve.handler import DESCRIBE, HandlerCall, HandlerModel, message_of
+from flowyard.engines.torchserve.requests import request_of, row_of
+from flowyard.engines.torchserve.rolling import Member, RollingBatch
+from flowyard.engines.torchserve.side_by_side import Receiver, SideBySideModel
+from flowyard.engines.torchserve.streams import NEXT
+from flowyard.schemas.devices import Device
+from flowyard.schemas.errors import HandlerError
+from flowyard.schemas.values import Value
+
+
+def load(source: ModelSource, device: Device) -> HandlerModel:
+    """Loads a handler, as `handler.load` does."""
+    return handler.load(source, device, ContinuousModel)
+
+
+class ContinuousModel(SideBySideModel):
+    """A handler that is called again and again with all requests that have not ended."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes an entry point, as its base does; the context says how many requests it is called with at most."""
+        super().__init__(*args, background=Background(), **kwargs)
+        self._batch = RollingBatch(self.loop, self.context.system_properties["batch_size"], self._step)
+
+    async def answer(self, call: Call) -> Outcome | AsyncGenerator[Value]:
+        """Has a request join the others; one for a description is computed alone."""
+        message = message_of(call)
+        return await self._batch.answer(message, is_alone=message.get(DESCRIBE) == "True")
+
+    def unload(self) -> None:
+        """Ends the threads."""
+        self._batch.close()
+        super().unload()
+
+    def _step(self, members: Sequence[Member]) -> None:
+        requests = [request_of(member.message, is_known=member.steps > 0) for member in members]
+        rows = [{} if member.steps else row_of(member.message, decode=self.decode) for member in members]
+        answers = [member.answer for member in members]
+        processors = [processor for _, processor in requests]
+        step = Step(self, self._entries[""], rows, requests, Receiver(answers, processors))
+        results = step.compute()
+        for answer, result, goes_on in zip(answers, results, step.go_on, strict=True):
+            if goes_on and not isinstance(result, HandlerError):
+                answer.add(result)
+            else:
+                answer.end(result)
+
+
+class Step(HandlerCall):
+    """One call of such a handler.
+
+    Attributes:
+        go_on: Whether each request is to be in the next one, too.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        """Takes requests, as its base does."""
+        super().__init__(*args)
+        self.go_on = [False] * len(self.processors)
+
+    def mark(self, results: Sequence[Any]) -> None:
+        """Asks the handler's criteria which requests have ended; without an opinion one has, unless it has just sent pieces."""
+        criteria = self.context.stopping_criteria
+        for place, (processor, result) in enumerate(zip(self.processors, results, strict=True)):
+            if criteria:
+                has_ended = criteria[place](result)
+                if has_ended is not None:
+                    processor.add_response_property(NEXT, "false" if has_ended else "true")
+            elif processor.get_response_header(NEXT) == "true":
+                processor.add_response_property(NEXT, "false")
+        self.go_on = [processor.get_response_header(NEXT) == "true" for processor in self.processors]
