@@ -187,6 +187,7 @@ def _prediction(operation: str, *, versioned: bool) -> JSON:
     failures = {
         "400": "The input does not fit, or the request cannot be read.",
         "404": "No such model or workflow.",
+        "406": "The result cannot be told in a type that Accept allows.",
         "413": "The body is too large.",
         "424": "A handler or function of the workflow raised.",
         "500": "A defect of the server.",

@@ -41,6 +41,26 @@ def test_every_path_of_the_api_is_in_the_document(http):
     assert all(operation["responses"] for operation in operations)
 
 
+#: What may become of a prediction, whoever is asked for it.
+FATES = {"400", "404", "406", "413", "424", "500", "503", "504", "507"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/predictions/{name}",
+        "/predictions/{name}/{version}",
+        "/models/{name}/invoke",
+        "/invocations",
+        "/v1/chat/completions",
+        "/v2/models/{name}/infer",
+        "/v2/models/{name}/versions/{version}/infer",
+    ],
+)
+def test_the_document_says_what_may_become_of_a_prediction(http, path):
+    assert set(http.get("/schema").json()["paths"][path]["post"]["responses"]) >= FATES
+
+
 def test_the_document_says_who_is_refused(http):
     document = http.get("/schema").json()
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

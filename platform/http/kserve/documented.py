@@ -13,6 +13,7 @@ _SHAPE: JSON = {"type": "array", "items": {"type": "integer", "minimum": 0}, "ma
 _FAILURES = {
     "400": "The request or one of its tensors cannot be read, does not fit the model, or a handler refused it.",
     "404": "No such model.",
+    "406": "The result cannot be told as tensors.",
     "413": "The body is too large.",
     "424": "Code of the model raised.",
     "500": "A defect of the server, or of the model's handler.",
