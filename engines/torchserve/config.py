@@ -52,10 +52,8 @@ _TORCHRUN = ("pp", "tp", "pptp")
 KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
 #: Those of them that are understood and do nothing.
 WITHOUT_EFFECT = {
-    "clientTimeoutInMills": "a request is given up when the client says so, or its model takes too long",
     "maxRetryTimeoutInSec": "a worker that is lost is started again, however often",
     "torchrun": "a model runs in one process",
-    "useJobTicket": "requests wait for a worker that is free",
     "useVenv": "requirements are installed for the workers of their archive alone anyway",
 }
 
