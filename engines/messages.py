@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import TypeAlias
 
-from flowyard.engines.base import Stream
+from flowyard.engines.base import Call, Outcome, Stream
+from flowyard.schemas.errors import FlowyardError
 from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.values import Value
+
+#: Computes one call, beside others: its answer, or the pieces of it.
+Answering: TypeAlias = Callable[[Call], Awaitable[Outcome | AsyncGenerator[Value]]]
 
 
 class MessageStream(Stream):
@@ -29,3 +35,18 @@ async def collected(pieces: AsyncGenerator[Value]) -> Message:
     async with contextlib.aclosing(pieces):
         head = await anext(pieces)
         return joined(head, [piece async for piece in pieces])
+
+
+async def whole_answers(answering: Answering, batch: Sequence[Call]) -> list[Outcome]:
+    """Answers calls at the same time, each as a whole, also where it comes in pieces."""
+
+    async def whole(call: Call) -> Outcome:
+        answer = await answering(call)
+        if not isinstance(answer, AsyncGenerator):
+            return answer
+        try:
+            return await collected(answer)
+        except FlowyardError as error:
+            return error
+
+    return await asyncio.gather(*map(whole, batch))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from flowyard.engines.djl.folder import HANDLER, SKLEARN, SKLEARN_SUFFIXES
 from flowyard.engines.djl.messages import answer_of, answers_of_batch, batch_of, input_of, is_whole
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.imports import load_module, while_loading
-from flowyard.engines.messages import collected
+from flowyard.engines.messages import whole_answers
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import EngineOutOfMemoryError, FlowyardError, InvalidInputError, InvalidModelError, OutOfMemoryError
 from flowyard.schemas.messages import Message
@@ -185,19 +184,7 @@ class AsyncHandlerModel(HandlerModel):
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Awaits the handlers of all calls at the same time, and what they yield."""
-        return self._background.run(self._answers(batch))
-
-    async def _answers(self, batch: Sequence[Call]) -> list[Outcome]:
-        return await asyncio.gather(*map(self._whole_answer, batch))
-
-    async def _whole_answer(self, call: Call) -> Outcome:
-        answer = await self.answer(call)
-        if not isinstance(answer, AsyncGenerator):
-            return answer
-        try:
-            return await collected(answer)
-        except FlowyardError as error:
-            return error
+        return self._background.run(whole_answers(self.answer, batch))
 
     def unload(self) -> None:
         """Ends the event loop."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from flowyard.engines.background import Background
 from flowyard.engines.base import Call, Outcome
-from flowyard.engines.messages import collected
+from flowyard.engines.messages import whole_answers
 from flowyard.engines.torchserve.answers import PendingAnswer
 from flowyard.engines.torchserve.handler import HandlerModel
 from flowyard.engines.torchserve.requests import body_of, failure, headers_of, status_of
 from flowyard.engines.torchserve.streams import NEXT
-from flowyard.schemas.errors import FlowyardError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Value
 from ts.context import RequestProcessor
@@ -39,19 +37,7 @@ class SideBySideModel(HandlerModel, abc.ABC):
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes all calls at the same time; their pieces are collected."""
-        return self._background.run(self._answers(batch))
-
-    async def _answers(self, batch: Sequence[Call]) -> list[Outcome]:
-        return await asyncio.gather(*map(self._whole_answer, batch))
-
-    async def _whole_answer(self, call: Call) -> Outcome:
-        answer = await self.answer(call)
-        if not isinstance(answer, AsyncGenerator):
-            return answer
-        try:
-            return await collected(answer)
-        except FlowyardError as error:
-            return error
+        return self._background.run(whole_answers(self.answer, batch))
 
     def unload(self) -> None:
         """Ends the event loop."""
