@@ -52,7 +52,7 @@ _TORCHRUN = ("pp", "tp", "pptp")
 KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
 #: Those of them that are understood and do nothing.
 WITHOUT_EFFECT = {
-    "maxRetryTimeoutInSec": "a worker that is lost is started again, however often",
+    "maxRetryTimeoutInSec": "a worker that is lost is started again, however often; only /ping minds it",
     "torchrun": "a model runs in one process",
     "useVenv": "requirements are installed for the workers of their archive alone anyway",
 }

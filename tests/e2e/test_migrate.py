@@ -100,6 +100,7 @@ def test_an_installation_of_torchserve_answers_as_before(torchserve, tmp_path):
         f"- {torchserve}/config.properties:7: vmargs: no effect: there is no Java",
         f"- {torchserve}/config.properties:8: load_models: no effect: {snapshot}:10: model_snapshot counts",
         f"= {snapshot}:5: job_queue_size -> setting job_queue_size",
+        f"= {torchserve}/model-store/loud.mar/model-config.yaml:6: useJobTicket -> the archive, where it is read as before",
     ):
         assert line in done.stdout.splitlines()
     with served(out, tmp_path) as (url, dialect, native):
