@@ -1,65 +1,37 @@
 """One run of a workflow, alive: carries out what the run core decides, on the pools of a deployment.
 
-`Execution` runs any plan. `SingleCall` runs the plan that every single model has, `out: [model, in]`, where there is nothing to
-decide: it answers the same at less cost. `execute` chooses.
+`Execution` runs any plan. Where there is nothing to decide, as in the plan that every single model has, `out: [model, in]`, the
+runs of `calls.py` answer the same at less cost. `execute` chooses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
+from flowyard.platform.calls import Asked, FusedCall, OnAnswer, Running, SingleCall
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
-from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import REFUSED, Outcome, Several
 from flowyard.platform.workers.tasks import OnChunk, Task
 from flowyard.schemas.errors import AnsweredError, FlowyardError, HandlerError, InternalError, NodeError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
-from flowyard.workflows.execution import named
 from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import Answer, AnswerError, CancelCall, Instruction, StartCall, StepTime, WakeAt
 from flowyard.workflows.run import Run
-
-OnAnswer = Callable[[Outcome], None]
 
 #: Workflows that may call each other, one inside the other; a circle of them would have no end.
 MAX_DEPTH = 16
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a run is to know of its request.
-
-    Attributes:
-        payload: The body.
-        headers: Request headers, names in lower case.
-        query: Query parameters.
-        request_id: For logs and handlers.
-        deadline: When the answer must be there, monotonic seconds, `None` without a limit.
-        priority: 0 to 9, lower is served first.
-        depth: How many workflows have called each other to get here.
-        alone: Whether the call of a single model shares its batch with no other.
-    """
-
-    payload: Payload
-    headers: dict[str, str]
-    query: Mapping[str, str]
-    request_id: str
-    deadline: float | None
-    priority: int
-    depth: int = 0
-    alone: bool = False
-
-
 def execute(
     deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer, on_chunk: OnChunk | None = None
-) -> Execution | SingleCall:
+) -> Running:
     """Prepares a run.
 
     Args:
@@ -74,68 +46,11 @@ def execute(
     """
     if deployment.single is not None:
         return SingleCall(deployment, deployment.single, asked, on_answer, on_chunk)
-    return Execution(deployment, asked, lookup, on_answer, on_chunk)
-
-
-class SingleCall:
-    """Calls the one model of a plan with the request's body."""
-
-    __slots__ = ("_asked", "_deployment", "_ended", "_job", "_on_answer", "_on_chunk", "_pool", "_started", "queued_s")
-
-    def __init__(
-        self, deployment: Deployment, pool: ModelPool, asked: Asked, on_answer: OnAnswer, on_chunk: OnChunk | None
-    ) -> None:
-        self._deployment = deployment
-        self._pool = pool
-        self._asked = asked
-        self._on_answer = on_answer
-        self._on_chunk = on_chunk
-        self._job: Job | None = None
-        self._started = 0.0
-        self._ended: float | None = None
-        #: How long the call waited for a worker, once it has been answered.
-        self.queued_s = 0.0
-
-    def start(self) -> None:
-        """Queues the call."""
-        asked = self._asked
-        self._started = time.monotonic()
-        deadline = asked.deadline
-        timeout_s = self._deployment.plan.timeout_s
-        if timeout_s is not None:
-            deadline = min(self._started + timeout_s, deadline or math.inf)
-        task = Task(
-            (asked.payload,),
-            self._done,
-            request_id=asked.request_id,
-            headers=asked.headers,
-            deadline=deadline,
-            priority=asked.priority,
-            on_chunk=self._on_chunk,
-        )
-        task.alone = asked.alone
-        self._job = self._pool.submit(task)
-
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more: takes the call back."""
-        if self._job is not None:
-            self._pool.cancel(self._job)
-
-    @property
-    def timeline(self) -> tuple[StepTime, ...]:
-        """When the call began and ended."""
-        state = "running" if self._ended is None else "done"
-        return (StepTime(self._deployment.plan.steps[0].name, self._started, self._ended, state),)
-
-    def _done(self, outcome: Outcome) -> None:
-        self._ended = time.monotonic()
-        if self._job is not None and self._job.dispatched:
-            self.queued_s = self._job.dispatched - self._job.submitted
-        self._job = None
-        # Clients of DJL know the texts of models of its kind, without a node's name before them.
-        if isinstance(outcome, FlowyardError) and self._pool.spec.handlers != "djl":
-            outcome = named(outcome, self._deployment.plan.steps[0].name)
-        self._on_answer(outcome)
+    fused = None if deployment.fusing is None else deployment.fusing.current()
+    if fused is not None and deployment.fuses_all:
+        otherwise = functools.partial(Execution, deployment, asked, lookup, on_answer, on_chunk)
+        return FusedCall(deployment, fused, asked, on_answer, on_chunk, otherwise)
+    return Execution(deployment, asked, lookup, on_answer, on_chunk, fused)
 
 
 class Execution:
@@ -147,6 +62,7 @@ class Execution:
         lookup: Finds registered models, for nodes that call one.
         on_answer: Gets the one answer, possibly before `start` returns.
         on_chunk: Gets its pieces, where it comes in pieces.
+        fused: Steps that are computed in one call, `None` for none.
     """
 
     __slots__ = (
@@ -166,12 +82,18 @@ class Execution:
     )
 
     def __init__(
-        self, deployment: Deployment, asked: Asked, lookup: Lookup, on_answer: OnAnswer, on_chunk: OnChunk | None
+        self,
+        deployment: Deployment,
+        asked: Asked,
+        lookup: Lookup,
+        on_answer: OnAnswer,
+        on_chunk: OnChunk | None,
+        fused: Fused | None = None,
     ) -> None:
         self._deployment = deployment
         self._asked = asked
         plan, caches = deployment.plan, deployment.caches or None
-        self._fused = self._fused_steps()
+        self._fused = fused
         self._run = Run(plan, asked.payload, asked.headers, asked.query, asked.deadline, caches, self._fused)
         self._lookup = lookup
         self._on_answer = on_answer
@@ -183,10 +105,6 @@ class Execution:
         self._todo: list[Instruction] = []
         self._acting = False
         self._over = True
-
-    def _fused_steps(self) -> Fused | None:
-        fusing = self._deployment.fusing
-        return None if fusing is None else fusing.current()
 
     def start(self) -> None:
         """Starts the run."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from flowyard.platform.execution import Asked, execute
+from flowyard.platform.calls import Asked
+from flowyard.platform.execution import execute
 from flowyard.platform.registry.deployment import Deployment, Lookup
 from flowyard.platform.registry.endpoints import Entry, ShadowCounts
 from flowyard.platform.workers.jobs import MAX_PRIORITY

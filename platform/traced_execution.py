@@ -6,19 +6,21 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from flowyard.platform.execution import Asked, Execution, OnAnswer
+from flowyard.platform.calls import Asked, OnAnswer
+from flowyard.platform.execution import Execution
 from flowyard.platform.registry.deployment import Deployment, Lookup
 from flowyard.platform.telemetry.traces import MAX_CALLS, CallTrace, NodeTrace, Trace
 from flowyard.platform.workers.jobs import Job
 from flowyard.platform.workers.notes import CallNote
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.tasks import OnChunk, Task
-from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import StartCall, StepTime
 
 
 class TracedExecution(Execution):
     """Runs a workflow once, as `Execution` does, for a request that asks for its timeline.
+
+    None of its nodes are fused: each has a line of its own there.
 
     Args:
         deployment: What runs.
@@ -39,10 +41,6 @@ class TracedExecution(Execution):
         self._body_at = time.monotonic()
         #: By node: its calls with the number of the attempt.
         self._calls: defaultdict[str, list[tuple[CallNote, int]]] = defaultdict(list)
-
-    def _fused_steps(self) -> Fused | None:
-        """Nothing: each node is called by itself, for its own line in the trace."""
-        return None
 
     def trace(self, status: int) -> Trace:
         """What the run has done.

@@ -19,7 +19,7 @@ from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError
 from flowyard.schemas.tensors import Signature
 from flowyard.workflows.cache import make_caches
-from flowyard.workflows.fusing import fuse, is_plain_call
+from flowyard.workflows.fusing import Fused, fuse, is_plain_call
 from flowyard.workflows.plan import FROM_REQUEST, Plan, Step
 from flowyard.workflows.signatures import check_signatures, signature_of
 
@@ -38,6 +38,7 @@ class Deployment:
         pools: By local model name; the functions' under `FUNCTIONS`.
         caches: Results that nodes keep, by step.
         fusing: Its fused nodes, if it has some.
+        fuses_all: Whether these take the request's body, give the answer, and there is nothing else to do.
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
@@ -68,6 +69,7 @@ class Deployment:
             specs = {**specs, host: msgspec.structs.replace(specs[host], fusion=fusion_of(plan, fused, specs))}
         self.pools = {key: ModelPool(spec, version, watchers) for key, spec in specs.items()}
         self.fusing = None if fused is None else Fusing(plan, fused, self.pools[host], self.pools)
+        self.fuses_all = fused is not None and _is_all(fused, plan)
         self.caches = make_caches(plan)
         self.streaming_step = plan.steps[plan.out].name if is_plain_call(plan.steps[plan.out]) else ""
         may_stream = self.streaming_step or (fused is not None and fused.steps[-1] == plan.out)
@@ -212,9 +214,16 @@ def _nothing() -> None:
 
 
 def _answers_whole(step: Step, specs: Mapping[str, PoolSpec]) -> bool:
-    """Whether a node's result never comes in pieces: that of a model of tensors."""
+    """Whether a node's result never comes in pieces: that of a model of tensors, or of a function of our own."""
     callee = step.callees[0] if step.callees else None
-    return callee is not None and callee.kind == "model" and callee.name in specs and specs[callee.name].answers_whole
+    if callee is None or callee.kind == "builtin":
+        return callee is not None
+    return callee.kind == "model" and callee.name in specs and specs[callee.name].answers_whole
+
+
+def _is_all(fused: Fused, plan: Plan) -> bool:
+    """Whether a run has nothing to do but the one call of its fused nodes."""
+    return fused.operands == ((FROM_REQUEST, 0, None),) and tuple(fused.steps[place] for place in fused.given) == (plan.out,)
 
 
 def is_single_call(plan: Plan) -> bool:

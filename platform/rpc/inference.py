@@ -13,7 +13,7 @@ from flowyard.platform.http.native.streaming import Stream
 from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.http.torchserve.errors import WorkflowNotFoundError
-from flowyard.platform.http.torchserve.inference import NO_NAME, Prediction, Running, told
+from flowyard.platform.http.torchserve.inference import NO_NAME, AnyRun, Prediction, told
 from flowyard.platform.http.torchserve.inputs import Input
 from flowyard.platform.http.torchserve.outcomes import open_stream
 from flowyard.platform.http.torchserve.requests import Received
@@ -208,7 +208,7 @@ def _source(request: Message, headers: Mapping[str, str], said: frozenset[str] =
     return Source(name=request.model_name, version=request.model_version, inputs=inputs, headers=headers)
 
 
-async def _until_done(first: asyncio.Future[Outcome | Stream], run: Running) -> Outcome | Stream:
+async def _until_done(first: asyncio.Future[Outcome | Stream], run: AnyRun) -> Outcome | Stream:
     """Waits for an outcome; a call that is cancelled takes its run back."""
     try:
         return await first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from support.archives import linear_onnx
 
-from flowyard.platform.execution import Asked, execute
+from flowyard.platform.calls import Asked, FusedCall
+from flowyard.platform.execution import execute
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
 from flowyard.platform.registry.fusing import LIMIT_BYTES, may_be_fused
 from flowyard.platform.registry.planner import Planner
@@ -30,6 +32,7 @@ from flowyard.workflows.check import compile_workflow
 
 STEPS = """
 import os
+import time
 
 import numpy
 
@@ -39,6 +42,9 @@ def row(value):
     if value == "die":
         os._exit(1)
     return [[float(value), 1.0]]
+
+def stay(value):
+    time.sleep(value)
 
 def wide(value):
     return numpy.full((20_000, 2), value, numpy.float32)
@@ -223,6 +229,56 @@ def test_a_worker_that_starts_later_loads_what_it_needs(tmp_path):
             _, outcome = await ask(deployment, 1)
             assert isinstance(outcome, Payload)
             assert batches(deployment)["a"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_a_worker_cannot_compute_in_one_call_is_called_one_by_one(tmp_path):
+    async def scenario():
+        async with deployed(tmp_path) as deployment:
+            await fuse(deployment)
+            (tmp_path / "b.onnx").write_bytes(b"no model")
+            (worker,) = deployment.pools[FUNCTIONS].workers()
+            os.kill(worker.pid, signal.SIGKILL)
+            quick(deployment)
+            run, outcome = await ask(deployment, 2)
+            assert outcome.value().tolist() == [[4.0, 6.5]]
+            assert isinstance(run, FusedCall)
+            assert {time.name for time in run.timeline if time.ended} == {"x", "a", "b", "out"}
+            assert batches(deployment)["b"] == 1
+            assert deployment._runs == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_run_of_one_call_ends_in_time_and_can_be_taken_back(tmp_path):
+    nodes = NODES.replace("row", "stay")
+
+    async def scenario():
+        async with deployed(tmp_path, nodes, HEAD.replace("row: steps:row", "stay: steps:stay")) as deployment:
+            await fuse(deployment)
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            asked = Asked(Payload.of(30), {}, {}, "r", time.monotonic() + 0.2, 3)
+            run = execute(deployment, asked, None, answer.set_result)
+            run.start()
+            assert [entry.state for entry in run.timeline] == ["running"] * 4
+            assert str(await answer) == "the request was not done in time"
+            other = execute(deployment, asked, None, lambda _: pytest.fail("nobody waits for it"))
+            other.start()
+            assert deployment._runs == 1
+            other.cancel()
+            assert deployment._runs == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_an_ensemble_gives_comes_whole(tmp_path):
+    async def scenario():
+        async with deployed(tmp_path) as deployment:
+            assert deployment.answers_whole
+            assert deployment.fuses_all
+        async with deployed(tmp_path, "  x: [row, in]\n  out: [pieces, x]\n") as deployment:
+            assert not deployment.answers_whole
 
     asyncio.run(scenario())
 

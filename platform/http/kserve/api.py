@@ -11,7 +11,8 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 
-from flowyard.platform.execution import Asked, execute
+from flowyard.platform.calls import Asked
+from flowyard.platform.execution import execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, read_body
 from flowyard.platform.http.kserve.bodies import HEADER_LENGTH, outputs_of, read_request, write_answer
 from flowyard.platform.http.kserve.tensors import Tensor, told, write_json

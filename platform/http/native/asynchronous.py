@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from flowyard.platform.execution import Execution, SingleCall
+from flowyard.platform.calls import Running
 from flowyard.platform.http.native.errors import to_json
 from flowyard.platform.http.native.messages import Answer, Headers
 from flowyard.platform.http.native.streaming import Reply, Stream, open_stream
@@ -98,7 +98,7 @@ class Later:
         self._results.open(token)
         return token
 
-    def follow(self, token: str, execution: Execution | SingleCall, reply: Reply, accept: str, tell: Tell) -> Answer:
+    def follow(self, token: str, execution: Running, reply: Reply, accept: str, tell: Tell) -> Answer:
         """Keeps what comes of a run.
 
         Args:
@@ -144,7 +144,7 @@ class Later:
         what = "cancelled" if self._forget(token) else "forgotten"
         return 200, b"application/json", to_json({"status": f"Asynchronous request {token} {what}"}), []
 
-    async def _collect(self, token: str, execution: Execution | SingleCall, reply: Reply, accept: str, tell: Tell) -> None:
+    async def _collect(self, token: str, execution: Running, reply: Reply, accept: str, tell: Tell) -> None:
         try:
             result = await reply.first
             if isinstance(result, Stream):

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import structlog
 
 from flowyard.platform.access.keyring import Keyring
+from flowyard.platform.calls import Asked, Running
 from flowyard.platform.error_rates import ErrorRates
-from flowyard.platform.execution import Asked, Execution, SingleCall, execute
+from flowyard.platform.execution import execute
 from flowyard.platform.http.access import Access
 from flowyard.platform.http.bodies import payload_of
 from flowyard.platform.http.direct import Answered, Headers
@@ -132,7 +133,7 @@ class DirectPrediction:
         self._request_id = request_id
         self._exchange = Exchange()
         self._exchange.routed(deployment)
-        self._execution: Execution | SingleCall | None = None
+        self._execution: Running | None = None
         self._answered: Answered | None = None
         self._over = False
 

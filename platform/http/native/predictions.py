@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from flowyard.platform.execution import Asked, Execution, SingleCall, execute
+from flowyard.platform.calls import Asked, Running
+from flowyard.platform.execution import execute
 from flowyard.platform.http.bodies import ClientGoneError, Receive, payload_of, read_body
 from flowyard.platform.http.native.asynchronous import Later, wish_of
 from flowyard.platform.http.native.errors import DEFAULT_CODES, NO_METHOD, StatusCodes, error_body, to_json
@@ -174,7 +175,7 @@ class Predictions:
     async def _wait(
         self,
         exchange: Exchange,
-        execution: Execution | SingleCall,
+        execution: Running,
         reply: Reply,
         receive: Receive,
         send: Send,
@@ -196,13 +197,13 @@ class Predictions:
             self.traces.keep(trace_id, encode_trace(execution.trace(200)))
         return None
 
-    def _tell(self, execution: Execution | SingleCall, headers: dict[str, str], outcome: Outcome) -> Answer:
+    def _tell(self, execution: Running, headers: dict[str, str], outcome: Outcome) -> Answer:
         """Tells the outcome of a run."""
         answer = answer_of(outcome, headers, server_timing(execution), self._codes)
         return with_trace(answer, execution, self.traces) if isinstance(execution, TracedExecution) else answer
 
     async def _send_stream(
-        self, stream: Stream, execution: Execution | SingleCall, receive: Receive, sending: Coroutine[Any, Any, None]
+        self, stream: Stream, execution: Running, receive: Receive, sending: Coroutine[Any, Any, None]
     ) -> None:
         """Sends a stream while its client is there; the run is taken back when it leaves."""
         listening = asyncio.ensure_future(listen_for_end(stream.gone, execution, receive))
@@ -383,7 +384,7 @@ def response_headers(answer: Answer, request_id: str) -> Headers:
     return headers
 
 
-def server_timing(execution: Execution | SingleCall) -> Headers:
+def server_timing(execution: Running) -> Headers:
     """The `Server-Timing` header: milliseconds per node that was called, the first ones of a large workflow."""
     entries = [
         f"{_token(entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"

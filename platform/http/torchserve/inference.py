@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from flowyard.platform.execution import Asked, Execution, SingleCall, execute
+from flowyard.platform.calls import Asked, Running
+from flowyard.platform.execution import execute
 from flowyard.platform.http.bodies import Receive
 from flowyard.platform.http.native.predictions import Watch, deadline_of, listen_for_end, priority_of
 from flowyard.platform.http.native.streaming import Reply, Stream
@@ -70,9 +71,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     alone: bool = False
 
 
-Running: TypeAlias = "Execution | SingleCall | NodeCall"
+#: Whatever answers a request.
+AnyRun: TypeAlias = "Running | NodeCall"
 #: Waits for the first outcome of a run, and takes the run back where nobody waits for it any more.
-Wait: TypeAlias = Callable[[asyncio.Future[Outcome | Stream], Running], Awaitable[Outcome | Stream]]
+Wait: TypeAlias = Callable[[asyncio.Future[Outcome | Stream], AnyRun], Awaitable[Outcome | Stream]]
 
 
 class Inference:
@@ -215,12 +217,12 @@ class Inference:
             return None
         return told(asked, result, request)
 
-    def _watched(self, receive: Receive, first: asyncio.Future[Outcome | Stream], run: Running) -> Awaitable[Outcome | Stream]:
+    def _watched(self, receive: Receive, first: asyncio.Future[Outcome | Stream], run: AnyRun) -> Awaitable[Outcome | Stream]:
         return self._watch.wait(first, run, receive)
 
     async def outcome(
         self, asked: Prediction, request: Received, exchange: Exchange, wait: Wait
-    ) -> tuple[Payload | Stream, Running]:
+    ) -> tuple[Payload | Stream, AnyRun]:
         """Runs a prediction.
 
         Args:
@@ -268,7 +270,7 @@ class Inference:
             listening.cancel()
             run.cancel()
 
-    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None) -> Running:
+    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None) -> AnyRun:
         headers = dict(request.headers)
         deadline = asked.deadline if asked.deadline is not None else deadline_of(headers)
         payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
