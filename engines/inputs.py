@@ -21,7 +21,7 @@ from flowyard.schemas.values import Value
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 #: Float dtypes, and the letter `struct` has for them; it refuses a number out of range, as we do.
-_FLOATS: dict[str, tuple[str, np.dtype[Any]]] = {
+FLOATS: dict[str, tuple[str, np.dtype[Any]]] = {
     "float16": ("e", np.dtype("float16")),
     "float32": ("f", np.dtype("float32")),
     "float64": ("d", np.dtype("float64")),
@@ -127,9 +127,9 @@ def floats(value: list[Value], spec: TensorSpec) -> tuple[Array, bool] | None:
         The array, and whether its first dimension was added; `None` for all but lists of numbers that fit a float input.
     """
     shape = spec.shape
-    if shape is None or spec.dtype not in _FLOATS:
+    if shape is None or spec.dtype not in FLOATS:
         return None
-    letter, dtype = _FLOATS[spec.dtype]
+    letter, dtype = FLOATS[spec.dtype]
     sizes: list[int] = []
     level: list[Value] = [value]
     while type(level[0]) is list:
@@ -145,13 +145,18 @@ def floats(value: list[Value], spec: TensorSpec) -> tuple[Array, bool] | None:
         sizes.append(size)
     added = len(sizes) == len(shape) - 1
     full = (1, *sizes) if added else tuple(sizes)
-    if len(full) != len(shape) or any(want >= 0 and want != got for want, got in zip(shape, full, strict=True)):
+    if not fits(full, shape):
         return None
     try:
         packed = struct.pack(f"={len(level)}{letter}", *level)
     except (struct.error, OverflowError):
         return None
     return np.frombuffer(packed, dtype).reshape(full), added
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether an array of that shape may be given where one of the other is wanted, in which negative sizes are open."""
+    return len(shape) == len(wanted) and all(want < 0 or want == got for want, got in zip(wanted, shape, strict=True))
 
 
 def _natural(value: Value, spec: TensorSpec) -> Array:
@@ -197,7 +202,7 @@ def _fit_shape(array: Array, spec: TensorSpec) -> tuple[Array, bool]:
         return array, False
     added = array.ndim == len(spec.shape) - 1
     shape = (1, *array.shape) if added else array.shape
-    if len(shape) != len(spec.shape) or any(want >= 0 and want != got for want, got in zip(spec.shape, shape, strict=True)):
+    if not fits(shape, spec.shape):
         _refuse(spec, _render(array))
     return array.reshape(shape) if added else array, added
 

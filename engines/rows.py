@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from flowyard.engines.base import Call, Outcome
-from flowyard.engines.inputs import Array, Prepared, floats, prepare
+from flowyard.engines.inputs import FLOATS, Array, Prepared, floats, prepare
+from flowyard.engines.json_numbers import JsonNumbers, JsonText
 from flowyard.schemas.errors import FlowyardError, OutOfMemoryError
 from flowyard.schemas.tensors import Signature, TensorSpec
 from flowyard.schemas.values import Value
@@ -76,7 +77,7 @@ class RowBatcher:
                 plain.append(_Job(index, quick))
                 continue
             try:
-                prepared = prepare(call.args, self._inputs)
+                prepared = prepare([arg.value() if type(arg) is JsonText else arg for arg in call.args], self._inputs)
             except Exception as error:  # noqa: BLE001 - whatever one call brings, the others go on
                 outcomes[index] = error if isinstance(error, FlowyardError) else self._failure(error)
             else:
@@ -109,8 +110,8 @@ class RowBatcher:
         if wanted is None or len(args) != 1:
             return None
         value, added = args[0], False
-        if type(value) is list:
-            read = floats(value, wanted.spec)
+        if type(value) is list or type(value) is JsonText:
+            read = wanted.numbers(value)
             if read is None:
                 return None
             value, added = read
@@ -174,12 +175,19 @@ class RowBatcher:
 
 
 class _LoneInput(NamedTuple):
-    """The only input of a model: its dtype, its sizes behind the rows, and the number of its axes."""
+    """The only input of a model: its dtype, its sizes behind the rows, the number of its axes, and what reads JSON for it."""
 
     spec: TensorSpec
     dtype: np.dtype[Any]
     sizes: tuple[int, ...]
     axes: int
+    json: JsonNumbers | None
+
+    def numbers(self, value: list[Value] | JsonText) -> tuple[Array, bool] | None:
+        """The array that nested lists are, or that they will be when somebody has parsed them; `None` for all but numbers."""
+        if not isinstance(value, JsonText):
+            return floats(value, self.spec)
+        return self.json.read(value.text) if self.json is not None else None
 
 
 def _lone_input(inputs: Sequence[TensorSpec] | None) -> _LoneInput | None:
@@ -189,7 +197,8 @@ def _lone_input(inputs: Sequence[TensorSpec] | None) -> _LoneInput | None:
     (spec,) = inputs
     if not spec.shape or spec.dtype in ("", "string") or any(size < 0 for size in spec.shape[1:]):
         return None
-    return _LoneInput(spec, np.dtype(spec.dtype), spec.shape[1:], len(spec.shape))
+    reader = JsonNumbers(spec) if spec.dtype in FLOATS else None
+    return _LoneInput(spec, np.dtype(spec.dtype), spec.shape[1:], len(spec.shape), reader)
 
 
 class _NotRowWiseError(Exception):

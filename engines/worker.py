@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from flowyard.engines import confinement, discovery, printed
 from flowyard.engines.awaited import AwaitedBatches
@@ -29,6 +29,7 @@ from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
 from flowyard.engines.fused import FusedNodes, Several
+from flowyard.engines.json_numbers import JsonText
 from flowyard.engines.memory import WorkerMemory
 from flowyard.engines.outcomes import encoded, outcomes_of
 from flowyard.engines.streams import Pump
@@ -49,9 +50,9 @@ EXIT_BROKEN_FRAME = 4
 _MESSAGE_LIMIT = 4000
 #: What a buffer takes of a frame's head at most: size, arena and offset.
 _HEAD_BYTES_PER_BUFFER = 32
-#: Engines that have copied or used up the arrays of a batch when it is computed. For the others arrays are copied out of shared
-#: memory: user code may keep one.
-_DONE_WITH_ARRAYS = frozenset({"OnnxRuntime", "PyTorch"})
+#: Engines that compute nothing but tensors. They have copied or used up the arrays of a batch when it is computed, and parse JSON
+#: themselves; for the others arrays are copied out of shared memory, as user code may keep one.
+_TENSORS_ONLY = frozenset({"OnnxRuntime", "PyTorch"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _WireOutcome: TypeAlias = frames.WireResult | frames.WireError | frames.WireEnd | frames.WireSeveral | frames.WireRefused
@@ -135,12 +136,14 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     if model is None:
         return EXIT_LOAD_FAILED
     threading.Thread(target=_beat, args=(connection,), name="heartbeat", daemon=True).start()
-    own = discovery.find(load.engine).name not in _DONE_WITH_ARRAYS
-    connection.reuses_memory = not own and not load.handlers and load.fusion is None
+    tensors_only = discovery.find(load.engine).name in _TENSORS_ONLY
+    alone = tensors_only and not load.handlers and load.fusion is None
+    connection.reuses_memory = alone
+    decoding = _Decoding(own=not tensors_only, messages=bool(load.handlers), json_as_text=alone)
     measured = model if isinstance(model, MeasuredModel) else None
     _send_metrics(connection, measured)
     awaited = _awaited(connection, model, memory, measured)
-    while _serve_one(connection, model, memory, awaited, own=own, handlers=bool(load.handlers)):
+    while _serve_one(connection, model, memory, awaited, decoding):
         if awaited is None:
             _send_metrics(connection, measured)
     return EXIT_DONE
@@ -180,9 +183,7 @@ def _serve_one(
     model: LoadedModel,
     memory: WorkerMemory | None,
     awaited: AwaitedBatches | None,
-    *,
-    own: bool,
-    handlers: bool,
+    decoding: _Decoding,
 ) -> bool:
     """Computes one batch, or begins with it; its memory is free again when it is answered. False at the end of the socket."""
     received = connection.receive()
@@ -204,7 +205,7 @@ def _serve_one(
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
-    calls = _calls(message, body, memory, own=own, handlers=handlers)
+    calls = _calls(message, body, memory, decoding)
     if awaited is not None:
         awaited.begin(message, calls)
         return True
@@ -293,34 +294,44 @@ def _load_failure(error: BaseException) -> FlowyardError:
     return OutOfMemoryError(describe(error)) if is_out_of_memory(error) else InternalError(describe(error))
 
 
-def _calls(
-    message: frames.Predict, body: Buffer, memory: WorkerMemory | None, *, own: bool, handlers: bool
-) -> list[Call | FlowyardError]:
+class _Decoding(NamedTuple):
+    """In what form a model takes its arguments.
+
+    Attributes:
+        own: Whether arrays in shared memory get memory of their own.
+        messages: Whether messages are taken as they are.
+        json_as_text: Whether JSON is parsed by the model's engine.
+    """
+
+    own: bool
+    messages: bool
+    json_as_text: bool
+
+
+def _calls(message: frames.Predict, body: Buffer, memory: WorkerMemory | None, decoding: _Decoding) -> list[Call | FlowyardError]:
     reader = frames.BodyReader(body)
     view_of = None if memory is None else memory.view_of
     return [
-        _call(
-            call,
-            [(reader.take(arg.tree, arg.sizes, arg.places, view_of), own and bool(arg.places)) for arg in call.args],
-            handlers=handlers,
-        )
+        _call(call, [(reader.take(arg.tree, arg.sizes, arg.places, view_of), bool(arg.places)) for arg in call.args], decoding)
         for call in message.calls
     ]
 
 
-def _call(call: frames.WireCall, args: Sequence[tuple[Encoded, bool]], *, handlers: bool) -> Call | FlowyardError:
-    """A call as the model takes it; with each argument comes whether it needs memory of its own."""
+def _call(call: frames.WireCall, args: Sequence[tuple[Encoded, bool]], decoding: _Decoding) -> Call | FlowyardError:
+    """A call as the model takes it; with each argument comes whether some of it is in shared memory."""
     try:
-        return Call(call.callee, [_argument(arg, own=own, handlers=handlers) for arg, own in args], call.context)
+        return Call(call.callee, [_argument(arg, decoding, shared=shared) for arg, shared in args], call.context)
     except InvalidInputError as error:
         return error
     except MemoryError as error:
         return OutOfMemoryError(describe(error))
 
 
-def _argument(arg: Encoded, *, own: bool, handlers: bool) -> values.Value:
-    value = values.decode(arg, own=own)
-    return value_of_message(value) if type(value) is Message and not handlers else value
+def _argument(arg: Encoded, decoding: _Decoding, *, shared: bool) -> values.Value:
+    if decoding.json_as_text and arg.tree == values.JSON_TREE:
+        return JsonText(arg.buffers[0])
+    value = values.decode(arg, own=decoding.own and shared)
+    return value_of_message(value) if type(value) is Message and not decoding.messages else value
 
 
 def compute(model: LoadedModel, calls: Sequence[Call | FlowyardError]) -> tuple[list[Outcome], float, float]:
