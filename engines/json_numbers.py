@@ -57,6 +57,7 @@ class JsonNumbers:
         self._keys = frozenset((*WRAPPERS, spec.name))
         self._shape = spec.shape
         self._dtype = np.dtype(spec.dtype)
+        self._limit = float(np.finfo(self._dtype).max) ** 2 if self._dtype.itemsize < np.dtype(float).itemsize else math.inf
         self._parser = simdjson.Parser()
 
     def read(self, text: Buffer) -> tuple[Array, bool] | None:
@@ -74,19 +75,17 @@ class JsonNumbers:
         if whole[:1] not in _BEGINNINGS:
             return None
         try:
-            numbers, sizes = _numbers_in(self._parser.parse(whole), self._keys, whole.count(b"["))
+            numbers, sizes = _numbers_in(self._parser.parse(whole), self._keys, whole.count(b"[", 0, whole.rfind(b"[") + 1))
         except _REFUSED:
             # A parser is not used again while something of its last text is there, and the error may hold that.
             self._parser = simdjson.Parser()
             return None
         added = len(sizes) == len(self._shape) - 1
         full = (1, *sizes) if added else sizes
-        if not fits(full, self._shape):
+        # Whether one of them is out of range, said by all of them at once; of very large ones the usual way knows more.
+        if not fits(full, self._shape) or not np.vdot(numbers, numbers) < self._limit:
             return None
-        with np.errstate(over="ignore"):
-            read = numbers.astype(self._dtype).reshape(full)
-        # Not finite where one of them is not; where it is only their sum, the usual way sees to it.
-        return (read, added) if math.isfinite(np.vdot(read, read)) else None
+        return numbers.astype(self._dtype).reshape(full), added
 
 
 def _numbers_in(document: Any, keys: Collection[str], brackets: int) -> tuple[Array, tuple[int, ...]]:
