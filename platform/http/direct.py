@@ -8,7 +8,7 @@ long way, through ASGI, where a request of any kind is answered the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -38,12 +38,22 @@ class DirectCall(Protocol):
 class DirectWay(Protocol):
     """Whoever answers requests directly."""
 
-    def take(self, url: bytes, headers: Headers, client: tuple[str, int] | None) -> DirectCall | None:
-        """Looks at the head of a POST request.
+    def read(self, url: bytes, headers: Headers) -> Any | None:
+        """Looks at the head of a POST request; what it finds there holds for every request with the same head.
 
         Args:
             url: The request's target, as it came.
             headers: Its headers, names in lower case.
+
+        Returns:
+            What `take` is to know of it; `None` when the request has to go the long way.
+        """
+
+    def take(self, head: Any, client: tuple[str, int] | None) -> DirectCall | None:
+        """Takes a request.
+
+        Args:
+            head: What `read` has found.
             client: Address of the client.
 
         Returns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -26,6 +26,8 @@ BODY_BYTES_PER_S = 1024
 BODY_GRACE_S = 10.0
 #: Most requests that a client may send ahead of the answers.
 MAX_PIPELINED = 1024
+#: Longest head that is remembered for the next request of its connection.
+MAX_REPEATED_BYTES = 2048
 #: How often the connections are looked at. Times are counted in these, so that no request has to ask for the time.
 TICK_S = 0.5
 _CREDIT_BYTES = BODY_BYTES_PER_S * (BODY_GRACE_S + 1)
@@ -91,6 +93,22 @@ class Connections:
             protocol.tick(self.now)
 
 
+class Repeated(NamedTuple):
+    """A request that came whole and alone, in one piece: most clients go on to send such ones with the same head.
+
+    Attributes:
+        beginning: The head's bytes.
+        size: Bytes of all.
+        head: What the direct way has found in it.
+        keep_alive: Whether the connection goes on after the answer.
+    """
+
+    beginning: bytes
+    size: int
+    head: Any
+    keep_alive: bool
+
+
 class DirectCycle:
     """One request on the direct way, where uvicorn has the cycle of its ASGI messages.
 
@@ -116,11 +134,15 @@ class DirectCycle:
         """A piece of the body has come."""
         self._body.append(piece)
 
-    def complete(self) -> bytes | None:
-        """The request has come whole. Gives the body where it has to go the long way after all."""
+    def body(self) -> bytes:
+        """What has come of the body; it is not kept."""
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
-        return None if self._call.run(body, self._answered) else body
+        return body
+
+    def run(self, body: bytes) -> bool:
+        """Runs the request, which has come whole; false where it has to go the long way after all."""
+        return self._call.run(body, self._answered)
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
@@ -156,6 +178,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._way: DirectWay | None = getattr(self.app, "direct", None)
         #: The request on the direct way that is being read or answered.
         self._direct: DirectCycle | None = None
+        #: What the direct way has found in the head that is being read.
+        self._head: Any = None
+        #: The request before, where the next one may be read by comparing it.
+        self._last: Repeated | None = None
+        #: What was received last, and what of it a request began in.
+        self._chunk = self._first_chunk = b""
         self._phase: Phase = "head"
         #: When this phase began, in ticks.
         self._since = bounds.now
@@ -200,8 +228,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Something has come."""
         if self._refusal is not None:
             return
+        last = self._last
+        if last is not None and len(data) == last.size and data.startswith(last.beginning) and self._repeat(last, data):
+            return
+        self._last = None
+        self._chunk = data
         self._chunk_bytes = len(data)
         super().data_received(data)
+        self._chunk = self._first_chunk = b""
         if self._phase == "body":
             self._late_bytes += len(data)
             self._framing_bytes += len(data)
@@ -255,6 +289,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._begin("head")
+        self._first_chunk = self._chunk
         self._first_bytes = self._chunk_bytes
         self._head_bytes = -self._chunk_bytes
         # What uvicorn makes here is made in `_go_long_way`, for those requests that need it.
@@ -296,14 +331,49 @@ class BoundedProtocol(HttpToolsProtocol):
         """Puts a request on the direct way, where there is one and nobody is before it."""
         if self._way is None or self._unanswered or self.flow.write_paused or self.parser.get_method() != b"POST":
             return False
-        call = self._way.take(self.url, self.headers, self.client)
+        head = self._way.read(self.url, self.headers)
+        call = None if head is None else self._way.take(head, self.client)
         if call is None:
             return False
+        self._head = head
         self._expect_body()
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._direct = DirectCycle(self, call, keep_alive=keep_alive)
         self.cycle = self._direct
         return True
+
+    def _repeat(self, last: Repeated, data: bytes) -> bool:
+        """Puts a request on the direct way that has the head of the one before; the parser does not get to see it.
+
+        Returns:
+            False where the parser has to, after all: nothing has happened then.
+        """
+        assert self._way is not None
+        if self._unanswered or self.flow.write_paused or self.transport.is_closing():
+            return False
+        call = self._way.take(last.head, self.client)
+        if call is None:
+            return False
+        self._begin("rest")
+        self._unanswered += 1
+        self.cycle = self._direct = cycle = DirectCycle(self, call, keep_alive=last.keep_alive)
+        if cycle.run(data[len(last.beginning) :]):
+            return True
+        self._unanswered -= 1
+        self.cycle = self._direct = None
+        return False
+
+    def _remember(self, cycle: DirectCycle, body_bytes: int) -> None:
+        """Remembers a request on the direct way that came alone in what was received last."""
+        chunk = self._chunk
+        if self._first_chunk is not chunk:
+            return
+        head_bytes = len(chunk) - body_bytes
+        # No more lines than there are headers: this is where the head ended, and nothing was before it.
+        if head_bytes <= MAX_REPEATED_BYTES and chunk.find(b"\r\n\r\n") == head_bytes - 4:
+            beginning = chunk[:head_bytes]
+            if beginning.count(b"\n") == len(self.headers) + 2:
+                self._last = Repeated(beginning, len(chunk), self._head, cycle.keep_alive)
 
     def _go_long_way(self) -> None:
         """Puts a request whose head is complete on its way through ASGI."""
@@ -326,11 +396,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is complete."""
         self._begin("rest")
-        if type(self.cycle) is not DirectCycle:
+        cycle = self.cycle
+        if type(cycle) is not DirectCycle:
             super().on_message_complete()
             return
-        body = self.cycle.complete()
-        if body is not None:
+        body = cycle.body()
+        self._remember(cycle, len(body))
+        if not cycle.run(body):
             self._direct = self.cycle = None
             self._go_long_way()
             super().on_body(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import structlog
 
@@ -51,6 +51,24 @@ MAX_BODY_BYTES = 64 << 10
 _PLAIN_URL = re.compile(rb"/predictions/[^?#%]+")
 
 
+class Head(NamedTuple):
+    """The head of a prediction that can go directly.
+
+    Attributes:
+        path: Its path.
+        name: What is asked, a model or a workflow.
+        version: Its version, `None` where the head names none.
+        headers: As they came.
+        names: Their texts by name.
+    """
+
+    path: str
+    name: str
+    version: str | None
+    headers: Headers
+    names: dict[str, str]
+
+
 class DirectPredictions:
     """Takes predictions whose path names what they are for.
 
@@ -71,21 +89,28 @@ class DirectPredictions:
         self._id_header = registry.settings.request_id_header_key.lower()
         self._limit_bytes = min(registry.settings.max_request_size, MAX_BODY_BYTES)
 
-    def take(self, url: bytes, headers: Headers, client: Client) -> DirectPrediction | None:
-        """See `DirectWay`. What is refused is not refused here: the long way does that."""
+    def read(self, url: bytes, headers: Headers) -> Head | None:
+        """See `DirectWay`."""
         target = _target_of(url)
         if target is None:
             return None
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         if not _LONG_WAY.isdisjoint(names) or int(names.get("content-length", self._limit_bytes + 1)) > self._limit_bytes:
             return None
-        path, name, version = target
-        if self._keyring.is_required and self._access.refusal({"path": path, "method": "POST", "headers": headers}) is not None:
+        return Head(*target, headers, names)
+
+    def take(self, head: Head, client: Client) -> DirectPrediction | None:
+        """See `DirectWay`. What is refused is not refused here: the long way does that."""
+        if self._keyring.is_required and self._is_refused(head):
             return None
-        deployment = self.find(name, version)
+        deployment = self.find(head.name, head.version)
         if deployment is None:
             return None
-        return DirectPrediction(self, deployment, (path, name, version), names, client, request_id_of(names, self._id_header))
+        return DirectPrediction(self, deployment, head, client, request_id_of(head.names, self._id_header))
+
+    def _is_refused(self, head: Head) -> bool:
+        scope = {"path": head.path, "method": "POST", "headers": head.headers}
+        return self._access.refusal(scope) is not None
 
     def find(self, name: str, version: str | None) -> Deployment | None:
         """What answers a request, where it does so in one piece and nobody else is to get a copy of the request."""
@@ -109,26 +134,16 @@ class DirectPrediction:
         "_deployment",
         "_exchange",
         "_execution",
-        "_headers",
+        "_head",
         "_over",
         "_request_id",
-        "_target",
         "_way",
     )
 
-    def __init__(
-        self,
-        way: DirectPredictions,
-        deployment: Deployment,
-        target: tuple[str, str, str | None],
-        headers: dict[str, str],
-        client: Client,
-        request_id: str,
-    ) -> None:
+    def __init__(self, way: DirectPredictions, deployment: Deployment, head: Head, client: Client, request_id: str) -> None:
         self._way = way
         self._deployment = deployment
-        self._target = target
-        self._headers = headers
+        self._head = head
         self._client = client
         self._request_id = request_id
         self._exchange = Exchange()
@@ -146,7 +161,7 @@ class DirectPrediction:
             return False
         self._answered = answered
         self._exchange.bytes_in = len(body)
-        headers, request_id = self._headers, self._request_id
+        headers, request_id = self._head.names, self._request_id
         try:
             deadline, priority = deadline_of(headers), priority_of(headers)
             if deployment.takes_requests:
@@ -159,7 +174,7 @@ class DirectPrediction:
         except FlowyardError as error:
             self._end(error_answer(error, way.codes))
         except Exception:
-            log.exception("prediction failed", request_id=request_id, path=self._target[0])
+            log.exception("prediction failed", request_id=request_id, path=self._head.path)
             self._end(self._failure())
         return True
 
@@ -176,11 +191,11 @@ class DirectPrediction:
         assert self._execution is not None
         codes = self._way.codes
         try:
-            answer = answer_of(outcome, self._headers, server_timing(self._execution), codes)
+            answer = answer_of(outcome, self._head.names, server_timing(self._execution), codes)
         except FlowyardError as error:
             answer = error_answer(error, codes)
         except Exception:
-            log.exception("prediction failed", request_id=self._request_id, path=self._target[0])
+            log.exception("prediction failed", request_id=self._request_id, path=self._head.path)
             answer = self._failure()
         self._end(answer)
 
@@ -199,11 +214,11 @@ class DirectPrediction:
             self._answered(status, response_headers(answer, self._request_id), body)
         except Exception:
             # Whoever brings the outcome has those of others to bring, too.
-            log.exception("answer not sent", request_id=self._request_id, path=self._target[0])
+            log.exception("answer not sent", request_id=self._request_id, path=self._head.path)
         self._told()
 
     def _told(self) -> None:
-        self._way.traffic.answered(self._exchange, "POST", self._target[0], self._client, self._request_id)
+        self._way.traffic.answered(self._exchange, "POST", self._head.path, self._client, self._request_id)
 
 
 @remembered(1024)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.protocol import head, read_all, read_until, serve
 
 from flowyard.platform.http.protocol import BODY_GRACE_S, TICK_S
@@ -35,14 +38,24 @@ class Call:
 
 
 class Way:
+    """Takes what is for it, unless it is full; counts the heads that it has been shown."""
+
     def __init__(self):
         self.calls, self.running = [], []
+        self.heads = 0
+        self.full = self.too_late = False
 
-    def take(self, url, headers, client):
-        assert client[0] == "127.0.0.1"
+    def read(self, url, headers):
+        self.heads += 1
         if not url.startswith((b"/direct", b"/late")) or b"transfer-encoding" in dict(headers):
             return None
-        self.calls.append(Call(self, url))
+        return url
+
+    def take(self, head, client):
+        assert client[0] == "127.0.0.1"
+        if self.full:
+            return None
+        self.calls.append(Call(self, b"/late" if self.too_late else head))
         return self.calls[-1]
 
 
@@ -247,5 +260,157 @@ def test_a_server_that_stops_answers_what_it_has_and_closes():
         protocol.shutdown()
         served.app.direct.running[0].answer()
         assert b"connection: close" in await read_all(reader)
+
+    on_server(test)
+
+
+async def exchange(reader, writer, sent, *cuts):
+    """Sends a request in pieces, each of which arrives by itself, and reads the answer's body."""
+    for start, end in itertools.pairwise((0, *cuts, len(sent))):
+        writer.write(sent[start:end])
+        await writer.drain()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    answer = await read_until(reader, b"\r\n\r\n")
+    return await reader.readexactly(int(re.search(rb"content-length: (\d+)", answer)[1]))
+
+
+def test_a_head_that_comes_again_is_read_once():
+    async def test(served):
+        reader, writer = await served.connect()
+        for number in range(10, 20):
+            assert await exchange(reader, writer, post(b"/direct", b"%d" % number)) == b"direct:%d" % number
+        assert (served.app.direct.heads, len(served.app.direct.calls)) == (1, 10)
+        # Another length, another path, and the first one again.
+        assert await exchange(reader, writer, post(b"/direct", b"abc")) == b"direct:abc"
+        assert await exchange(reader, writer, post(b"/direct/x", b"ab")) == b"direct:ab"
+        assert await exchange(reader, writer, post(b"/direct", b"ab", b"x-more: y")) == b"direct:ab"
+        assert served.app.direct.heads == 4
+
+    on_server(test)
+
+
+def test_a_head_that_comes_again_with_something_behind_it_or_in_pieces():
+    async def test(served):
+        reader, writer = await served.connect()
+        request = post(b"/direct", b"ab")
+        for cuts in ((), (), (5,), (), (len(request) - 1,), (), (len(request) - 2,), ()):
+            assert await exchange(reader, writer, request, *cuts) == b"direct:ab"
+        writer.write(request + post(b"/long", b"c"))
+        await read_until(reader, b"long:/longc")
+        assert await exchange(reader, writer, request) == b"direct:ab"
+        writer.write(request[:-1] + b"X" + post(b"/direct", b"d", LAST))
+        assert bodies(await read_all(reader)) == [b"direct:aX", b"direct:d"]
+
+    on_server(test)
+
+
+def test_what_came_before_a_head_is_no_part_of_it():
+    """The end of one request, which looks like the next one, came by itself and is not taken for a request."""
+
+    async def test(served):
+        reader, writer = await served.connect()
+        inner = post(b"/direct/inner", b"ab")
+        outer = head(b"content-length: %d" % len(inner), start=b"POST /direct/outer HTTP/1.1")
+        for _ in range(3):
+            assert await exchange(reader, writer, outer + inner, len(outer)) == b"direct:" + inner
+        assert {call.url for call in served.app.direct.calls} == {b"/direct/outer"}
+
+    on_server(test)
+
+
+def test_a_request_with_a_known_head_may_still_go_the_long_way():
+    async def test(served):
+        reader, writer = await served.connect()
+        way, request = served.app.direct, post(b"/direct", b"ab")
+        assert await exchange(reader, writer, request) == b"direct:ab"
+        way.full = True
+        assert await exchange(reader, writer, request) == b"long:/directab"
+        way.full = False
+        for _ in range(2):
+            assert await exchange(reader, writer, request) == b"direct:ab"
+        way.too_late = True
+        assert await exchange(reader, writer, request) == b"long:/directab"
+        way.too_late = False
+        assert await exchange(reader, writer, request) == b"direct:ab"
+        assert served.app.paths == ["/direct"] * 2
+
+    on_server(test)
+
+
+def test_a_request_with_a_known_head_is_taken_back_and_waited_for_as_any():
+    async def test(served):
+        reader, writer = await served.connect()
+        way, request = served.app.direct, post(b"/direct/wait", b"ab")
+        for number in (1, 2):
+            writer.write(request)
+            await served.settle(lambda number=number: len(way.running) == number)
+            served.ticks(1000)
+            # One that comes before the answer waits for it.
+            writer.write(request)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(way.running) == number
+            way.running[-1].answer()
+            assert await read_until(reader, b"wait" + b"ab") is not None
+        writer.write(request)
+        await served.settle(lambda: len(way.running) == 3)
+        (protocol,) = served.bounds._open
+        protocol.shutdown()
+        way.running[-1].answer()
+        assert b"connection: close" in await read_all(reader)
+
+    on_server(test)
+
+
+def test_nothing_is_remembered_of_a_connection_that_ends():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(post(b"/direct", b"ab", LAST))
+        assert bodies(await read_all(reader)) == [b"direct:ab"]
+        other_reader, other = await served.connect()
+        other.write(post(b"/direct/wait", b"ab"))
+        await served.settle(lambda: len(served.app.direct.running) == 2)
+        other.close()
+        await served.settle(lambda: served.app.direct.calls[1].cancelled)
+        assert not await read_all(other_reader)
+
+    on_server(test)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_however_requests_are_cut_and_joined_each_gets_its_answer(data):
+    wanted = data.draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from([b"/direct", b"/direct/b", b"/long", b"/late"]), st.sampled_from([b"", b"a", b"bc", b"POST /"])
+            ),
+            max_size=8,
+        )
+    )
+    sent = b"".join(post(path, body) for path, body in wanted)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=6)))
+    whole = data.draw(st.booleans())
+
+    async def test(served):
+        reader, writer = await served.connect()
+        pieces = (
+            [post(path, body) for path, body in wanted]
+            if whole
+            else [sent[a:b] for a, b in itertools.pairwise((0, *cuts, len(sent)))]
+        )
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(post(b"/long", b"end", LAST))
+        answers = bodies(await read_all(reader))
+        told = [
+            answer.removeprefix(b"direct:").removeprefix(b"long:" + path)
+            for answer, (path, _) in zip(answers, wanted, strict=False)
+        ]
+        assert told == [body for _, body in wanted]
+        assert answers[-1] == b"long:/longend"
 
     on_server(test)
