@@ -22,6 +22,8 @@ from flowyard.workflows.fusing import Fused
 from flowyard.workflows.instructions import StepTime
 
 OnAnswer: TypeAlias = Callable[[Outcome], None]
+#: Name of a node, when it began and when it ended; monotonic seconds.
+NodeTime: TypeAlias = tuple[str, float | None, float | None]
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +62,9 @@ class Running(Protocol):
     @property
     def timeline(self) -> tuple[StepTime, ...]:
         """What every node has done so far."""
+
+    def times(self) -> Sequence[NodeTime]:
+        """The same without words."""
 
     @property
     def queued_s(self) -> float:
@@ -115,6 +120,10 @@ class SingleCall:
         """When the call began and ended."""
         state = "running" if self._ended is None else "done"
         return (StepTime(self._deployment.plan.steps[0].name, self._started, self._ended, state),)
+
+    def times(self) -> Sequence[NodeTime]:
+        """The same without words."""
+        return ((self._deployment.plan.steps[0].name, self._started, self._ended),)
 
     def _done(self, outcome: Outcome) -> None:
         self._ended = time.monotonic()
@@ -224,19 +233,26 @@ class FusedCall:
         """When the steps began and ended, by the worker's clock, which is the machine's."""
         if self._run is not None:
             return self._run.timeline
-        steps = self._deployment.plan.steps
-        if self._ended is None:
-            return tuple([StepTime(steps[step].name, self._started, None, "running") for step in self._fused.steps])
-        last = self._ended
-        ended: list[float] = []
-        times = []
-        for place, (step, args) in enumerate(zip(self._fused.steps, self._fused.args, strict=True)):
-            began = max([ended[arg] for arg in args if arg >= 0], default=self._started)
-            end = self._ends[place] if place < len(self._ends) else last
+        state = "running" if self._ended is None else "done"
+        return tuple([StepTime(name, began, ended, state) for name, began, ended in self.times()])
+
+    def times(self) -> Sequence[NodeTime]:
+        """The same without words."""
+        if self._run is not None:
+            return self._run.times()
+        fused, steps, last = self._fused, self._deployment.plan.steps, self._ended
+        if last is None:
+            return [(steps[step].name, self._started, None) for step in fused.steps]
+        times: list[tuple[str, float, float]] = []
+        ends = [*self._ends, *[last] * len(fused.steps)]
+        for step, args, end in zip(fused.steps, fused.args, ends, strict=False):
+            began = self._started
+            for arg in args:
+                if arg >= 0 and times[arg][2] > began:
+                    began = times[arg][2]
             # A worker's own words, which may be anything.
-            ended.append(end if began <= end <= last else last)
-            times.append(StepTime(steps[step].name, began, ended[-1], "done"))
-        return tuple(times)
+            times.append((steps[step].name, began, end if began <= end <= last else last))
+        return times
 
     def _done(self, outcome: Outcome) -> None:
         self._job = None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from flowyard.platform.calls import Asked, FusedCall, OnAnswer, Running, SingleCall
+from flowyard.platform.calls import Asked, FusedCall, NodeTime, OnAnswer, Running, SingleCall
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup, registered_pool
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import REFUSED, Outcome, Several
@@ -126,6 +126,10 @@ class Execution:
     def timeline(self) -> tuple[StepTime, ...]:
         """What every node has done so far."""
         return self._run.timeline
+
+    def times(self) -> Sequence[NodeTime]:
+        """The same without words."""
+        return [(entry.name, entry.started, entry.ended) for entry in self._run.timeline]
 
     def _act(self, instructions: list[Instruction]) -> None:
         """Carries out instructions in order. Those that follow from carrying out one are appended, not nested."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from flowyard.schemas.codecs.content import value_of_message
 from flowyard.schemas.messages import Handlers, Message
-from flowyard.schemas.values import JSON_TREE, Encoded, Value, decode, encode
+from flowyard.schemas.values import JSON_TREE, Encoded, SmallArray, Value, decode, encode, small_array
 
 
 class Payload:
@@ -83,6 +83,10 @@ class Payload:
                 self._value = decoded
                 self._has_value = True
         return self._message
+
+    def small_array(self) -> SmallArray | None:
+        """The array that it is, where it is a small one and nobody has made it yet."""
+        return None if self._has_value or self._encoded is None else small_array(self._encoded)
 
     def for_handler(self, handlers: Handlers) -> Message | None:
         """The message that a handler is called with, where there is one; errors as for `message`.

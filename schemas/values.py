@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -57,6 +57,9 @@ _decode_message = msgspec.msgpack.Decoder(
     tuple[int, str, tuple[tuple[str, str], ...], tuple[tuple[str | None, int | bytes], ...], tuple[str, ...]]
 )
 
+
+#: What msgspec raises where something is not the JSON or msgpack that is expected: none, not in UTF-8, or nested too deeply.
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 #: The tree of JSON text that nobody has parsed.
 JSON_TREE = _encoder.encode(msgspec.msgpack.Ext(EXT_JSON, _encoder.encode(0)))
@@ -299,6 +302,47 @@ def _array(buffer: Buffer, dtype: str, shape: Sequence[int]) -> np.ndarray[Any, 
     return _view(buffer, kind, shape)
 
 
+class SmallArray(NamedTuple):
+    """An array whose contents are in the tree of its binary form.
+
+    Attributes:
+        dtype: numpy's name of the dtype, with the byte order of this machine.
+        shape: Size per axis.
+        contents: The elements.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    contents: bytes
+
+
+def small_array(encoded: Encoded) -> SmallArray | None:
+    """The small array that a value is, without making it; `None` where it is anything else."""
+    tree = encoded.tree
+    if encoded.buffers or tree[:1] not in _EXTENSIONS:
+        return None
+    try:
+        extension = _decode_extension.decode(tree)
+        if extension.code != EXT_SMALL_ARRAY:
+            return None
+        found = SmallArray(*_decode_small.decode(extension.data))
+    except NOT_JSON:
+        return None
+    return found if len(found.contents) == _size_bytes(found.dtype, found.shape) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Size of an array of numbers in this machine's byte order; -1 for all others."""
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        return -1
+    if kind.kind not in PLAIN_KINDS or not kind.isnative or any(size < 0 for size in shape):
+        return -1
+    return math.prod(shape) * kind.itemsize
+
+
 #: numpy looks names up slowly.
 _dtype = functools.lru_cache(maxsize=256)(np.dtype)
 
@@ -309,10 +353,6 @@ def _view(buffer: Buffer, dtype: np.dtype[Any], shape: Sequence[int]) -> np.ndar
     if type(buffer) is not bytes:
         array.flags.writeable = False
     return array
-
-
-#: What msgspec raises where text is not the JSON that is expected: none at all, not in UTF-8, or nested too deeply.
-NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode_json(text: Buffer) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -128,20 +129,34 @@ def payload_of(header: str, body: bytes) -> Payload:
         InvalidRequestError: A form that cannot be read.
         InvalidInputError: Tensors that cannot be read.
     """
+    return reader_of(header)(body)
+
+
+@remembered(256)
+def reader_of(header: str) -> Callable[[bytes], Payload]:
+    """What makes a value of the bodies with a Content-Type, as `payload_of` does."""
     if not header:
-        return _untyped(body)
+        return _untyped
     media_type, options = content_type(header)
     if media_type == "application/json" or media_type.endswith("+json"):
-        if not body:
-            raise InvalidRequestError("The body is empty; a Content-Type of application/json promises JSON.")
-        return Payload.from_json(body)
+        return _json
+    if media_type in (MULTIPART, URLENCODED):
+        return partial(_form, media_type, options)
+    if media_type == "application/octet-stream":
+        return _untyped
+    return partial(_tensors, BY_TYPE.get(media_type))
+
+
+def _json(body: bytes) -> Payload:
+    if not body:
+        raise InvalidRequestError("The body is empty; a Content-Type of application/json promises JSON.")
+    return Payload.from_json(body)
+
+
+def _form(media_type: str, options: Mapping[str, str], body: bytes) -> Payload:
     if is_form(media_type, options, body):
         return Payload.of(dict(read_form(media_type, options, body, text=True)))
-    if media_type == URLENCODED:
-        return Payload.from_json(body) if body[:1] in JSON_STARTS else Payload.of(body)
-    if media_type == "application/octet-stream":
-        return _untyped(body)
-    return _tensors(BY_TYPE.get(media_type), body)
+    return Payload.from_json(body) if media_type == URLENCODED and body[:1] in JSON_STARTS else Payload.of(body)
 
 
 def _untyped(body: bytes) -> Payload:

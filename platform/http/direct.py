@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeAlias
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
-#: Takes status, headers and body of the one answer; headers are as they go out.
-Answered: TypeAlias = Callable[[int, Headers, bytes], None]
+#: Takes status, headers and body of the one answer; the headers are its lines as they go out, each with its end.
+Answered: TypeAlias = Callable[[int, bytes, bytes], None]
 
 
 class DirectCall(Protocol):
@@ -61,16 +61,14 @@ class DirectWay(Protocol):
         """
 
 
-def encode_answer(status: int, headers: Headers, body: bytes, *, keep_alive: bool) -> bytes:
+def encode_answer(status: int, fields: bytes, body: bytes, *, keep_alive: bool) -> bytes:
     """The bytes of an answer.
 
     Args:
         status: Its status.
-        headers: Its headers: names in lower case, nothing in them that a header must not have.
+        fields: Its headers: lines as they go out, each with its end, with nothing in them that a header must not have.
         body: Its body.
         keep_alive: Whether the connection goes on.
     """
-    lines = [STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in headers]]
-    lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    lines.append(body)
-    return b"".join(lines)
+    end = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
+    return b"%b%b%b%b" % (STATUS_LINE[status], fields, end, body)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 
 from flowyard.platform.memo import remembered
 from flowyard.schemas.codecs.arrays import is_tensors
 from flowyard.schemas.codecs.registry import BY_TYPE
 from flowyard.schemas.errors import NotAcceptableError
-from flowyard.schemas.values import PLAIN_KINDS, Value
+from flowyard.schemas.values import PLAIN_KINDS, SmallArray, Value
 
 #: As much of an Accept header is read.
 MAX_ACCEPT = 1000
@@ -20,6 +21,8 @@ _JSON = "application/json"
 _TEXT = "text/plain"
 _ANY = ("*/*", "*")
 _INDIFFERENT = ("", "*/*")
+#: Dtypes that numpy and `memoryview` have in common, and make the same of in Python.
+_LETTERS = frozenset("?bBhHiIlLqQfd")
 
 
 def encode_tensors(value: Value, accept: str, sent: str) -> tuple[bytes, bytes] | None:
@@ -56,6 +59,35 @@ def encode_tensors(value: Value, accept: str, sent: str) -> tuple[bytes, bytes] 
             except NotAcceptableError as error:
                 why = error.message
     raise NotAcceptableError(f"{why}; Accept: {accept[:100]!r} allows only tensor types (add application/json to it)")
+
+
+def encode_small_array(array: SmallArray, accept: str, sent: str) -> tuple[bytes, bytes] | None:
+    """Encodes a result that is a small array and has not been made, for a client that has no wishes of its own.
+
+    Args:
+        array: The result.
+        accept: The Accept header, empty when there is none.
+        sent: The Content-Type of the request.
+
+    Returns:
+        Content type and body as they would be for the array; `None` where it has to be made.
+    """
+    own = media_type(sent)
+    codec = BY_TYPE.get(own)
+    if codec is not None:
+        body = codec.encode_small(array) if accept in _INDIFFERENT and codec.encode_small is not None else None
+        return None if body is None else (own.encode(), body)
+    layout = _layout(array.dtype, array.shape) if accept in _INDIFFERENT or accept == _JSON else ""
+    if not layout:
+        return None
+    return b"application/json", msgspec.json.encode(memoryview(array.contents).cast(layout, array.shape).tolist())  # type: ignore[call-overload]
+
+
+@lru_cache(maxsize=256)
+def _layout(dtype: str, shape: tuple[int, ...]) -> str:
+    """What `memoryview` calls a dtype; empty where it does not know it, or has no such shapes."""
+    letter = np.dtype(dtype).char
+    return letter if letter in _LETTERS and shape and all(shape) else ""
 
 
 def best_of(kinds: tuple[str, ...], accept: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flowyard.platform.http.connection import OneWriteTransport
-from flowyard.platform.http.direct import DirectCall, DirectWay, Headers, encode_answer
+from flowyard.platform.http.direct import DirectCall, DirectWay, encode_answer
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 
 #: A request line and headers that are longer are refused.
@@ -151,11 +151,11 @@ class DirectCycle:
             self._protocol = None
             self._call.cancel()
 
-    def _answered(self, status: int, headers: Headers, body: bytes) -> None:
+    def _answered(self, status: int, fields: bytes, body: bytes) -> None:
         protocol, self._protocol = self._protocol, None
         assert protocol is not None
         self.response_complete = True
-        protocol.answer(encode_answer(status, headers, body, keep_alive=self.keep_alive), keep_alive=self.keep_alive)
+        protocol.answer(encode_answer(status, fields, body, keep_alive=self.keep_alive), keep_alive=self.keep_alive)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -149,6 +149,8 @@ class ModelPool:
         self.on_fused: Callable[[Results, int], tuple[float, float]] | None = None
         #: Batches sent to workers, by the number of bits of one less than their size: 1, 2, up to 4, up to 8 …
         self.batches = [0] * (MAX_BATCH_BITS + 1)
+        #: Seconds by which a request is answered, where it is told so; with a `timeout_error` they are counted otherwise.
+        self._limit_s = FOREVER if spec.policy.timeout_error else spec.policy.timeout_s
         #: Axes of the model's only input, where its first one is rows.
         self._axes = 0
         self._loop = asyncio.get_running_loop()
@@ -205,18 +207,13 @@ class ModelPool:
         Returns:
             The job, for `cancel`.
         """
-        now = time.monotonic()
-        policy = self.spec.policy
-        limit = FOREVER if policy.timeout_error else now + policy.timeout_s
-        deadline = limit if task.deadline is None else min(limit, task.deadline)
+        deadline = limit = time.monotonic() + self._limit_s
+        if task.deadline is not None and task.deadline < limit:
+            deadline = task.deadline
         job = Job(task, deadline, task.priority, self._rows(task))
         try:
             if self.spec.handlers:
-                task.args = as_messages(task.args, self.spec.handlers, task.headers, task.request_id)
-                if self.spec.handlers == "djl" and not task.callee:
-                    self.adapters.check(task.args[0])
-                if policy.sequences is not None:
-                    task.args, job.sequence = in_sequence(task.args, policy.sequences.headers)
+                self._make_messages(task, job)
             for payload in task.args:
                 payload.encoded()
         except FlowyardError as error:
@@ -229,6 +226,18 @@ class ModelPool:
             self._loop.call_soon(self._take_incoming)
         self._incoming.append(job)
         return job
+
+    def _make_messages(self, task: Task, job: Job) -> None:
+        """Makes of the arguments what handlers take.
+
+        Raises:
+            FlowyardError: They cannot be made, or ask for what is not there.
+        """
+        task.args = as_messages(task.args, self.spec.handlers, task.headers, task.request_id)
+        if self.spec.handlers == "djl" and not task.callee:
+            self.adapters.check(task.args[0])
+        if self.spec.policy.sequences is not None:
+            task.args, job.sequence = in_sequence(task.args, self.spec.policy.sequences.headers)
 
     def submit_noted(self, task: Task, note: CallNote) -> Job:
         """Queues a job as `submit` does, and writes down what becomes of it."""
@@ -250,7 +259,9 @@ class ModelPool:
         """Rows that a request brings, as far as that can be seen without decoding it: a tensor body is an array already."""
         if task.alone:
             return self.spec.policy.batch_size
-        shape = task.args[0].shape if self._axes and len(task.args) == 1 else None
+        if not self._axes or len(task.args) != 1:
+            return 1
+        shape = task.args[0].shape
         return shape[0] or 1 if shape is not None and len(shape) == self._axes else 1
 
     def _take_incoming(self) -> None:

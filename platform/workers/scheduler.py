@@ -154,20 +154,22 @@ class Scheduler:
     def submit(self, jobs: Sequence[Job], now: float) -> list[Instruction]:
         """Requests came in, at the same instant: they may go out as one batch."""
         out: list[Instruction] = []
-        queue, policy = self._queue, self.policy
+        queue, batch_size, client_timeout_s = self._queue, self.policy.batch_size, self.policy.client_timeout_s
+        earliest = self.wake_at
         for job in jobs:
             job.submitted = now
-            refusal = self._refused or (self._full if self._is_full else None)
-            if refusal is not None:
-                out.append(self._answer(job, refusal()))
+            if self._refused is not None or self._is_full:
+                out.append(self._answer(job, self._refused() if self._refused is not None else self._full()))
                 continue
-            if policy.client_timeout_s:
-                job.deadline = min(job.deadline, now + policy.client_timeout_s)
+            if client_timeout_s and job.deadline > now + client_timeout_s:
+                job.deadline = now + client_timeout_s
             self._live[job] = None
             queue.add(job)
-            self.wake_at = min(self.wake_at, job.deadline)
-            if self._with_room and queue.waiting >= policy.batch_size:
+            if job.deadline < earliest:
+                self.wake_at = earliest = job.deadline
+            if queue.waiting >= batch_size and self._with_room:
                 out += self._advance_queue(now)
+                earliest = self.wake_at
         return out + self._advance_queue(now)
 
     def cancel(self, job: Job, now: float) -> list[Instruction]:
@@ -377,9 +379,10 @@ class Scheduler:
     @property
     def _is_full(self) -> bool:
         """Whether nothing more may wait."""
-        if self.policy.needs_idle and len(self._with_room) <= self._queue.waiting:
+        waiting = self._queue.waiting
+        if waiting + self._waiting_ahead >= self.policy.queue_size:
             return True
-        return self.queue_length >= self.policy.queue_size
+        return self.policy.needs_idle and len(self._with_room) <= waiting
 
     def _shut_down(self) -> FlowyardError:
         return ShutDownError(f"All model workers has been shutdown: {self.policy.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,13 +24,14 @@ from flowyard.schemas.codecs.arrays import (
     view,
 )
 from flowyard.schemas.errors import InvalidInputError, NotAcceptableError
-from flowyard.schemas.values import SMALL_ARRAY_BYTES, Encoded, Value, array_tree
+from flowyard.schemas.values import SMALL_ARRAY_BYTES, Encoded, SmallArray, Value, array_tree
 
 MAGIC = b"\x93NUMPY"
 MEDIA_TYPE = "tensor/npy"
 #: Longest header; numpy's own limit.
 MAX_HEADER_BYTES = 10_000
 _ALIGNMENT = 64
+_IS_LITTLE = sys.byteorder == "little"
 _ENTRY = re.compile(
     rb"""\s* (?P<q>['"]) (?P<key>\w{1,20}) (?P=q) \s* : \s*
     (?: (?P<r>['"]) (?P<text>[^'"\\]{0,100}) (?P=r) | (?P<bool>True|False) | \( (?P<shape>[^()]*) \) )
@@ -211,6 +213,13 @@ def write(array: Array) -> bytes:
     if descr not in _ELEMENTS:
         raise cannot_hold(MEDIA_TYPE, array)
     return b"".join((_head(descr, array.shape), plain.data))
+
+
+def encode_small(array: SmallArray) -> bytes | None:
+    """Writes a small array from its binary form; `None` where `encode` has something to convert or to find fault with."""
+    if array.dtype not in _ELEMENTS or not _IS_LITTLE:
+        return None
+    return _head(array.dtype, array.shape) + array.contents
 
 
 @lru_cache(maxsize=256)

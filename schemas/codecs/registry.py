@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flowyard.schemas.codecs import ndlist, npy, npz, safetensors
-from flowyard.schemas.values import Encoded, Value
+from flowyard.schemas.values import Encoded, SmallArray, Value
 
 
 class Codec(NamedTuple):
@@ -17,11 +17,14 @@ class Codec(NamedTuple):
         encode: Value to body; a `NotAcceptableError` says what the format cannot hold.
         lay_out: Body to the binary form of the one array that it is, and its shape, without making the array; `None`, and where
             there is no such function, it has to be decoded. Errors as for `decode`.
+        encode_small: Binary form of a small array to body, without making the array; `None`, and where there is no such function,
+            it has to be made.
     """
 
     decode: Callable[[bytes], Value]
     encode: Callable[[Value], bytes]
     lay_out: Callable[[bytes], tuple[Encoded, tuple[int, ...]] | None] | None = None
+    encode_small: Callable[[SmallArray], bytes | None] | None = None
 
 
 def _decode_as_djl(body: bytes) -> Value:
@@ -33,7 +36,7 @@ def _decode_as_djl(body: bytes) -> Value:
     return safetensors.decode(body) if body[8:9] == b"{" else ndlist.decode(body)
 
 
-NPY = Codec(npy.decode, npy.encode, npy.lay_out)
+NPY = Codec(npy.decode, npy.encode, npy.lay_out, npy.encode_small)
 NPZ = Codec(npz.decode, npz.encode)
 SAFETENSORS = Codec(safetensors.decode, safetensors.encode)
 NDLIST = Codec(_decode_as_djl, ndlist.encode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -12,7 +13,7 @@ from flowyard.platform.calls import Asked, Running
 from flowyard.platform.error_rates import ErrorRates
 from flowyard.platform.execution import execute
 from flowyard.platform.http.access import Access
-from flowyard.platform.http.bodies import payload_of
+from flowyard.platform.http.bodies import reader_of
 from flowyard.platform.http.direct import Answered, Headers
 from flowyard.platform.http.native.errors import StatusCodes
 from flowyard.platform.http.native.messages import Answer
@@ -22,7 +23,6 @@ from flowyard.platform.http.native.predictions import (
     error_answer,
     priority_of,
     request_id_of,
-    response_headers,
     server_timing,
 )
 from flowyard.platform.http.native.targets import target_of_path
@@ -60,6 +60,7 @@ class Head(NamedTuple):
         version: Its version, `None` where the head names none.
         headers: As they came.
         names: Their texts by name.
+        reader: Makes a value of the body.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Head(NamedTuple):
     version: str | None
     headers: Headers
     names: dict[str, str]
+    reader: Callable[[bytes], Payload]
 
 
 class DirectPredictions:
@@ -97,7 +99,7 @@ class DirectPredictions:
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         if not _LONG_WAY.isdisjoint(names) or int(names.get("content-length", self._limit_bytes + 1)) > self._limit_bytes:
             return None
-        return Head(*target, headers, names)
+        return Head(*target, headers, names, reader_of(names.get("content-type", "")))
 
     def take(self, head: Head, client: Client) -> DirectPrediction | None:
         """See `DirectWay`. What is refused is not refused here: the long way does that."""
@@ -164,10 +166,7 @@ class DirectPrediction:
         headers, request_id = self._head.names, self._request_id
         try:
             deadline, priority = deadline_of(headers), priority_of(headers)
-            if deployment.takes_requests:
-                payload: Payload = RequestPayload(headers, (), body, request_id)
-            else:
-                payload = payload_of(headers.get("content-type", ""), body)
+            payload = RequestPayload(headers, (), body, request_id) if deployment.takes_requests else self._head.reader(body)
             asked = Asked(payload, headers, {}, request_id, deadline, priority)
             self._execution = execute(deployment, asked, way.registry.endpoints.route, self._on_answer)
             self._execution.start()
@@ -211,7 +210,7 @@ class DirectPrediction:
         if self._way.rates:
             self._way.rates.answered(status)
         try:
-            self._answered(status, response_headers(answer, self._request_id), body)
+            self._answered(status, _fields(answer, self._request_id), body)
         except Exception:
             # Whoever brings the outcome has those of others to bring, too.
             log.exception("answer not sent", request_id=self._request_id, path=self._head.path)
@@ -219,6 +218,15 @@ class DirectPrediction:
 
     def _told(self) -> None:
         self._way.traffic.answered(self._exchange, "POST", self._head.path, self._client, self._request_id)
+
+
+def _fields(answer: Answer, request_id: str) -> bytes:
+    """The headers that an answer goes out with, as lines."""
+    _, content_type, body, extra = answer
+    fields = b"content-length: %d\r\nx-request-id: %b\r\n" % (len(body), request_id.encode("latin-1"))
+    for header in extra:
+        fields += b"%b: %b\r\n" % header
+    return fields + b"content-type: %b\r\n" % content_type if content_type else fields
 
 
 @remembered(1024)

@@ -26,7 +26,7 @@ from flowyard.platform.http.native.on_demand import OnDemand
 from flowyard.platform.http.native.streaming import Reply, Stream, send_stream
 from flowyard.platform.http.native.targets import target_of_path, target_of_request
 from flowyard.platform.http.native.tracing import arrival_of, encode_trace, place_of_trace, with_trace
-from flowyard.platform.http.negotiation import encode_tensors
+from flowyard.platform.http.negotiation import encode_small_array, encode_tensors
 from flowyard.platform.http.request import RequestPayload, query_pairs
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.shadows import mirror
@@ -228,10 +228,15 @@ def answer_of(result: Outcome, headers: Mapping[str, str], timing: Headers, code
     if isinstance(result, FlowyardError):
         status, content_type, body, extra = error_answer(result, codes)
         return status, content_type, body, [*extra, *timing]
+    accept, sent = headers.get("accept", ""), headers.get("content-type", "")
+    small = result.small_array()
+    told = None if small is None else encode_small_array(small, accept, sent)
+    if told is not None:
+        return 200, *told, timing
     message = result.message()
     if message is not None:
         return message_answer(message, timing)
-    content_type, body = encode_answer(result.value(), headers.get("accept", ""), headers.get("content-type", ""))
+    content_type, body = encode_answer(result.value(), accept, sent)
     return 200, content_type, body, timing
 
 
@@ -387,13 +392,13 @@ def response_headers(answer: Answer, request_id: str) -> Headers:
 def server_timing(execution: Running) -> Headers:
     """The `Server-Timing` header: milliseconds per node that was called, the first ones of a large workflow."""
     entries = [
-        f"{_token(entry.name)};dur={(entry.ended - entry.started) * 1000:.2f}"
-        for entry in execution.timeline[:MAX_TIMED_NODES]
-        if entry.ended and entry.started
+        b"%b;dur=%.2f" % (_token(name), (ended - started) * 1000)
+        for name, started, ended in execution.times()[:MAX_TIMED_NODES]
+        if ended and started
     ]
-    return [(b"server-timing", ", ".join(entries).encode("latin-1", "replace"))] if entries else []
+    return [(b"server-timing", b", ".join(entries))] if entries else []
 
 
 @functools.lru_cache(maxsize=4096)
-def _token(name: str) -> str:
-    return _NOT_A_TOKEN.sub("_", name)
+def _token(name: str) -> bytes:
+    return _NOT_A_TOKEN.sub("_", name).encode("ascii")

@@ -31,7 +31,7 @@ class Call:
 
     def answer(self):
         body = b"direct:" + self.body
-        self.answered(200, [(b"content-length", b"%d" % len(body))], body)
+        self.answered(200, b"content-length: %d\r\n" % len(body), body)
 
     def cancel(self):
         self.cancelled = True
