@@ -117,11 +117,11 @@ class OnnxModel:
         self._names = [item.name for item in inputs]
         self._output_names = [item.name for item in outputs]
         row_wise = _shares_rows([*inputs, *outputs])
-        self._batcher = RowBatcher(self._run, _failure, self.signature, row_wise=row_wise, max_rows=batch_size)
+        self.rows = RowBatcher(self._run, _failure, self.signature, row_wise=row_wise, max_rows=batch_size)
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch, with as few runs of the session as the inputs' shapes allow."""
-        return self._batcher.predict(batch)
+        return self.rows.predict(batch)
 
     def unload(self) -> None:
         """Ends the session."""

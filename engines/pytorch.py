@@ -98,11 +98,11 @@ class PyTorchModel:
         self._where = where
         self.signature: Signature | None = network.signature
         self._output_names = [spec.name for spec in network.signature.outputs] if network.signature else []
-        self._batcher = RowBatcher(self._run, _failure, network.signature, row_wise=network.row_wise, max_rows=batch_size)
+        self.rows = RowBatcher(self._run, _failure, network.signature, row_wise=network.row_wise, max_rows=batch_size)
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch, with as few calls of the network as the inputs' shapes allow."""
-        return self._batcher.predict(batch)
+        return self.rows.predict(batch)
 
     def unload(self) -> None:
         """Drops the network and returns what the device's allocator keeps."""

@@ -35,7 +35,11 @@ class _Job(msgspec.Struct, frozen=True, gc=False):
 
 
 class RowBatcher:
-    """Runs the calls of a batch together where that cannot change their results, else one by one."""
+    """Runs the calls of a batch together where that cannot change their results, else one by one.
+
+    Attributes:
+        lone_input: The only input of the model, where all but the number of rows is fixed and rows may be joined.
+    """
 
     def __init__(
         self, run: Run, failure: Failure, signature: Signature | None, *, row_wise: bool = False, max_rows: int | None = None
@@ -55,7 +59,7 @@ class RowBatcher:
         self._may_join = signature is None or not any(map(_has_fixed_rows, signature.inputs + signature.outputs))
         self._declared_row_wise = row_wise
         self._max_rows = max_rows
-        self._lone_input = _lone_input(self._inputs) if self._may_join else None
+        self.lone_input = _lone_input(self._inputs) if self._may_join else None
         #: By the ranks of the inputs, as a model of undeclared rank may do different things to them: whether rows can be
         #: joined; absent while it is not known.
         self._row_wise: dict[_Ranks, bool] = {}
@@ -88,6 +92,24 @@ class RowBatcher:
                     outcomes[job.place] = outcome
         return outcomes
 
+    def run_rows(self, array: Array) -> Array | None:
+        """Runs the rows of several calls at once.
+
+        Args:
+            array: The rows, for the model's only input.
+
+        Returns:
+            The model's only output, a row for each; `None` where it has others, the rows are too many for one run, or it is not
+            known that they can be joined.
+        """
+        if not self._row_wise.get((array.ndim,), self._declared_row_wise):
+            return None
+        if self._max_rows is not None and len(array) > self._max_rows:
+            return None
+        outputs = self._run((array,))
+        output = next(iter(outputs.values())) if len(outputs) == 1 else None
+        return output if isinstance(output, np.ndarray) and _rows(output) == len(array) else None
+
     def _parts(self, jobs: list[_Job]) -> list[list[_Job]]:
         """Divides calls so that no joined run gets more rows than the batch size allows."""
         limit = self._max_rows
@@ -106,7 +128,7 @@ class RowBatcher:
 
     def _plain(self, args: list[Value]) -> Prepared | None:
         """A call that brings just what the model takes, an array or the numbers of one: all of these are of one shape."""
-        wanted = self._lone_input
+        wanted = self.lone_input
         if wanted is None or len(args) != 1:
             return None
         value, added = args[0], False
@@ -174,7 +196,7 @@ class RowBatcher:
             raise _NotRowWiseError
 
 
-class _LoneInput(NamedTuple):
+class LoneInput(NamedTuple):
     """The only input of a model: its dtype, its sizes behind the rows, the number of its axes, and what reads JSON for it."""
 
     spec: TensorSpec
@@ -190,7 +212,7 @@ class _LoneInput(NamedTuple):
         return self.json.read(value.text) if self.json is not None else None
 
 
-def _lone_input(inputs: Sequence[TensorSpec] | None) -> _LoneInput | None:
+def _lone_input(inputs: Sequence[TensorSpec] | None) -> LoneInput | None:
     """The only input of a model, where all but the number of rows is fixed."""
     if inputs is None or len(inputs) != 1:
         return None
@@ -198,7 +220,7 @@ def _lone_input(inputs: Sequence[TensorSpec] | None) -> _LoneInput | None:
     if not spec.shape or spec.dtype in ("", "string") or any(size < 0 for size in spec.shape[1:]):
         return None
     reader = JsonNumbers(spec) if spec.dtype in FLOATS else None
-    return _LoneInput(spec, np.dtype(spec.dtype), spec.shape[1:], len(spec.shape), reader)
+    return LoneInput(spec, np.dtype(spec.dtype), spec.shape[1:], len(spec.shape), reader)
 
 
 class _NotRowWiseError(Exception):

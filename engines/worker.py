@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, TypeAlias
 
 from flowyard.engines import confinement, discovery, printed
+from flowyard.engines.alike import AlikeCalls, TensorModel
 from flowyard.engines.awaited import AwaitedBatches
 from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
 from flowyard.engines.connection import Connection
@@ -143,7 +144,8 @@ def serve(connection: Connection, memory: WorkerMemory | None = None) -> int:
     measured = model if isinstance(model, MeasuredModel) else None
     _send_metrics(connection, measured)
     awaited = _awaited(connection, model, memory, measured)
-    while _serve_one(connection, model, memory, awaited, decoding):
+    alike = AlikeCalls(model) if alone and isinstance(model, TensorModel) else None
+    while _serve_one(connection, model, memory, awaited, alike, decoding):
         if awaited is None:
             _send_metrics(connection, measured)
     return EXIT_DONE
@@ -183,6 +185,7 @@ def _serve_one(
     model: LoadedModel,
     memory: WorkerMemory | None,
     awaited: AwaitedBatches | None,
+    alike: AlikeCalls | None,
     decoding: _Decoding,
 ) -> bool:
     """Computes one batch, or begins with it; its memory is free again when it is answered. False at the end of the socket."""
@@ -205,6 +208,11 @@ def _serve_one(
         raise frames.FrameError("a frame that is no Predict")
     if memory is not None:
         memory.free(message.freed)
+    computed = alike.compute(message.calls, body) if alike is not None else None
+    if computed is not None:
+        results, buffers = _results(computed.outcomes, memory)
+        connection.send(frames.Results(message.batch_id, results, computed.compute_s, computed.cpu_s), buffers)
+        return True
     calls = _calls(message, body, memory, decoding)
     if awaited is not None:
         awaited.begin(message, calls)
@@ -359,7 +367,7 @@ def _results(outcomes: Sequence[Outcome], memory: WorkerMemory | None) -> tuple[
     wire: list[_WireOutcome] = []
     buffers: list[Buffer] = []
     for outcome in outcomes:
-        if isinstance(outcome, frames.WireEnd | frames.WireRefused):
+        if isinstance(outcome, frames.WireResult | frames.WireEnd | frames.WireRefused):
             wire.append(outcome)
             continue
         made = outcome if isinstance(outcome, Several) else encoded(outcome)

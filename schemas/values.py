@@ -113,12 +113,12 @@ def _encode_array(array: np.ndarray[Any, Any]) -> Encoded:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.nbytes <= SMALL_ARRAY_BYTES:
-        return Encoded(_small_array_head(array.dtype.str, array.shape) + array.tobytes())
+        return Encoded(small_array_head(array.dtype.str, array.shape) + array.tobytes())
     return Encoded(array_tree(array.dtype.str, array.shape), (_contents(array),))
 
 
 @functools.lru_cache(maxsize=256)
-def _small_array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+def small_array_head(dtype: str, shape: tuple[int, ...]) -> bytes:
     """The tree of a small array, but for its contents, which come last. A model has arrays of few shapes."""
     contents = bytes(math.prod(shape) * np.dtype(dtype).itemsize)
     tree = _encoder.encode(msgspec.msgpack.Ext(EXT_SMALL_ARRAY, _encoder.encode((dtype, shape, contents))))
@@ -230,7 +230,7 @@ def decode(encoded: Encoded, *, own: bool = False) -> Value:
     if len(buffers) == 1:
         if tree == JSON_TREE:
             return decode_json(buffers[0])
-        alone = _lone_array(tree) if len(tree) <= ARRAY_TREE_BYTES else None
+        alone = lone_array(tree) if len(tree) <= ARRAY_TREE_BYTES else None
         if alone is not None and len(buffers[0]) == alone[2]:
             return _view(_copy(buffers[0]) if own else buffers[0], alone[0], alone[1])
     try:
@@ -265,7 +265,7 @@ def _unflatten(buffers: Sequence[Buffer], own: bool, code: int, data: memoryview
 
 
 @functools.lru_cache(maxsize=256)
-def _lone_array(tree: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
+def lone_array(tree: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
     """Dtype, shape and size in bytes of the array that a value with one buffer is, where it is nothing else."""
     try:
         found = msgspec.msgpack.decode(tree)

@@ -70,7 +70,7 @@ def counted(model):
         runs.append(len(arrays[0]))
         return run(arrays)
 
-    model._model._batcher._run = counting
+    model._model.rows._run = counting
     return runs
 
 
