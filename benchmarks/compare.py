@@ -73,6 +73,7 @@ def compare(workload: Workload, servers: Sequence[Server], plan: Plan, models: P
         What was found.
     """
     connections = list(plan.connections or workload.connections)
+    servers = [server for server in servers if server.only in ("", workload.name)]
     entries = {server.name: Entry(server=server.name, version=_version(server)) for server in servers}
     running: list[Running] = []
     engine = _engine_batches(workload, models)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,38 +65,85 @@ class TorchServe(Server):
         base = workload.load.split("=")[0]
         model = {"minWorkers": 1, "maxWorkers": 1, "batchSize": workload.batch_size, "maxBatchDelay": BATCH_DELAY_MS}
         model |= {"marName": "bench.mar", "responseTimeout": 120, "defaultVersion": True}
-        address = f"http://127.0.0.1:{place.target.port}"
+        self._configure(place, store, free_port(), {"models": json.dumps({base: {"1.0": model}})})
+        self._archive(store, "bench.mar", base, "torchserve_handler.py")
+        return self._process([*self._command(place, store), "--models", f"{base}=bench.mar"], workload, place)
+
+    def _configure(self, place: Place, store: Path, management_port: int, more: dict[str, str]) -> None:
         settings = {
-            "inference_address": address,
-            "management_address": f"http://127.0.0.1:{free_port()}",
+            "inference_address": f"http://127.0.0.1:{place.target.port}",
+            "management_address": f"http://127.0.0.1:{management_port}",
             "metrics_address": f"http://127.0.0.1:{free_port()}",
             "model_store": str(store),
-            "models": json.dumps({base: {"1.0": model}}),
             "disable_token_authorization": "true",
             "disable_system_metrics": "true",
             "install_py_dep_per_model": "false",
+            **more,
         }
         (place.folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-        self._archive(base, store)
+
+    def _command(self, place: Place, store: Path) -> list[str]:
         argv = [str(place.venv / "bin" / "torchserve"), "--start", "--foreground", "--ncs", "--ts-config", "config.properties"]
-        argv += ["--log-config", str(PEERS / "log4j2.xml"), "--model-store", str(store), "--models", f"{base}=bench.mar"]
+        return [*argv, "--log-config", str(PEERS / "log4j2.xml"), "--model-store", str(store)]
+
+    def _process(self, argv: list[str], workload: Workload, place: Place) -> Process:
         path = f"{place.venv / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         more = {"PATH": path, "LOG_LOCATION": str(place.folder / "logs"), "METRICS_LOCATION": str(place.folder / "logs")}
         return Process(argv, place.folder, {**environment(workload, place), **more})
 
-    def _archive(self, name: str, store: Path) -> None:
+    def _archive(self, store: Path, file: str, name: str, handler: str) -> None:
         """A model archive by hand: a zip with a manifest, the handler, and what it imports."""
-        folder = store / "bench"
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "MAR-INF").mkdir(parents=True)
-        model = {"modelName": name, "handler": "torchserve_handler.py:handle", "modelVersion": "1.0"}
+        model = {"modelName": name, "handler": f"{handler}:handle", "modelVersion": "1.0"}
         manifest = {"createdOn": "01/01/2026", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
-        (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
-        for file in ("torchserve_handler.py", "pipelines.py"):
-            shutil.copy(PEERS / file, folder)
-        zipped = shutil.make_archive(str(store / "archive"), "zip", folder)
-        Path(zipped).rename(store / "bench.mar")
-        shutil.rmtree(folder)
+        texts = {"MAR-INF/MANIFEST.json": json.dumps(manifest)}
+        _zip(store / file, texts | {one: (PEERS / one).read_text() for one in (handler, "pipelines.py")})
+
+
+class TorchServeWorkflow(TorchServe):
+    """TorchServe's own workflow: each node a model with a worker of its own."""
+
+    name = "torchserve-war"
+    only = "dag"
+
+    @property
+    def venv(self) -> Path:
+        return TorchServe().venv
+
+    def start(self, workload: Workload, place: Place) -> Process:
+        store = place.folder / "store"
+        store.mkdir(parents=True, exist_ok=True)
+        management_port = free_port()
+        self._configure(place, store, management_port, {"workflow_store": str(store)})
+        for name in ("a", "b"):
+            self._archive(store, f"{name}.mar", name, "torchserve_model.py")
+        _zip(store / "bench.war", self._workflow(workload))
+        command = [str(PEERS / "torchserve_workflow.py"), str(management_port), "bench.war", *self._command(place, store)]
+        return self._process([place.python, *command, "--workflow-store", str(store)], workload, place)
+
+    def _workflow(self, workload: Workload) -> dict[str, str]:
+        nodes = {"min-workers": 1, "max-workers": 1, "batch-size": workload.batch_size, "max-batch-delay": BATCH_DELAY_MS}
+        models = nodes | {"retry-attempts": 1, "timeout-ms": 120_000, "a": {"url": "a.mar"}, "b": {"url": "b.mar"}}
+        graph = {"prepare": ["a", "b"], "a": ["merge"], "b": ["merge"]}
+        manifest = {
+            "createdOn": "01/01/2026",
+            "workflow": {"workflowName": "bench", "specFile": "spec.yaml", "handler": "torchserve_functions.py"},
+            "archiverVersion": "0.2.15",
+        }
+        return {
+            "WAR-INF/MANIFEST.json": json.dumps(manifest),
+            # JSON is YAML.
+            "spec.yaml": json.dumps({"models": models, "dag": graph}),
+            "torchserve_functions.py": (PEERS / "torchserve_functions.py").read_text(),
+        }
+
+    def request(self, workload: Workload, target: Target) -> bytes:
+        return target.request("POST", "/wfpredict/bench", workload.body(), BYTES)
+
+
+def _zip(file: Path, texts: Mapping[str, str]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
 
 
 class MLServer(Server):
@@ -164,10 +213,7 @@ class Triton(Server):
         shutil.copytree(triton / "backends", backends, dirs_exist_ok=True)
         stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
         shutil.copy2(stub, backends / "python")
-        model = place.folder / "models" / "bench" / "1"
-        model.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PEERS / "triton_model.py", model / "model.py")
-        (model.parent / "config.pbtxt").write_text(_triton_config(workload))
+        self._write_models(workload, place.folder / "models")
         argv = [str(triton / "bin" / "tritonserver"), f"--model-repository={place.folder / 'models'}"]
         argv += [f"--backend-directory={backends}", f"--http-port={place.target.port}", "--http-address=127.0.0.1"]
         argv += ["--allow-grpc=false", "--allow-metrics=false", "--log-info=false"]
@@ -175,6 +221,14 @@ class Triton(Server):
         env["PYTHONPATH"] += f":{site}"
         env["LD_LIBRARY_PATH"] = ":".join(map(str, (*site.glob("nvidia_pytriton.libs"), _libpython(place))))
         return Process(argv, place.folder, env)
+
+    def _write_models(self, workload: Workload, folder: Path) -> None:
+        """Writes the model repository."""
+        dims_in = ", ".join(map(str, workload.rows.shape[1:]))
+        dims_out = {"large": 1, "resnet-onnx": 1000}.get(workload.name, 10)
+        kind = _TYPES["uint8" if workload.kind == BYTES else "float32"]
+        config = _triton_config("bench", workload.batch_size, {"x": (kind, dims_in)}, str(dims_out))
+        _write_triton_model(folder / "bench", config, "triton_model.py")
 
     def request(self, workload: Workload, target: Target) -> bytes:
         path = "/v2/models/bench/infer"
@@ -200,15 +254,68 @@ def _libpython(place: Place) -> Path:
     return Path(place.python).resolve().parents[1] / "lib"
 
 
-def _triton_config(workload: Workload) -> str:
-    dims_in = ", ".join(map(str, workload.rows.shape[1:]))
-    dims_out = {"large": 1, "resnet-onnx": 1000}.get(workload.name, 10)
-    kind = _TYPES["uint8" if workload.kind == BYTES else "float32"]
+class TritonEnsemble(Triton):
+    """Triton's own ensemble: each step a model of its Python backend with an interpreter of its own."""
+
+    name = "triton-ensemble"
+    only = "dag"
+
+    @property
+    def venv(self) -> Path:
+        return Triton().venv
+
+    def _write_models(self, workload: Workload, folder: Path) -> None:
+        size = workload.batch_size
+        inputs = {
+            "prepare": {"x": ("UINT8", "784")},
+            "a": {"x": ("FP32", "784")},
+            "b": {"x": ("FP32", "784")},
+            "merge": {"left": ("FP32", "10"), "right": ("FP32", "10")},
+        }
+        for name, given in inputs.items():
+            dims_out = "784" if name == "prepare" else "10"
+            _write_triton_model(folder / name, _triton_config(name, size, given, dims_out), "triton_step.py")
+        steps = (
+            ("prepare", {"x": "x"}, "pixels"),
+            ("a", {"x": "pixels"}, "of_a"),
+            ("b", {"x": "pixels"}, "of_b"),
+            ("merge", {"left": "of_a", "right": "of_b"}, "y"),
+        )
+        _write_triton_model(folder / "bench", _ensemble_config(size, steps), "")
+
+
+def _write_triton_model(folder: Path, config: str, code: str) -> None:
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(config)
+    if code:
+        shutil.copy(PEERS / code, folder / "1" / "model.py")
+
+
+def _triton_config(name: str, batch_size: int, inputs: Mapping[str, tuple[str, str]], dims_out: str) -> str:
+    """A model of the Python backend: its inputs by name, each with type and sizes, and its output `y`."""
+    given = ", ".join(f'{{ name: "{key}", data_type: TYPE_{kind}, dims: [{dims}] }}' for key, (kind, dims) in inputs.items())
     return (
-        f'name: "bench"\nbackend: "python"\nmax_batch_size: {workload.batch_size}\n'
-        f'input [{{ name: "x", data_type: TYPE_{kind}, dims: [{dims_in}] }}]\n'
+        f'name: "{name}"\nbackend: "python"\nmax_batch_size: {batch_size}\ninput [{given}]\n'
         f'output [{{ name: "y", data_type: TYPE_FP32, dims: [{dims_out}] }}]\n'
         "instance_group [{ count: 1, kind: KIND_CPU }]\ndynamic_batching { }\n"
+    )
+
+
+def _ensemble_config(batch_size: int, steps: Sequence[tuple[str, Mapping[str, str], str]]) -> str:
+    """The ensemble of the workload `dag`: of each step the model, what its inputs are, and what its output is called."""
+
+    def mapped(kind: str, pairs: Mapping[str, str]) -> str:
+        return " ".join(f'{kind}_map {{ key: "{key}" value: "{value}" }}' for key, value in pairs.items())
+
+    told = ", ".join(
+        f'{{ model_name: "{model}" model_version: -1 {mapped("input", given)} {mapped("output", {"y": output})} }}'
+        for model, given, output in steps
+    )
+    return (
+        f'name: "bench"\nplatform: "ensemble"\nmax_batch_size: {batch_size}\n'
+        'input [{ name: "x", data_type: TYPE_UINT8, dims: [784] }]\n'
+        'output [{ name: "y", data_type: TYPE_FP32, dims: [10] }]\n'
+        f"ensemble_scheduling {{ step [{told}] }}\n"
     )
 
 
@@ -233,4 +340,4 @@ class RayServe(Server):
 
 def peers() -> list[Server]:
     """All of them, the heavy ones last."""
-    return [Triton(), MLServer(), LitServe(), TorchServe(), RayServe()]
+    return [Triton(), TritonEnsemble(), MLServer(), LitServe(), TorchServe(), TorchServeWorkflow(), RayServe()]

@@ -48,6 +48,7 @@ class Server:
         requirements: What `make bench-peers` installs into its environment.
         is_peer: Whether it computes what flowyard computes, so that its answers must agree.
         pauses: Whether it can be stopped while others are measured.
+        only: The one workload that it is for; empty where it serves all of them.
     """
 
     name = ""
@@ -55,6 +56,7 @@ class Server:
     requirements: tuple[str, ...] = ()
     is_peer = True
     pauses = True
+    only = ""
 
     @property
     def venv(self) -> Path:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 Pipeline = Callable[[Any], Any]
+#: The steps of the workload `dag`: what the pixels are made, two models on that, and their mean.
+DAG_STEPS = ("prepare", "a", "b", "merge")
 
 
 def pipeline(workload: str, folder: Path) -> Pipeline:
@@ -32,16 +34,31 @@ def pipeline(workload: str, folder: Path) -> Pipeline:
     if workload == "resnet-onnx":
         return onnx_model(folder / "resnet.onnx")
     if workload == "dag":
-        left, right = onnx_model(folder / "a.onnx"), onnx_model(folder / "b.onnx")
-        return lambda rows: _merged(rows.astype(np.float32) / np.float32(255), left, right)
+        prepare, left, right, merge = (dag_step(name, folder) for name in DAG_STEPS)
+
+        def dag(rows: Any) -> Any:
+            prepared = prepare(rows)
+            return merge(left(prepared), right(prepared))
+
+        return dag
     if workload == "large":
         scale, mean = onnx_model(folder / "scale.onnx"), onnx_model(folder / "mean.onnx")
         return lambda rows: mean(scale(rows))
     return onnx_model(folder / "mlp.onnx")
 
 
-def _merged(rows: Any, left: Pipeline, right: Pipeline) -> Any:
-    return (left(rows) + right(rows)) / 2
+def dag_step(name: str, folder: Path) -> Callable[..., Any]:
+    """One step of the workload `dag`, for servers whose own workflows put them together: a function of rows.
+
+    Args:
+        name: One of `DAG_STEPS`.
+        folder: Folder of the model files.
+    """
+    if name == "prepare":
+        return lambda rows: rows.astype(np.float32) / np.float32(255)
+    if name == "merge":
+        return lambda left, right: (left + right) / 2
+    return onnx_model(folder / f"{name}.onnx")
 
 
 def onnx_model(file: Path) -> Pipeline:
