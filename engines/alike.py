@@ -72,8 +72,6 @@ class AlikeCalls:
         Returns:
             What became of it; `None` where the calls are not alike, or it is not known that they may be computed together.
         """
-        if len(calls) < 2:
-            return None
         started, cpu_started = time.perf_counter(), time.thread_time()
         try:
             stack = self._stack(calls, body)
