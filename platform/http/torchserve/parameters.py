@@ -14,17 +14,16 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
-import yaml
 
 from flowyard.schemas.errors import InvalidRequestError
+from flowyard.schemas.lenient_json import read_lenient
 from flowyard.schemas.values import NOT_JSON
 
 log = structlog.stdlib.get_logger(__name__)
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
+_NUMBER = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?(?:[eE][+-]?[0-9]{1,2})?")
 _LARGEST = 2**31 - 1
-#: What is no JSON is only read like Gson up to this length: the parser of YAML is slow.
-MAX_LENIENT_BYTES = 1 << 16
 #: Characters of a value that a message repeats.
 _SHOWN = 100
 
@@ -54,7 +53,7 @@ class Parameters:
         text = self.text(*names)
         if text is None or (text == "" and not self._strict):
             return None
-        number = int(text) if _INTEGER.fullmatch(text) else None
+        number = _whole(text) if self._strict else _integer(text)
         if number is not None and -_LARGEST - 1 <= number <= _LARGEST:
             return number
         self._refuse(names[0], text, "a whole number")
@@ -103,18 +102,27 @@ def of_json(body: bytes) -> Parameters:
     return Parameters(values, strict=True)
 
 
+def _integer(text: str) -> int | None:
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def _whole(text: str) -> int | None:
+    """Gson takes `3.0` and `3e0` for whole numbers, too."""
+    if not _NUMBER.fullmatch(text):
+        return _integer(text)
+    number = float(text)
+    return int(number) if number.is_integer() else None
+
+
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _document(body: bytes) -> Any:
-    """JSON, or what Gson takes for it (single quotes, names without quotes), which is the flow style of YAML."""
+    """JSON, or what Gson takes for it."""
     with contextlib.suppress(*NOT_JSON):
         return msgspec.json.decode(body)
-    if body.lstrip()[:1] != b"{" or len(body) > MAX_LENIENT_BYTES:
-        raise InvalidRequestError("The body is not a JSON object of parameters.")
     try:
-        # The base loader makes nothing but texts, lists and mappings; an alias refers, it does not copy.
-        return yaml.load(body, Loader=yaml.BaseLoader)  # noqa: S506
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return read_lenient(body.decode())
+    except ValueError as error:
         raise InvalidRequestError("The body is not a JSON object of parameters.") from error
