@@ -315,10 +315,18 @@ class NotReadyError(UnavailableError):
 
 
 class DeadlineError(FlowyardError):
-    """Not done in time."""
+    """Not done in time.
+
+    Attributes:
+        node: Name of the workflow node whose own time was over, empty where it was that of the whole request.
+    """
 
     code = "deadline"
     retryable = True
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class OutOfMemoryError(FlowyardError):

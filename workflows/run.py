@@ -445,7 +445,7 @@ class Run(Steps):
             for _, slot, attempt in calls:
                 self._restart(step, slot, attempt + 1)
         else:
-            self._fail(step, DeadlineError(f'node "{spec.name}": not done in {spec.timeout_s:g} s'))
+            self._fail(step, DeadlineError(f'node "{spec.name}": not done in {spec.timeout_s:g} s', spec.name))
 
     def _fail(self, step: int, error: FlowyardError) -> None:
         """A step has failed: a substitute takes its place, or the call it is nested in fails, or the run does."""

@@ -35,6 +35,7 @@ from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.errors import (
+    DeadlineError,
     FlowyardError,
     InvalidRequestError,
     NodeError,
@@ -325,10 +326,10 @@ def workflow_result(result: Outcome | Stream) -> Payload:
     """What a workflow has answered.
 
     Raises:
-        NodeFailedError: A node failed; the original says no more than which.
+        NodeFailedError: A node failed or took too long; the original says no more than which.
         FlowyardError: The workflow failed otherwise.
     """
-    if isinstance(result, NodeError) and result.node:
+    if isinstance(result, (NodeError, DeadlineError)) and result.node:
         raise NodeFailedError(f"Error executing {result.node}", str(getattr(result, "detail", "") or result))
     if isinstance(result, FlowyardError):
         raise result

@@ -7,6 +7,7 @@ import pytest
 
 from flowyard.platform.http.mms import errors as mms
 from flowyard.platform.http.torchserve import errors as torchserve
+from flowyard.platform.http.torchserve.inference import workflow_result
 from flowyard.schemas import errors
 
 TORCHSERVE = [
@@ -82,3 +83,17 @@ def test_a_handler_keeps_the_status_that_it_names():
 def test_mms_differs_where_it_did(error, status, kind):
     answer = mms.error_answer(error)
     assert (answer.status, msgspec.json.decode(answer.body)["type"]) == (status, kind)
+
+
+@pytest.mark.parametrize("error", [errors.NodeError("raised", "m"), errors.DeadlineError('node "m": not done in 1 s', "m")])
+def test_of_a_node_that_fails_or_takes_too_long_only_the_name_is_told(error):
+    with pytest.raises(torchserve.NodeFailedError) as told:
+        workflow_result(error)
+    assert (torchserve.error_answer(told.value).status, told.value.message) == (500, "Error executing m")
+    assert told.value.detail == str(error)
+
+
+def test_a_workflow_whose_client_has_no_time_left_is_told_so():
+    with pytest.raises(errors.DeadlineError) as told:
+        workflow_result(errors.DeadlineError("the request was not done in time"))
+    assert torchserve.error_answer(told.value).status == 408
