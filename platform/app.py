@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +32,7 @@ from flowyard.platform.http.native.predictions import Predictions, request_id_of
 from flowyard.platform.http.native.registry import audit, state
 from flowyard.platform.http.native.targets import is_prediction
 from flowyard.platform.http.native.telemetry import djl_metrics, metrics, set_log_level
-from flowyard.platform.http.torchserve.api import TorchServe
+from flowyard.platform.http.torchserve.api import EMPTY, TorchServe
 from flowyard.platform.registry.history import CALLER
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.settings import Settings
@@ -119,20 +120,26 @@ def build_app(registry: Registry, traffic: Traffic, logs: Logs, keyring: Keyring
     return FrontDoor(app, predictions, direct, KServe(registry, traffic), traffic, rates, access, id_header)
 
 
-def build_dialects(registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> dict[str, TorchServe | Mms]:
+def build_dialects(
+    registry: Registry, traces: Traces, log_files: DialectLogs | None = None, kept: Mapping[str, str] = EMPTY
+) -> dict[str, TorchServe | Mms]:
     """The other servers' APIs that the settings ask for, by name.
 
     Args:
         registry: What is registered, whatever API it was registered through.
         traces: Keeps the timelines of runs that are too long for a header.
         log_files: The log files of the first of them, `None` for none.
+        kept: Keys of a TorchServe's configuration that do nothing here.
 
     Raises:
         InvalidRequestError: The file of TorchServe's tokens cannot be written, or that of its metrics cannot be read.
     """
     wanted = list(dict.fromkeys(name.lower() for name in registry.settings.dialects))
-    made: dict[str, type[TorchServe] | type[Mms]] = {"torchserve": TorchServe, "mms": Mms}
-    return {name: made[name](registry, traces, log_files if name == wanted[0] else None) for name in wanted}
+    files = {name: log_files if name == wanted[0] else None for name in wanted}
+    return {
+        name: TorchServe(registry, traces, files[name], kept) if name == "torchserve" else Mms(registry, traces, files[name])
+        for name in wanted
+    }
 
 
 def _error_rates(settings: Settings) -> ErrorRates:

@@ -27,7 +27,7 @@ from flowyard.platform.http.gate import Gate
 from flowyard.platform.http.handshake import Handshake
 from flowyard.platform.http.mms.api import Mms
 from flowyard.platform.http.protocol import BoundedProtocol, Connections
-from flowyard.platform.http.torchserve.api import TorchServe
+from flowyard.platform.http.torchserve.api import EMPTY, TorchServe
 from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.startup import items_at_start
@@ -60,7 +60,13 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, logs: Logs, ready_file: Path | None = None, on_ready: Callable[[], None] | None = None) -> None:
+def run(
+    settings: Settings,
+    logs: Logs,
+    ready_file: Path | None = None,
+    on_ready: Callable[[], None] | None = None,
+    kept: Mapping[str, str] = EMPTY,
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
@@ -69,14 +75,17 @@ def run(settings: Settings, logs: Logs, ready_file: Path | None = None, on_ready
         ready_file: Gets the base URL once requests are accepted, and in a second line that of the management API where it has an
             address of its own.
         on_ready: Is called then, too.
+        kept: Keys of a TorchServe's configuration that do nothing here; its snapshots have them.
 
     Raises:
         FlowyardError: The server cannot start: address taken, state directory in use, something to load that cannot be.
     """
-    uvloop.run(_serve(settings, logs, ready_file, on_ready))
+    uvloop.run(_serve(settings, logs, ready_file, on_ready, kept))
 
 
-async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_ready: Callable[[], None] | None) -> None:
+async def _serve(
+    settings: Settings, logs: Logs, ready_file: Path | None, on_ready: Callable[[], None] | None, kept: Mapping[str, str]
+) -> None:
     began = time.monotonic()
     log_level.WORKERS.set(logs.level)
     items = items_at_start(settings)
@@ -105,7 +114,7 @@ async def _serve(settings: Settings, logs: Logs, ready_file: Path | None, on_rea
                 front = build_app(registry, traffic, logs, keyring)
                 announce = functools.partial(_announce, opened, rpc, ready_file, on_ready)
                 with _watching(registry, watched):
-                    apis = Apis(front, build_dialects(registry, front.predictions.traces, log_files))
+                    apis = Apis(front, build_dialects(registry, front.predictions.traces, log_files, kept))
                     await _accept(registry, apis, keyring, opened, rpc, tls, announce, stopping)
             starting.cancel()
             stopping.cancel()

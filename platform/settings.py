@@ -197,6 +197,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ts_header_key_sequence_end: Header that says that it is the last one.
         models: How models are served that are loaded at the start, as TorchServe's JSON by name and version.
         restore: Whether what was registered in an earlier life of the server is brought back, or forgotten.
+        config_snapshots: Whether snapshots of TorchServe's kind are written, into `config` in the folder of the log files.
         log_location: Folder of the log files that TorchServe and MMS write, where one of their APIs is served; `None` for none.
         metrics_location: Folder of their files of metrics; `None` for that of the logs.
         log_level: Least severe level that is logged.
@@ -329,6 +330,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ts_header_key_sequence_end: Annotated[str, Meta(min_length=1)] = "ts_request_sequence_end"
     models: str | None = None
     restore: bool = True
+    config_snapshots: bool = True
     log_location: str | None = None
     metrics_location: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from flowyard.schemas.errors import ConflictError
 
+#: The file of what is registered.
+DATABASE = "registry.sqlite"
 #: What the server puts into it; a folder that holds nothing of it may belong to somebody else as well.
-_OURS = ("lock", "registry.sqlite", "tokens.json")
+_OURS = ("lock", DATABASE, "tokens.json")
 MODE = 0o700
 
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -18,9 +18,13 @@ from flowyard.engines.torchserve.config import MOST_SECONDS
 from flowyard.engines.torchserve.folder import ENVELOPES
 from flowyard.platform.sources import Given
 from flowyard.platform.telemetry.log_files import can_be_written
+from flowyard.platform.torchserve_snapshots import KEY, MAX_BYTES, STATE_DIR, newest_snapshot, read_document, read_snapshot
 from flowyard.schemas.errors import InvalidRequestError
 from flowyard.schemas.properties import read_properties
-from flowyard.schemas.values import NOT_JSON
+
+if TYPE_CHECKING:
+    # Settings are made of what is here.
+    from flowyard.platform.settings import Settings
 
 Dialect: TypeAlias = Literal["torchserve", "mms"]
 
@@ -32,8 +36,6 @@ OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
 CONFIG_FILE = "config.properties"
 #: The folder of the logs, in the working directory.
 LOGS = "logs"
-#: Where snapshots are, below the folder of the logs.
-SNAPSHOTS = "config"
 _PLACEHOLDER = re.compile(r"\$\$(\w+)\$\$")
 _SECONDS_A_MINUTE = 60
 
@@ -107,6 +109,7 @@ _SAME = frozenset(
 )
 _NETTY = "it tunes Netty, which is not in use here"
 _OWN = "workers are processes of flowyard's own"
+_LOOKED_AT = "it has been looked at"
 #: Keys that are understood and do nothing.
 WITHOUT_EFFECT = {
     "async_logging": "logs are written without holding up requests anyway",
@@ -115,7 +118,7 @@ WITHOUT_EFFECT = {
     "cpu_launcher_args": _OWN,
     "cpu_launcher_enable": _OWN,
     "debug": "there is no such mode",
-    "enable_envvars_config": "it has been looked at",
+    "enable_envvars_config": _LOOKED_AT,
     "initial_distribution_port": _OWN,
     "initial_worker_port": _OWN,
     "io_ratio": _NETTY,
@@ -125,17 +128,20 @@ WITHOUT_EFFECT = {
     "max_response_size": "answers have no limit of their own",
     "metrics_format": "the format is Prometheus'",
     "model_server_home": "paths are taken as they are",
-    "model_snapshot": "it has been looked at",
+    KEY: _LOOKED_AT,
+    STATE_DIR: _LOOKED_AT,
     "netty_client_threads": _NETTY,
     "number_of_gpu": "CUDA_VISIBLE_DEVICES says which GPUs there are",
     "number_of_netty_threads": _NETTY,
     "plugins_path": "Java plugins cannot be loaded",
     "prefer_direct_buffer": _NETTY,
+    "python": "handlers run with the server's Python",
     "preload_model": "every worker loads the model itself",
     "system_metrics_cmd": "metrics of the machine are read without a command",
-    "tsConfigFile": "it has been looked at",
-    "use_env_allowed_urls": "it has been looked at",
+    "tsConfigFile": _LOOKED_AT,
+    "use_env_allowed_urls": _LOOKED_AT,
     "use_native_io": _NETTY,
+    "version": "it says which version has written a snapshot",
     "vmargs": "there is no Java",
 }
 #: Those of them without which something is answered otherwise, or not at all, and the values with which that is not so.
@@ -185,13 +191,24 @@ class Config(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     @property
+    def kept(self) -> dict[str, str]:
+        """Keys that do nothing here, but in the original: a snapshot has them, too."""
+        return {key.item.name: str(key.item.value) for key in self.passed_over if key.item.key not in (KEY, STATE_DIR)}
+
+    @property
+    def loaded_by_snapshot(self) -> tuple[str, ...]:
+        """What a snapshot says that is to be loaded."""
+        return next((tuple(item.value or ()) for item in self.given if item.key == "load_models" and item.name == KEY), ())
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """A line for each key that does nothing, is not known, or is taken otherwise than it is meant."""
+        unused = (key for key in self.passed_over if key.reason != _LOOKED_AT)
         passed_over = (
             f"{key.item.place} has no effect: {key.reason}"
             if key.reason
             else f"{key.item.place} is not a setting of {self.dialect}"
-            for key in self.passed_over
+            for key in unused
         )
         return (*passed_over, *self.notes)
 
@@ -225,7 +242,15 @@ def log_defaults(dialect: Dialect, env: Mapping[str, str]) -> list[Given]:
     return list((defaults | named).values())
 
 
-def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], folder: Path, *, snapshots: bool) -> Path | None:
+def find_config(
+    dialect: Dialect,
+    named: Path | None,
+    env: Mapping[str, str],
+    folder: Path,
+    *,
+    snapshots: bool,
+    state_dir: Path | None = None,
+) -> Path | None:
     """The file that the original would read (TorchServe reference §5.1).
 
     Args:
@@ -234,6 +259,7 @@ def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], fo
         env: The environment.
         folder: The working directory.
         snapshots: Whether the newest snapshot of a TorchServe installation counts.
+        state_dir: The state directory; snapshots of servers with another one do not count.
 
     Returns:
         The file, `None` where there is none.
@@ -247,25 +273,37 @@ def find_config(dialect: Dialect, named: Path | None, env: Mapping[str, str], fo
         if not file.is_file():
             raise InvalidRequestError(f"--{'ts' if dialect == 'torchserve' else 'mms'}-config file not found: {file}")
         return file
-    newest = newest_snapshot(env, folder) if snapshots and dialect == "torchserve" else None
+    newest = newest_snapshot(logs_of(env, folder), state_dir) if snapshots and dialect == "torchserve" else None
     usual = folder / CONFIG_FILE
     return newest or (usual if usual.is_file() else None)
 
 
-def newest_snapshot(env: Mapping[str, str], folder: Path) -> Path | None:
-    """The last snapshot that a TorchServe has written: their names begin with the time."""
-    logs = Path(env.get("LOG_LOCATION") or folder / LOGS)
-    found = sorted(logs.glob(f"{SNAPSHOTS}/*.cfg"))
-    return found[-1] if found else None
+def newer_than(snapshot: Path, folder: Path) -> list[str]:
+    """A warning where a snapshot counts although the usual file has been changed since.
+
+    Args:
+        snapshot: What counts.
+        folder: The working directory.
+    """
+    usual = folder / CONFIG_FILE
+    if not usual.is_file() or usual.stat().st_mtime <= snapshot.stat().st_mtime:
+        return []
+    return [f"{snapshot} counts, the last snapshot, and not {CONFIG_FILE}, which is newer: name it with --ts-config"]
 
 
-def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str]) -> Config:
+def logs_of(env: Mapping[str, str], folder: Path) -> Path:
+    """The folder of the logs of an installation."""
+    return Path(env.get("LOG_LOCATION") or folder / LOGS)
+
+
+def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str], remembered: Path | None = None) -> Config:
     """Reads an installation's configuration.
 
     Args:
         dialect: Which server it is of.
         file: Its file, `None` for none.
         env: Its environment.
+        remembered: A state directory that remembers models: a snapshot written beside it says nothing of them.
 
     Returns:
         What it says.
@@ -273,7 +311,9 @@ def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str]) -> 
     Raises:
         InvalidRequestError: The file cannot be read, or names a variable that is not there.
     """
-    entries = {entry.key: entry for entry in read_properties(file)} if file is not None else {}
+    entries = {entry.key: entry for entry in read_properties(file, MAX_BYTES)} if file is not None else {}
+    if remembered is not None and STATE_DIR in entries and Path(entries[STATE_DIR].value) == remembered:
+        entries.pop(KEY, None)
     keys = _Keys(dialect)
     for key, entry in entries.items():
         place = f"{file}:{entry.line}"
@@ -312,7 +352,7 @@ class _Keys:
 
     def add(self, item: Given) -> None:
         """Takes a key."""
-        if item.key == "model_snapshot":
+        if item.key == KEY:
             self._of_snapshot += _of_snapshot(item)
         setting = _setting(item, self._dialect)
         if setting is None:
@@ -355,6 +395,8 @@ def _setting(item: Given, dialect: Dialect) -> Given | None:
         return _response_timeout(item, dialect)
     if key in _RENAMED:
         return _renamed(item, _RENAMED[key])
+    if key == "models":
+        return _as_json(item)
     return item if key in _SAME else None
 
 
@@ -383,50 +425,42 @@ def _filled(value: str, env: Mapping[str, str], place: str) -> str:
 
 def _of_snapshot(item: Given) -> list[Given]:
     """The models of a snapshot: what to load, and how each version is served."""
-    try:
-        models = json.loads(str(item.value))["models"]
-        loads = [
-            f"{name}:{version}={said['marName']}"
-            for name, versions in models.items()
-            for version, said in sorted(versions.items(), key=lambda one: not one[1].get("defaultVersion", False))
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidRequestError(f"{item.place}: this is no snapshot of TorchServe: {error}") from None
+    text = str(item.value)
+    snapshot = read_snapshot(text, item.place)
     return [
-        msgspec.structs.replace(item, key="load_models", value=tuple(loads)),
-        msgspec.structs.replace(item, key="models", value=json.dumps(models)),
+        msgspec.structs.replace(item, key="load_models", value=snapshot.loads()),
+        msgspec.structs.replace(item, key="models", value=json.dumps(read_document(text)["models"])),
     ]
 
 
-class ModelDefaults(msgspec.Struct, frozen=True, rename="camel"):
-    """How a version of a model is served, as the key `models` and snapshots say it (TorchServe reference §5.1)."""
-
-    min_workers: int | None = None
-    max_workers: int | None = None
-    batch_size: int | None = None
-    max_batch_delay: int | None = None
-    response_timeout: int | None = None
-    startup_timeout: int | None = None
-    handler: str | None = None
-    runtime_type: str | None = None
+def _as_json(item: Given) -> Given:
+    """The same in JSON, where it is what Gson takes for that."""
+    try:
+        return msgspec.structs.replace(item, value=json.dumps(read_document(str(item.value))))
+    except ValueError:
+        return item
 
 
-def model_defaults(text: str | None) -> dict[tuple[str, str], ModelDefaults]:
-    """Reads the setting `models`.
+def properties_of(settings: Settings, defaults: Settings) -> dict[str, str]:
+    """The keys that say what settings say, as far as the original has such keys.
+
+    What is loaded and how is not among them: a snapshot says that besides.
 
     Args:
-        text: JSON by name and version, `None` for none.
-
-    Returns:
-        By name and version.
-
-    Raises:
-        InvalidRequestError: It is no such JSON.
+        settings: The settings.
+        defaults: Those that go without saying.
     """
-    if not text:
-        return {}
-    try:
-        document: Any = msgspec.json.decode(text, type=dict[str, dict[str, ModelDefaults]], strict=False)
-    except NOT_JSON as error:
-        raise InvalidRequestError(f"models: this is no JSON of models by name and version: {error}") from None
-    return {(name, version): said for name, versions in document.items() for version, said in versions.items()}
+    renamed = {key: name for key, name in _RENAMED.items() if key != "default_response_timeout_seconds"}
+    addresses = {key: f"torchserve_{key}" for key in _ADDRESSES}
+    names = {key: key for key in _SAME - {"load_models", "models"}} | renamed | addresses
+    names["default_response_timeout"] = "default_timeout_s"
+    said = {key: getattr(settings, name) for key, name in sorted(names.items())}
+    return {key: _as_text(value) for key, value in said.items() if value is not None and value != getattr(defaults, names[key])}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

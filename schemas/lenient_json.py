@@ -1,7 +1,7 @@
 """JSON as Gson reads it in its lenient mode, which is how TorchServe and MMS read what their users write.
 
-Names and texts may be without quotes or in single ones, `=` may stand for a colon and `;` for a comma, an element that is left out
-of an array is null, and comments are skipped. What is JSON means the same in both.
+Names and texts may be without quotes or in single ones, `=` may stand for a colon and `;` for a comma, an element that is left
+out of an array is null, and comments are skipped. What is JSON means the same in both.
 """
 
 from __future__ import annotations

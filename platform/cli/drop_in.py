@@ -121,7 +121,7 @@ def torchserve(
     cpp_log_config
         Has no effect.
     ncs
-        Begin with what configuration and flags say, not with what was registered before.
+        Begin with what configuration and flags say, not with what was registered before, and write no snapshots.
     plugins_path
         Has no effect.
     disable_token_auth
@@ -139,6 +139,7 @@ def torchserve(
         "disable_token_authorization": True if disable_token_auth else None,
         "torchserve_model_api": True if enable_model_api else None,
         "restore": False if ncs else None,
+        "config_snapshots": False if ncs else None,
     }
     idle = {"--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
     server = DropIn("TorchServe", "torchserve", common.state_dir, "TorchServe Version is 0.12.0")
@@ -219,12 +220,19 @@ class DropIn:
         from flowyard.platform.doors import open_to_others
         from flowyard.platform.settings import settings_of
         from flowyard.platform.sources import from_env, from_flags
+        from flowyard.platform.state_dir import DATABASE
 
-        found = config.find_config(self._dialect, file, os.environ, Path.cwd(), snapshots=snapshots)
-        said = config.read_config(self._dialect, found, os.environ)
+        state_dir = self._state_dir.absolute()
+        found = config.find_config(self._dialect, file, os.environ, Path.cwd(), snapshots=snapshots, state_dir=state_dir)
+        is_named = file is not None or bool(os.environ.get(config.CONFIG_VARIABLES[self._dialect]))
+        remembers = not is_named and (state_dir / DATABASE).exists()
+        said = config.read_config(self._dialect, found, os.environ, state_dir if remembers else None)
+        kept = said.kept | ({"tsConfigFile": str(found.absolute())} if found is not None else {})
         # The originals open what they are told to; whoever moves in is warned, not turned away.
         own = {"dialects": self._dialect, "state_dir": self._state_dir, "insecure": True}
         logs = config.log_defaults(self._dialect, os.environ)
+        if said.loaded_by_snapshot and flags.get("load_models"):
+            flags = {**flags, "load_models": ",".join([*said.loaded_by_snapshot, str(flags["load_models"])])}
         given = [
             *logs,
             *map(_at_home, said.given),
@@ -232,7 +240,8 @@ class DropIn:
             *from_flags({**flags, **own}),
             *said.from_env,
         ]
-        warnings = [*said.warnings, *(f"{flag} has no effect" for flag in idle)]
+        older = [] if is_named or found is None else config.newer_than(found, Path.cwd())
+        warnings = [*older, *said.warnings, *(f"{flag} has no effect" for flag in idle)]
         settings, told = settings_of(given, os.environ, warnings=warnings)
         if settings.log_location is None and not logs:
             told += (f"no log files are written: none can be in {Path(config.LOGS).absolute()} (variable LOG_LOCATION)",)
@@ -251,7 +260,7 @@ class DropIn:
 
             logs = configure_logs(settings.log_level, settings.log_format)
             try:
-                run(settings, logs, ready_file, on_ready=lambda: print("Model server started.", flush=True))
+                run(settings, logs, ready_file, lambda: print("Model server started.", flush=True), kept)
             finally:
                 logs.close()
 

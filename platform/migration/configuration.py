@@ -16,6 +16,7 @@ from flowyard.platform.migration.installation import STORES, Installation
 from flowyard.platform.migration.verdicts import Outcome, Verdict, verdict
 from flowyard.platform.settings import Settings, settings_of
 from flowyard.platform.sources import Given
+from flowyard.platform.torchserve_snapshots import KEY, STATE_DIR, model_defaults
 from flowyard.schemas.errors import InvalidRequestError
 
 #: What the documents have instead.
@@ -98,7 +99,7 @@ class _Reading:
 
     def _pass_over(self, passed_over: torchserve_config.PassedOver) -> None:
         item = passed_over.item
-        if item.key == "model_snapshot":
+        if item.key in (KEY, STATE_DIR):
             return
         outcome: Outcome = "changes answers" if passed_over.changes_answers else "no effect"
         self._verdicts.append(verdict(item, outcome, passed_over.reason or f"{self._installation.title} has no such key"))
@@ -173,7 +174,7 @@ class _Reading:
             self._verdicts.append(verdict(item, "changes answers", refusal))
         else:
             where = "documents" if item.key in LOADING else f"setting {item.key}"
-            if item.name != "model_snapshot" or item.key == "load_models":
+            if item.name != KEY or item.key == "load_models":
                 self._verdicts.append(verdict(item, "carried", where))
 
     def _refusal(self, item: Given) -> str:
@@ -181,7 +182,7 @@ class _Reading:
         try:
             settings = settings_of([item], {})[0]
             AllowedUrls(settings.allowed_urls, settings.allowed_url_regexes)
-            torchserve_config.model_defaults(settings.models)
+            model_defaults(settings.models)
         except InvalidRequestError as error:
             return error.message.removeprefix(f"{item.place}: ")
         if item.key in _FILES and not (self._installation.folder / str(item.value)).is_file():

@@ -17,6 +17,7 @@ from flowyard.platform import djl_config, torchserve_config
 from flowyard.platform.archives.names import is_archive_name
 from flowyard.platform.djl_config import HOME
 from flowyard.platform.torchserve_config import CONFIG_FILE
+from flowyard.platform.torchserve_snapshots import newest_snapshot
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError
 from flowyard.schemas.properties import read_properties
 
@@ -77,7 +78,7 @@ def find(
     if config is not None and not config.is_file():
         raise InvalidRequestError(f"--config {config}: no such file")
     folder = folder.absolute()
-    snapshot = torchserve_config.newest_snapshot(env, folder) if snapshots and product in (None, "torchserve") else None
+    snapshot = newest_snapshot(torchserve_config.logs_of(env, folder)) if snapshots and product in (None, "torchserve") else None
     product = product or _product(folder, config, snapshot)
     if config is None:
         config = djl_config.find_config({HOME: str(folder)}) if product == "djl" else _config_of(folder)

@@ -21,7 +21,7 @@ from flowyard.platform.migration.verdicts import Verdict, verdict
 from flowyard.platform.migration.versions import judge, serving
 from flowyard.platform.registry.startup import entries_of
 from flowyard.platform.registry.traffic import DEFAULT
-from flowyard.platform.torchserve_config import ModelDefaults, model_defaults
+from flowyard.platform.torchserve_snapshots import KEY, ModelDefaults, model_defaults
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError
 from flowyard.schemas.models import ModelSpec
 
@@ -82,7 +82,7 @@ class _Serving:
         self._archives = Archives(settings)
         self._said = model_defaults(settings.models)
         loads = configuration.loads
-        self._of_snapshot = loads is not None and loads.name == "model_snapshot"
+        self._of_snapshot = loads is not None and loads.name == KEY
         self._versions: dict[str, dict[str, VersionDocument]] = {}
         self._is_workflow: dict[str, bool] = {}
         self._seen: set[Path] = set()

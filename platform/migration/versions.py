@@ -14,7 +14,7 @@ from flowyard.platform.migration.verdicts import Outcome, Verdict, verdict
 from flowyard.platform.registry.precedence import fill
 from flowyard.platform.settings import Settings
 from flowyard.platform.sources import Given
-from flowyard.platform.torchserve_config import ModelDefaults
+from flowyard.platform.torchserve_snapshots import KEY, ModelDefaults
 from flowyard.schemas.models import ModelSpec
 
 #: Keys of a model in the JSON of `models` and of snapshots, and what a document calls them.
@@ -89,7 +89,7 @@ def judge(item: Given, carried: Container[tuple[str, str]]) -> Iterator[Verdict]
         item: The key `models`, or a snapshot; its JSON has been read already.
         carried: Names and versions that are in documents. What a snapshot names besides is a verdict of its own.
     """
-    head = "models" if item.name == "model_snapshot" else ""
+    head = "models" if item.name == KEY else ""
     for name, versions in json.loads(str(item.value)).items():
         for version, keys in versions.items():
             path = ".".join([item.name, *([head] if head else []), name, version])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 
@@ -18,10 +19,9 @@ from flowyard.platform.registry.registration import Registration
 from flowyard.platform.registry.request import Request, identity
 from flowyard.platform.registry.restoring import Restoration
 from flowyard.platform.registry.staging import Staging
-from flowyard.platform.registry.startup import spec_at_start, with_defaults
+from flowyard.platform.registry.startup import AtStart, with_defaults
 from flowyard.platform.registry.tasks import Tasks
-from flowyard.platform.settings import Settings
-from flowyard.platform.torchserve_config import model_defaults
+from flowyard.platform.registry.traffic_changes import TrafficChanges
 from flowyard.schemas.errors import ConflictError, FlowyardError, InvalidRequestError, InvalidWorkflowError, Problem
 from flowyard.schemas.models import ModelSpec
 from flowyard.workflows.plan import Plan
@@ -33,36 +33,36 @@ class Loading:
     """Loads items of the settings.
 
     Args:
-        settings: How models are served that nobody says more about.
-        gpus: How many GPUs there are.
+        at_start: What the settings say of what is loaded.
         endpoints: What is registered.
         staging: Puts archives into the store.
         compiler: Checks them.
         registration: Registers them.
         restoration: What goes first.
+        traffic_changes: Makes a version the default one.
         tasks: Where it is under way.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        gpus: int,
+        at_start: AtStart,
         endpoints: Endpoints,
         staging: Staging,
         compiler: Compiler,
         registration: Registration,
         restoration: Restoration,
+        traffic_changes: TrafficChanges,
         tasks: Tasks,
     ) -> None:
-        self._settings = settings
-        self._gpus = gpus
-        self._model_defaults = model_defaults(settings.models)
+        self._at_start = at_start
         self._endpoints = endpoints
         self._staging = staging
         self._compiler = compiler
         self._registration = registration
         self._restoration = restoration
+        self._traffic_changes = traffic_changes
         self._tasks = tasks
+        self._under_way: asyncio.Task[None] | None = None
 
     async def load(self, item: LoadItem) -> None:
         """Loads one item. It replaces what the record has under that name.
@@ -85,7 +85,12 @@ class Loading:
         Args:
             items: What to load; one after the other, after everything that is in the record.
         """
-        self._tasks.schedule(self._load_one_by_one([(item, self._announce(item)) for item in items]))
+        self._under_way = self._tasks.start(self._load_one_by_one([(item, self._announce(item)) for item in items]))
+
+    async def finished(self) -> None:
+        """Waits until all of that is up, or could not be brought up."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
 
     async def _load_one_by_one(self, announced: list[tuple[LoadItem, Entry | None]]) -> None:
         await self._restoration.finished()
@@ -116,7 +121,7 @@ class Loading:
         return entry
 
     async def _load(self, item: LoadItem, announced: Entry | None = None) -> None:
-        spec = spec_at_start(item, self._settings, self._gpus)
+        spec = self._at_start.spec(item)
         request = Request(url=item.url, name=item.name or "", version=item.version or "", spec=spec, operator=True)
         async with self._staging.stored(request, announced) as (asked, stored):
             source, plan, kind = self._compile(asked, stored)
@@ -126,6 +131,7 @@ class Loading:
                 self._endpoints.remove(announced)
             try:
                 await self._load_stored(source, stored, plan, kind)
+                await self._choose(*identity(source, plan))
             except FlowyardError:
                 if announced is not None:
                     with contextlib.suppress(ConflictError):
@@ -135,11 +141,21 @@ class Loading:
     def _compile(self, request: Request, stored: StoredArchive) -> tuple[Request, Plan, str]:
         """What is in an archive that the operator has loaded, served as the setting `models` has it."""
         plan, kind = self._compiler.compile(request, stored)
-        said = self._model_defaults.get(identity(request, plan))
+        said = self._at_start.said(*identity(request, plan))
         if said is None:
             return request, plan, kind
         request = msgspec.structs.replace(request, spec=with_defaults(request.spec, said))
         return request, *self._compiler.compile(request, stored)
+
+    async def _choose(self, name: str, version: str) -> None:
+        """Makes a version the default one where a snapshot says so, and another one is."""
+        said = self._at_start.said(name, version)
+        if said is None or not said.default_version:
+            return
+        chosen = self._endpoints.traffic(name).default
+        now = self._endpoints.versions(name)[0].record.version if chosen is None else chosen
+        if now != version:
+            await self._traffic_changes.set_default(name, version)
 
     async def _load_stored(self, source: Request, stored: StoredArchive, plan: Plan, kind: str) -> None:
         """Registers what the operator asked for, unless just that is there already."""

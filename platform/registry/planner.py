@@ -14,7 +14,7 @@ from flowyard.platform.devices import cpu_count, parse_devices
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
-from flowyard.platform.registry.precedence import fill, late_spec, overridden, workers
+from flowyard.platform.registry.precedence import fill, late_spec, overridden, shared_out, workers
 from flowyard.platform.settings import Settings
 from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
@@ -87,6 +87,7 @@ class Planner:
         # What the caller says counts, then the model's own file, then the settings.
         spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
+        spec = fill(spec, shared_out(spec.options, len(devices)))
         own = fill(located.spec(devices[0].type), late_spec(spec.options, len(devices)))
         spec = fill(spec, own)
         spec = fill(spec, ModelSpec(min_worker=self._settings.min_workers, max_worker=self._settings.max_workers))

@@ -10,6 +10,26 @@ from flowyard.schemas.models import ModelSpec
 
 #: What a registration may say in `options` that only counts where the model's own file does not say it, as in TorchServe.
 INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT = "initial_workers", "response_timeout", "startup_timeout"
+#: What it may say there of workers on all devices together, which are shared out among them.
+LEAST_WORKERS, MOST_WORKERS = "least_workers_in_all", "most_workers_in_all"
+
+
+def shared_out(options: Mapping[str, str], devices: int) -> ModelSpec:
+    """What the operator's configuration says of workers on all devices together.
+
+    Args:
+        options: The options of the registration.
+        devices: How many devices the model is loaded on.
+
+    Returns:
+        Workers per device, as far as they are said.
+    """
+    least, most = (options.get(name) for name in (LEAST_WORKERS, MOST_WORKERS))
+    return ModelSpec(min_worker=_share(least, devices), max_worker=_share(most, devices))
+
+
+def _share(workers: str | None, devices: int) -> int | None:
+    return None if workers is None else -(-int(workers) // devices)
 
 
 def late_spec(options: Mapping[str, str], devices: int) -> ModelSpec:
@@ -22,8 +42,7 @@ def late_spec(options: Mapping[str, str], devices: int) -> ModelSpec:
     Returns:
         Workers and compute time, as far as they are said.
     """
-    said = options.get(INITIAL_WORKERS)
-    per_device = -(-int(said) // devices) if said is not None else None
+    per_device = _share(options.get(INITIAL_WORKERS), devices)
     timeout = options.get(RESPONSE_TIMEOUT)
     return ModelSpec(min_worker=per_device, max_worker=per_device, timeout=float(timeout) if timeout else None)
 

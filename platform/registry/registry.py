@@ -6,7 +6,7 @@ Each job is done in a room of its own. What must not be left half done runs to i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from flowyard.platform.registry.rollback import Rollback
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.registry.sources import Sources
 from flowyard.platform.registry.staging import Staging
+from flowyard.platform.registry.startup import AtStart
 from flowyard.platform.registry.store import RegistryStore
 from flowyard.platform.registry.tasks import Tasks
 from flowyard.platform.registry.templates import Templates
@@ -41,7 +42,7 @@ from flowyard.platform.registry.traffic_changes import TrafficChanges
 from flowyard.platform.registry.unattended import Unattended
 from flowyard.platform.registry.workplaces import Workplaces
 from flowyard.platform.settings import Settings
-from flowyard.platform.state_dir import StateDirLock, let_through
+from flowyard.platform.state_dir import DATABASE, StateDirLock, let_through
 from flowyard.platform.workers.confinement import check_can_work
 from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.devices import Device
@@ -67,7 +68,7 @@ class Registry:
         state_dir = Path(settings.state_dir).resolve()
         self._lock = StateDirLock(state_dir)
         archives = ArchiveStore(state_dir / "archives")
-        self._store = store = RegistryStore(state_dir / "registry.sqlite", settings.history_size)
+        self._store = store = RegistryStore(state_dir / DATABASE, settings.history_size)
         self._tasks = tasks = Tasks()
         self._sources = Sources(settings, archives)
         self._available = discover()
@@ -89,11 +90,18 @@ class Registry:
         self._registration = Registration(endpoints, store, self._sources, staging, compiler, admission, unattended)
         self.registrations = self._registration.measures
         self._restoration = Restoration(settings, endpoints, store, staging, compiler, unattended, retention, tasks)
+        self._traffic_changes = TrafficChanges(endpoints, store)
         self._loading = Loading(
-            settings, len(self.gpus), endpoints, staging, compiler, self._registration, self._restoration, tasks
+            AtStart(settings, len(self.gpus)),
+            endpoints,
+            staging,
+            compiler,
+            self._registration,
+            self._restoration,
+            self._traffic_changes,
+            tasks,
         )
         self._changes = Changes(endpoints, store)
-        self._traffic_changes = TrafficChanges(endpoints, store)
         self._rollback = Rollback(endpoints, retention, staging, compiler, admission, self._traffic_changes)
 
     # ---- life ----
@@ -129,6 +137,15 @@ class Registry:
     def load_later(self, items: Sequence[LoadItem]) -> None:
         """Loads what the operator asked for while requests are answered already, as `Loading.load_later`."""
         self._loading.load_later(items)
+
+    async def settled(self) -> None:
+        """Waits until what is recorded and what the operator asked for is up, or could not be brought up."""
+        await self._restoration.finished()
+        await self._loading.finished()
+
+    def watch_changes(self, told: Callable[[Change], None] | None) -> None:
+        """Has somebody told of every change of what is registered, once it is on disk; `None` for nobody any more."""
+        self._store.on_change = told
 
     # ---- what callers may name ----
 

@@ -14,9 +14,16 @@ from flowyard.platform.archives.members import Limits
 from flowyard.platform.archives.names import LoadItem, is_archive_name, parse_load_item
 from flowyard.platform.archives.recognise import Kind, recognise
 from flowyard.platform.devices import cpu_count
-from flowyard.platform.registry.precedence import INITIAL_WORKERS, RESPONSE_TIMEOUT, STARTUP_TIMEOUT, fill
+from flowyard.platform.registry.precedence import (
+    INITIAL_WORKERS,
+    LEAST_WORKERS,
+    MOST_WORKERS,
+    RESPONSE_TIMEOUT,
+    STARTUP_TIMEOUT,
+    fill,
+)
 from flowyard.platform.settings import Settings
-from flowyard.platform.torchserve_config import ModelDefaults
+from flowyard.platform.torchserve_snapshots import ModelDefaults, model_defaults
 from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
 from flowyard.schemas.models import ModelSpec
 
@@ -46,6 +53,31 @@ def spec_at_start(item: LoadItem, settings: Settings, gpus: int) -> ModelSpec:
     return ModelSpec(engine=item.engine, device=item.devices, options=told)
 
 
+class AtStart:
+    """What the settings say of models that are loaded at the start.
+
+    Args:
+        settings: The settings.
+        gpus: How many GPUs there are.
+
+    Raises:
+        InvalidRequestError: The setting `models` cannot be read.
+    """
+
+    def __init__(self, settings: Settings, gpus: int) -> None:
+        self._settings = settings
+        self._gpus = gpus
+        self._said = model_defaults(settings.models)
+
+    def spec(self, item: LoadItem) -> ModelSpec:
+        """How an item is served, as `spec_at_start`."""
+        return spec_at_start(item, self._settings, self._gpus)
+
+    def said(self, name: str, version: str) -> ModelDefaults | None:
+        """What the setting `models` says of a version."""
+        return self._said.get((name, version))
+
+
 def with_defaults(spec: ModelSpec, said: ModelDefaults) -> ModelSpec:
     """The same as the setting `models` has it for this version."""
     options = {
@@ -53,10 +85,10 @@ def with_defaults(spec: ModelSpec, said: ModelDefaults) -> ModelSpec:
         "runtime": said.runtime_type,
         RESPONSE_TIMEOUT: None if said.response_timeout is None else str(said.response_timeout),
         STARTUP_TIMEOUT: None if said.startup_timeout is None else str(said.startup_timeout),
+        LEAST_WORKERS: None if said.min_workers is None else str(said.min_workers),
+        MOST_WORKERS: None if said.max_workers is None else str(said.max_workers),
     }
     given = ModelSpec(
-        min_worker=said.min_workers,
-        max_worker=said.max_workers,
         batch_size=said.batch_size,
         max_batch_delay=said.max_batch_delay,
         options=spec.options | {key: value for key, value in options.items() if value},

@@ -88,6 +88,7 @@ class RegistryStore:
         history_size: Most changes that are remembered.
 
     Attributes:
+        on_change: Is told of every change of what is registered, once it is on disk.
         has_lost: Whether something was registered of which nobody knows any more what it was, but that it may need its archives.
     """
 
@@ -95,6 +96,7 @@ class RegistryStore:
         self._path = path
         self._history_size = history_size
         self._copies = Copies(path.with_name("copies"))
+        self.on_change: Callable[[Change], None] | None = None
         self.has_lost = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
         self._connection: sqlite3.Connection | None = None
@@ -221,6 +223,8 @@ class RegistryStore:
                 self._copies.write_former(self._former())
 
         await self._call(write)
+        if change is not None and self.on_change is not None:
+            self.on_change(change)
 
     async def _select(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         def select() -> list[tuple[Any, ...]]:

@@ -19,10 +19,10 @@ HANDLER = "def handle(data, context):\n    return None if data is None else ['OK
 ONE_PORT = "http://127.0.0.1:0"
 
 
-def archive(name: str, code: str = HANDLER) -> bytes:
+def archive(name: str, code: str = HANDLER, version: str = "1.0") -> bytes:
     manifest = {
         "runtime": "python",
-        "model": {"modelName": name, "handler": "h.py", "modelVersion": "1.0"},
+        "model": {"modelName": name, "handler": "h.py", "modelVersion": version},
         "archiverVersion": "1",
     }
     return zipped({"h.py": code, "MAR-INF/MANIFEST.json": json.dumps(manifest)})
@@ -143,6 +143,125 @@ def test_a_snapshot_of_torchserve_is_read(tmp_path):
         server.stop()
 
 
+def snapshots(server: DropIn, kind: str) -> list[Path]:
+    return sorted((server.folder / "logs" / "config").glob(f"*-{kind}.cfg"))
+
+
+def described(client: httpx2.Client) -> dict[str, list[dict[str, object]]]:
+    """How all versions of all models are served; the default one of each name first."""
+    keys = (
+        "modelVersion",
+        "modelUrl",
+        "minWorkers",
+        "maxWorkers",
+        "batchSize",
+        "maxBatchDelay",
+        "responseTimeout",
+        "startupTimeout",
+    )
+    found = {}
+    for model in client.get("/models").json()["models"]:
+        name = model["modelName"]
+        versions = [*client.get(f"/models/{name}").json(), *client.get(f"/models/{name}/all").json()]
+        found[name] = [{key: version[key] for key in keys} for version in versions]
+    return {name: [versions[0], *sorted(versions[1:], key=lambda one: one["modelVersion"])] for name, versions in found.items()}
+
+
+def test_snapshots_are_written_and_can_be_handed_back(tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    servers = []
+    for folder in folders:
+        folder.mkdir()
+        server = DropIn(folder, "torchserve", "vmargs=-Xmx1g", "job_queue_size=7")
+        (server.store / "noop2.mar").write_bytes(archive("noop", version="2.0"))
+        servers.append(server)
+    first, second = servers
+    client = first.start("--ts-config", str(first.config), "--models", "up=noop.mar")
+    try:
+        wait_until(lambda: len(snapshots(first, "startup")) == 1)
+        client.post("/models", params={"url": "noop.mar", "batch_size": 3, "response_timeout": 9}).raise_for_status()
+        wait_until(lambda: len(snapshots(first, "snapshot")) == 1)
+        client.post("/models", params={"url": "noop2.mar", "initial_workers": 1, "synchronous": "false"}).raise_for_status()
+        wait_until(lambda: len(snapshots(first, "snapshot")) == 2)
+        client.put("/models/noop/2.0/set-default").raise_for_status()
+        client.put("/models/up", params={"min_worker": 1, "max_worker": 2, "synchronous": "true"}).raise_for_status()
+        before = described(client)
+        assert [version["modelVersion"] for version in before["noop"]] == ["2.0", "1.0", "2.0"]
+        assert (before["up"][0]["minWorkers"], before["up"][0]["maxWorkers"]) == (1, 2)
+    finally:
+        first.stop()
+    (last,) = snapshots(first, "shutdown")
+    assert "vmargs=-Xmx1g\n" in last.read_text()
+    assert not [path for path in (first.folder / "logs").iterdir() if path.name.startswith(".")]
+    client = second.start("--ts-config", str(last))
+    try:
+        wait_until(lambda: len(snapshots(second, "startup")) == 1)
+        assert described(client) == before
+        assert client.get("/models/noop").json()[0]["jobQueueStatus"]["remainingCapacity"] == 7
+        assert client.post("/predictions/noop").text == "OK"
+    finally:
+        second.stop()
+    # An earlier one, handed to the server that has gone on: what it says wins.
+    (earlier,) = snapshots(first, "startup")
+    client = first.start("--ncs", "--ts-config", str(earlier))
+    try:
+        wait_until(lambda: client.post("/predictions/up").text == "OK")
+        assert list(described(client)) == ["up"]
+    finally:
+        first.stop()
+    assert len(snapshots(first, "startup")) == 1
+
+
+def test_without_a_configuration_the_last_snapshot_is_one_and_the_state_directory_knows_the_models(tmp_path):
+    server = DropIn(tmp_path)
+    (server.store / "noop2.mar").write_bytes(archive("noop", version="2.0"))
+    client = server.start("--ts-config", str(server.config))
+    for url in ("noop.mar", "noop2.mar"):
+        client.post("/models", params={"url": url}).raise_for_status()
+    wait_until(lambda: snapshots(server, "snapshot"))
+    client.put("/models/noop/2.0/set-default").raise_for_status()
+    server.stop()
+    (last,) = snapshots(server, "shutdown")
+    server.config.unlink()
+    client = server.start()
+    try:
+        assert [version["modelVersion"] for version in described(client)["noop"]] == ["2.0", "1.0", "2.0"]
+        client.delete("/models/noop/1.0").raise_for_status()
+    finally:
+        server.stop()
+    # Nothing of the last one, which was not there for the change, comes back.
+    for path in snapshots(server, "*"):
+        if path != last:
+            path.unlink()
+    client = server.start()
+    try:
+        assert [version["modelVersion"] for version in described(client)["noop"]] == ["2.0", "2.0"]
+    finally:
+        server.stop()
+    # One that is named says what is there, and which version is the default one.
+    changed, other = tmp_path / "changed.cfg", {"true": "false", "false": "true"}
+    changed.write_text(re.sub(r'("defaultVersion"\\: )(\w+)', lambda found: found[1] + other[found[2]], last.read_text()))
+    client = server.start("--ts-config", str(changed))
+    try:
+        wait_until(lambda: [version["modelVersion"] for version in described(client)["noop"]] == ["1.0", "1.0", "2.0"])
+    finally:
+        server.stop()
+
+
+def test_a_place_where_no_snapshots_can_be_written_is_a_warning(tmp_path):
+    server = DropIn(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "config").write_text("a file")
+    client = server.start("--ts-config", str(server.config))
+    try:
+        client.post("/models", params={"url": "noop.mar", "initial_workers": 1}).raise_for_status()
+        assert client.post("/predictions/noop").text == "OK"
+        wait_until(lambda: "a snapshot could not be written" in (tmp_path / "err").read_text())
+    finally:
+        server.stop()
+    assert [path.name for path in (tmp_path / "logs").iterdir() if path.name.startswith(".")] == []
+
+
 def test_models_that_cannot_be_loaded_are_passed_over(tmp_path):
     server = DropIn(tmp_path)
     (server.store / "bad.mar").write_bytes(b"garbage")
@@ -231,6 +350,7 @@ def test_log_files_of_torchserve(tmp_path):
     logs = tmp_path / "logs"
     assert sorted(path.name for path in logs.iterdir()) == [
         "access_log.log",
+        "config",
         "model_log.log",
         "model_metrics.log",
         "ts_log.log",

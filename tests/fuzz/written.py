@@ -11,7 +11,7 @@ from flowyard.engines.djl import folder as djl
 from flowyard.engines.djl.pretrained import check_pretrained
 from flowyard.engines.djl.translators.registry import check_translator
 from flowyard.engines.torchserve import folder as torchserve
-from flowyard.platform import torchserve_config
+from flowyard.platform import torchserve_config, torchserve_snapshots
 from flowyard.platform.inspection import inspect
 from flowyard.platform.registry.layout import find_workflow
 from flowyard.platform.settings import load_settings, settings_of
@@ -114,7 +114,7 @@ def configurations(data: bytes) -> None:
         with contextlib.suppress(FlowyardError):
             said = torchserve_config.read_config(dialect, folder / "config.properties", {"X": "y"})
             settings, _ = settings_of([*said.given, *said.from_env], {})
-            torchserve_config.model_defaults(settings.models)
+            torchserve_snapshots.model_defaults(settings.models)
 
 
 DIALECTS: tuple[Literal["torchserve", "mms"], ...] = ("torchserve", "mms")

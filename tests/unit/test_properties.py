@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowyard.schemas.errors import InvalidRequestError
-from flowyard.schemas.properties import as_mapping, parse_properties, read_properties
+from flowyard.schemas.properties import as_mapping, format_properties, parse_properties, read_properties
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,15 @@ def test_a_file_that_is_not_there_or_too_long(tmp_path):
     long.write_bytes(b"#" * (1 << 20) + b"#")
     with pytest.raises(InvalidRequestError, match="larger than"):
         read_properties(long)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text()))
+def test_what_is_written_is_read_again(properties):
+    text = format_properties(properties, "a comment")
+    assert text.isascii()
+    assert {key: entry.value for key, entry in as_mapping(parse_properties(text)).items()} == properties
+
+
+def test_what_is_written_is_what_java_writes():
+    text = format_properties({"a b": " x=1:2#3!", "ü": "\t\n\\😀"}, "Saving snapshot")
+    assert text == "#Saving snapshot\na\\ b=\\ x\\=1\\:2\\#3\\!\n\\u00fc=\\t\\n\\\\\\ud83d\\ude00\n"

@@ -9,7 +9,7 @@ import pytest
 from flowyard.engines.djl import folder as djl
 from flowyard.engines.djl.pretrained import check_pretrained
 from flowyard.engines.djl.translators.registry import check_translator
-from flowyard.platform import torchserve_config
+from flowyard.platform import torchserve_config, torchserve_snapshots
 from flowyard.platform.access.keyring import TokenFile
 from flowyard.platform.http.kserve.bodies import read_request
 from flowyard.platform.http.native import registrations
@@ -99,7 +99,7 @@ def test_rows_of_a_torchserve_workflow():
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"m": {"1": {"x": ' + "[" * 5000 + "]" * 5000 + "}}}"])
 def test_models_of_torchserves_configuration(text):
     with pytest.raises(FlowyardError):
-        torchserve_config.model_defaults(text)
+        torchserve_snapshots.model_defaults(text)
     with pytest.raises(FlowyardError):
         torchserve_config._of_snapshot(Given("model_snapshot", text, "file:1", "model_snapshot"))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from flowyard.platform.http.torchserve import openapi
 from flowyard.platform.http.torchserve.answers import Answer
@@ -16,6 +18,7 @@ from flowyard.platform.http.torchserve.measures import CONTENT_TYPE, Measures
 from flowyard.platform.http.torchserve.openapi import Json, Part
 from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.routes import Call
+from flowyard.platform.http.torchserve.snapshots import snapshots
 from flowyard.platform.http.torchserve.tokens import KEY_FILE, Tokens
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.dialect_logs import DialectLogs
@@ -25,6 +28,7 @@ from flowyard.schemas.errors import FlowyardError
 
 #: The version whose API this is.
 VERSION = "0.12.0"
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class TorchServe:
@@ -34,6 +38,7 @@ class TorchServe:
         registry: Where models are.
         traces: Keeps the timelines of runs that are too long for a header.
         log_files: The log files, `None` where it has none.
+        kept: Keys of its configuration that do nothing here; snapshots have them.
 
     Raises:
         InvalidRequestError: The file of the tokens cannot be written, or that of the metrics cannot be read.
@@ -46,14 +51,22 @@ class TorchServe:
         tokens: The tokens, `None` where the settings want none.
     """
 
-    def __init__(self, registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        traces: Traces,
+        log_files: DialectLogs | None = None,
+        kept: Mapping[str, str] = EMPTY,
+    ) -> None:
         self.settings = registry.settings
         self.log_files = log_files
-        self._measures = Measures(Models(registry.endpoints), self.settings, log_files)
+        models = Models(registry.endpoints)
+        self._measures = Measures(models, self.settings, log_files)
         registry.watchers.all.append(self._measures)
         self._measures.watch_host()
         self.inference = Inference(registry, self._predicted, traces)
         self.management = Management(registry)
+        self._snapshots = snapshots(registry, models, kept)
         lifetime = timedelta(minutes=self.settings.token_expiration_min)
         self.tokens = None if self.settings.disable_token_authorization else Tokens(Path(KEY_FILE).absolute(), lifetime)
 
@@ -91,5 +104,7 @@ class TorchServe:
     def close(self) -> None:
         """The server stops."""
         self._measures.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
         if self.tokens is not None:
             self.tokens.remove_file()

@@ -92,6 +92,17 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     customized_metadata: Any = msgspec.UNSET
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version is served; workers are those of all devices, times in seconds and the delay in milliseconds."""
+
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    response_timeout: int
+    startup_timeout: int
+
+
 class ModelItem(msgspec.Struct, frozen=True, rename="camel"):
     """A model in a list."""
 
@@ -115,12 +126,8 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         metadata: What it says of itself, where it was asked.
     """
     pool = model.pool
-    spec = pool.spec.spec if pool is not None else model.entry.record.spec
-    policy = pool.spec.policy if pool is not None else None
-    low, high = limits(pool)
-    if model.function:
-        # Functions share their workers, and more are started when there is work; alone, each is what it is in the original.
-        high, spec, policy = low, ModelSpec(batch_size=1, max_batch_delay=0), None
+    served = served_as(model, settings)
+    policy = pool.spec.policy if pool is not None and not model.function else None
     size = policy.queue_size if policy is not None else settings.job_queue_size
     waiting = pool.queue_length if pool is not None else 0
     configured = configured_of(pool)
@@ -132,12 +139,12 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         model_url=shown_url(model, settings),
         engine=engine_of(pool),
         runtime=runtime_of(model),
-        min_workers=low,
-        max_workers=high,
-        batch_size=pool.spec.batch_size if pool is not None and policy else spec.batch_size or settings.batch_size,
-        max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else _delay(spec, settings),
-        response_timeout=round(policy.timeout_s if policy is not None else spec.timeout or settings.default_timeout_s),
-        startup_timeout=round(pool.spec.startup_timeout_s if pool is not None else settings.startup_timeout_s),
+        min_workers=served.min_workers,
+        max_workers=served.max_workers,
+        batch_size=served.batch_size,
+        max_batch_delay=served.max_batch_delay,
+        response_timeout=served.response_timeout,
+        startup_timeout=served.startup_timeout,
         max_retry_timeout_in_sec=configured.max_retry_timeout_in_sec,
         client_timeout_in_mills=configured.client_timeout_in_mills,
         parallel_type=configured.parallel_type,
@@ -157,6 +164,30 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         workers=[_worker(worker) for worker in seen_workers(pool)],
         job_queue_status=QueueInfo(remaining_capacity=max(0, size - waiting), pending_requests=waiting),
         customized_metadata=metadata,
+    )
+
+
+def served_as(model: Model, settings: Settings) -> Served:
+    """How one version is served.
+
+    Args:
+        model: The model.
+        settings: What counts where nothing is known of its workers yet.
+    """
+    pool = model.pool
+    spec = pool.spec.spec if pool is not None else model.entry.record.spec
+    policy = pool.spec.policy if pool is not None else None
+    low, high = limits(pool)
+    if model.function:
+        # Functions share their workers, and more are started when there is work; alone, each is what it is in the original.
+        high, spec, policy = low, ModelSpec(batch_size=1, max_batch_delay=0), None
+    return Served(
+        min_workers=low,
+        max_workers=high,
+        batch_size=pool.spec.batch_size if pool is not None and policy else spec.batch_size or settings.batch_size,
+        max_batch_delay=round(policy.batch_delay_s * 1000) if policy is not None else _delay(spec, settings),
+        response_timeout=round(policy.timeout_s if policy is not None else spec.timeout or settings.default_timeout_s),
+        startup_timeout=round(pool.spec.startup_timeout_s if pool is not None else settings.startup_timeout_s),
     )
 
 
