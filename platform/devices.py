@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import InvalidRequestError
@@ -95,13 +96,30 @@ def _nvml_uuids() -> tuple[str, ...] | None:
     except nvml.NVMLError:
         return ()
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        return tuple(uuid.decode() if isinstance(uuid, bytes) else uuid for uuid in uuids)
+        return _uuids(nvml)
     except nvml.NVMLError:
         return ()
     finally:
         nvml.nvmlShutdown()
+
+
+def _uuids(nvml: Any) -> tuple[str, ...]:
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+    return tuple(uuid.decode() if isinstance(uuid, bytes) else uuid for uuid in uuids)
+
+
+def visible_gpus(nvml: Any, env: Mapping[str, str]) -> list[str]:
+    """What NVML knows the GPUs by that `discover` finds, in the same order.
+
+    Args:
+        nvml: The module `pynvml`, initialised.
+        env: Environment to read `CUDA_VISIBLE_DEVICES` from.
+
+    Raises:
+        NVMLError: Of the module: the driver fails.
+    """
+    return _visible(_uuids(nvml), env.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _proc_uuids(root: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from flowyard.platform.http.torchserve.snapshots import snapshots
 from flowyard.platform.http.torchserve.tokens import KEY_FILE, Tokens
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.dialect_logs import DialectLogs
+from flowyard.platform.telemetry.gpus import Gpus
 from flowyard.platform.telemetry.traces import Traces
 from flowyard.platform.telemetry.traffic import Traffic
 from flowyard.schemas.errors import FlowyardError
@@ -61,11 +62,12 @@ class TorchServe:
         self.settings = registry.settings
         self.log_files = log_files
         models = Models(registry.endpoints)
-        self._measures = Measures(models, self.settings, log_files)
+        self._gpus = Gpus(len(registry.gpus))
+        self._measures = Measures(models, self.settings, log_files, self._gpus)
         registry.watchers.all.append(self._measures)
         self._measures.watch_host()
         self.inference = Inference(registry, self._predicted, traces)
-        self.management = Management(registry)
+        self.management = Management(registry, self._gpus)
         self._snapshots = snapshots(registry, models, kept)
         lifetime = timedelta(minutes=self.settings.token_expiration_min)
         self.tokens = None if self.settings.disable_token_authorization else Tokens(Path(KEY_FILE).absolute(), lifetime)
@@ -104,6 +106,7 @@ class TorchServe:
     def close(self) -> None:
         """The server stops."""
         self._measures.close()
+        self._gpus.close()
         if self._snapshots is not None:
             self._snapshots.close()
         if self.tokens is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from flowyard.engines.torchserve.folder import CONFIG
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
+from flowyard.platform.telemetry.gpus import GpuUse
 from flowyard.platform.workers.pool import ModelPool, WorkerView
 from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.models import ModelSpec
@@ -117,13 +119,14 @@ class ModelList(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     models: list[ModelItem]
 
 
-def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) -> ModelInfo:
+def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET, gpus: Sequence[GpuUse] = ()) -> ModelInfo:
     """One version in full.
 
     Args:
         model: The model.
         settings: What counts where nothing is known of its workers yet.
         metadata: What it says of itself, where it was asked.
+        gpus: What the GPUs are doing.
     """
     pool = model.pool
     served = served_as(model, settings)
@@ -161,7 +164,7 @@ def describe(model: Model, settings: Settings, metadata: Any = msgspec.UNSET) ->
         max_num_sequence=sequences.most if sequences is not None else configured.max_num_sequence,
         max_sequence_job_queue_size=sequences.queue_size if sequences is not None else configured.max_sequence_job_queue_size,
         loaded_at_startup=model.entry.at_startup,
-        workers=[_worker(worker) for worker in seen_workers(pool)],
+        workers=[_worker(worker, gpus) for worker in seen_workers(pool)],
         job_queue_status=QueueInfo(remaining_capacity=max(0, size - waiting), pending_requests=waiting),
         customized_metadata=metadata,
     )
@@ -247,7 +250,7 @@ def seen_workers(pool: ModelPool | None) -> list[WorkerView]:
     return found
 
 
-def _worker(worker: WorkerView) -> WorkerInfo:
+def _worker(worker: WorkerView, gpus: Sequence[GpuUse]) -> WorkerInfo:
     is_ready = worker.state != "starting" and not worker.leaving
     is_gpu = worker.device.type == "gpu"
     return WorkerInfo(
@@ -257,8 +260,27 @@ def _worker(worker: WorkerView) -> WorkerInfo:
         memory_usage=resident_bytes(worker.pid) if worker.pid is not None else 0,
         pid=worker.pid if worker.pid is not None else NO_PROCESS,
         gpu=is_gpu,
-        gpu_usage=f"gpuId::{worker.device.id}" if is_gpu else "N/A",
+        gpu_usage=gpu_usage(worker.device.id, gpus) if is_gpu else "N/A",
     )
+
+
+def gpu_usage(number: int, gpus: Sequence[GpuUse]) -> str:
+    """What a GPU is doing, as TorchServe 0.12 makes it of what `nvidia-smi` tells.
+
+    Args:
+        number: The GPU.
+        gpus: What the GPUs are doing.
+    """
+    use = next((gpu for gpu in gpus if gpu.id == number), None)
+    if use is None:
+        return "failed to obtained gpu usage"
+    told = (
+        ("utilization.gpu [%]", use.percent, "%"),
+        ("utilization.memory [%]", use.memory_percent, "%"),
+        ("memory.used [MiB]", use.memory_used_mb, "MiB"),
+    )
+    shown = (f"{name}::{'[N/A]' if value is None else f'{value} {unit}'}" for name, value, unit in told)
+    return f"gpuId::{number} {' '.join(shown)}"
 
 
 def told_time(moment: datetime) -> str:

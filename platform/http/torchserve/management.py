@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import structlog
@@ -41,6 +42,7 @@ from flowyard.platform.registry.endpoints import Entry
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request
 from flowyard.platform.registry.scaling import Scaling
+from flowyard.platform.telemetry.gpus import Gpus
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     AlreadyRegisteredError,
@@ -68,14 +70,16 @@ class Management:
 
     Args:
         registry: Where models are.
+        gpus: Looks at the GPUs, `None` for nobody.
 
     Attributes:
         may_change: Whether models may be registered and unregistered.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, gpus: Gpus | None = None) -> None:
         self._registry = registry
         self._settings = registry.settings
+        self._gpus = gpus
         self._models = Models(registry.endpoints)
         self._workflows = Workflows(registry, self._models)
         self.may_change = registry.settings.torchserve_model_api and registry.settings.enable_model_api
@@ -181,12 +185,15 @@ class Management:
             FlowyardError: There is no such model or version, or it cannot answer.
         """
         if version == "all":
-            return 200, [describe(model, self._settings) for model in self._models.versions(name)]
+            return 200, [self._described(model) for model in self._models.versions(name)]
         model = self._models.find(name, version)
         if not customized:
-            return 200, [describe(model, self._settings)]
+            return 200, [self._described(model)]
         status, metadata = await ask_model(model)
-        return status, [describe(model, self._settings, metadata)]
+        return status, [self._described(model, metadata)]
+
+    def _described(self, model: Model, metadata: Any = msgspec.UNSET) -> ModelInfo:
+        return describe(model, self._settings, metadata, self._gpus.latest if self._gpus is not None else ())
 
     # ---- registering ----
 

@@ -14,6 +14,7 @@ from flowyard.platform.http.torchserve.entries import NO_VERSION, Model, Models
 from flowyard.platform.http.torchserve.meters import Meter, java_number
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import worker_label
+from flowyard.platform.telemetry.gpus import Gpus
 from flowyard.platform.telemetry.host import host_use
 from flowyard.platform.telemetry.measures import is_bounded
 from flowyard.platform.torchserve_metrics import HOSTNAME, Family, Kind, are_labels, declared_by, is_name
@@ -39,6 +40,8 @@ HOST_METRICS = {
     "DiskAvailable": "disk_available_gb",
     "DiskUtilization": "disk_percent",
 }
+#: Metric -> field of what a GPU does.
+GPU_METRICS = {"GPUMemoryUtilization": "memory_percent", "GPUMemoryUsed": "memory_used_mb", "GPUUtilization": "percent"}
 _KINDS: dict[str, Kind] = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 
 
@@ -59,6 +62,7 @@ class Measures:
         models: What is registered.
         settings: Which metrics there are, and where they are told.
         lines: Gets those that are told as lines, `None` for nobody.
+        gpus: Looks at the GPUs, `None` for nobody.
 
     Raises:
         InvalidRequestError: The file that declares them cannot be read.
@@ -66,10 +70,11 @@ class Measures:
 
     wants_output = False
 
-    def __init__(self, models: Models, settings: Settings, lines: MetricLines | None = None) -> None:
+    def __init__(self, models: Models, settings: Settings, lines: MetricLines | None = None, gpus: Gpus | None = None) -> None:
         self._models = models
         self._mode = settings.metrics_mode
         self._lines = lines
+        self._gpus = gpus
         self._host = socket.gethostname()
         declared = declared_by(settings)
         self._of_server = {name: Meter(name, family) for name, family in declared.of_server.items()}
@@ -193,7 +198,16 @@ class Measures:
         use = host_use()
         for name, field in HOST_METRICS.items():
             self._record(name, ("Host",), getattr(use, field))
+        for name, labels, number in self._gpu_use():
+            self._record(name, labels, number)
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self.watch_host)
+
+    def _gpu_use(self) -> Iterator[tuple[str, tuple[str, str], float]]:
+        for gpu in self._gpus.latest if self._gpus is not None else ():
+            for name, field in GPU_METRICS.items():
+                number = getattr(gpu, field)
+                if number is not None:
+                    yield name, ("Host", str(gpu.id)), number
 
     def close(self) -> None:
         """The server stops."""
@@ -224,11 +238,23 @@ class Measures:
             use = host_use()
             for name in wanted:
                 self._of_server[name].add(("Host", self._host), getattr(use, HOST_METRICS[name]))
+        self._read_gpus()
         times = self._of_server.get("WorkerLoadTime")
         if times is not None:
             times.series = {}
             for worker, load_ms in self._load_times():
                 times.add((worker, "Host", self._host), load_ms)
+
+    def _read_gpus(self) -> None:
+        """What is not known of a GPU any more goes."""
+        meters = [self._of_server[name] for name in GPU_METRICS if name in self._of_server]
+        if not meters or not self._reads_host:
+            return
+        for meter in meters:
+            meter.series = {}
+        for name, labels, number in self._gpu_use():
+            if name in self._of_server:
+                self._of_server[name].add((*labels, self._host), number)
 
     def _load_times(self) -> Iterator[tuple[str, float]]:
         for model in self._models.default_models():

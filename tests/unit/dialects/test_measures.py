@@ -9,12 +9,14 @@ import socket
 import pytest
 
 from flowyard.platform.http.mms.measures import MmsMeasures
+from flowyard.platform.http.torchserve.descriptions import gpu_usage
 from flowyard.platform.http.torchserve.entries import Model, Models
 from flowyard.platform.http.torchserve.measures import MOST_DETECTED, Measures
 from flowyard.platform.http.torchserve.meters import MOST_SERIES, Meter, java_number
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.registry.records import Record
 from flowyard.platform.settings import Settings
+from flowyard.platform.telemetry.gpus import Gpus, GpuUse
 from flowyard.platform.torchserve_metrics import Family
 from flowyard.platform.workers.watchers import WorkerName
 from flowyard.schemas.frames import Sample
@@ -276,3 +278,48 @@ def test_mms_has_lines_alone():
         f"PredictionTime.Milliseconds:0.06|#ModelName:noop,Level:Model|#hostname:{HOST},requestID:r-1,timestamp:T",
         f"A.b:2|#|#hostname:{HOST},timestamp:T",
     ]
+
+
+def gpus(*uses: GpuUse) -> Gpus:
+    watched = Gpus(0)
+    watched.latest = uses
+    return watched
+
+
+USES = (GpuUse(id=0, percent=97, memory_percent=41, memory_used_mb=70123), GpuUse(id=1, memory_used_mb=5))
+
+
+def test_gpus_as_text():
+    found = Measures(Models(Endpoints()), Settings(metrics_mode="prometheus"), None, watched := gpus(*USES))
+    names = ("GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization")
+    assert told(found, *names) == [
+        f'GPUMemoryUtilization{{Level="Host",DeviceId="0",Hostname="{HOST}",}} 41.0',
+        f'GPUMemoryUsed{{Level="Host",DeviceId="0",Hostname="{HOST}",}} 70123.0',
+        f'GPUMemoryUsed{{Level="Host",DeviceId="1",Hostname="{HOST}",}} 5.0',
+        f'GPUUtilization{{Level="Host",DeviceId="0",Hostname="{HOST}",}} 97.0',
+    ]
+    watched.latest = ()
+    assert told(found, *names) == []
+
+
+def test_gpus_as_lines():
+    async def run() -> list[str]:
+        lines = Lines()
+        found = Measures(Models(Endpoints()), Settings(metrics_mode="log"), lines, gpus(*USES))
+        found.watch_host()
+        found.close()
+        return [line for line in lines.server if line.startswith("GPU")]
+
+    behind = f"#hostname:{HOST},timestamp:T"
+    assert asyncio.run(run()) == [
+        f"GPUMemoryUtilization.Percent:41.0|#Level:Host,DeviceId:0|{behind}",
+        f"GPUMemoryUsed.Megabytes:70123.0|#Level:Host,DeviceId:0|{behind}",
+        f"GPUUtilization.Percent:97.0|#Level:Host,DeviceId:0|{behind}",
+        f"GPUMemoryUsed.Megabytes:5.0|#Level:Host,DeviceId:1|{behind}",
+    ]
+
+
+def test_what_a_gpu_does_in_the_description_of_its_worker():
+    assert gpu_usage(0, USES) == "gpuId::0 utilization.gpu [%]::97 % utilization.memory [%]::41 % memory.used [MiB]::70123 MiB"
+    assert gpu_usage(1, USES) == "gpuId::1 utilization.gpu [%]::[N/A] utilization.memory [%]::[N/A] memory.used [MiB]::5 MiB"
+    assert gpu_usage(2, USES) == "failed to obtained gpu usage"

@@ -85,7 +85,7 @@ def test_it_is_read_as_gson_reads_it():
     "text", ["", "{", "[]", '{"models": 1}', '{"models": {"a": {"1": {}}}}', '{"models": {"a": {"1": {"marName": 1}}}}']
 )
 def test_what_is_none_is_told_with_its_place(text):
-    with pytest.raises(InvalidRequestError, match="x.cfg:7: this is no snapshot of TorchServe: "):
+    with pytest.raises(InvalidRequestError, match=r"x\.cfg:7: this is no snapshot of TorchServe: "):
         read_snapshot(text, "x.cfg:7")
 
 
