@@ -22,17 +22,18 @@ from flowyard.platform.registry.history import CALLER
 from flowyard.platform.rpc.messages import POOL, Message, message_class
 from flowyard.platform.rpc.statuses import Failure, failure_of, prediction_failure_of
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
-from flowyard.schemas.errors import FlowyardError, InternalError, InvalidRequestError, ShutDownError
+from flowyard.schemas.errors import DeadlineError, FlowyardError, InternalError, InvalidRequestError, ShutDownError
 
 log = structlog.stdlib.get_logger(__name__)
 
 #: A deadline that is further away is none.
 FOREVER_S = 10 * 365 * 86_400.0
-_KINDS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
+#: Time that a call gets until its request is there, and more for every mebibyte that a request may have.
+REQUEST_S, REQUEST_S_PER_MIB = 30.0, 1.0
+_MIB = 1 << 20
+#: By whether there may be several answers. All of them read their requests themselves: gRPC would wait for the request of a call
+#: that has one as long as the client likes, in one of the places that there are for calls.
+_KINDS = {False: grpc.stream_unary_rpc_method_handler, True: grpc.stream_stream_rpc_method_handler}
 
 
 class Call:
@@ -74,6 +75,19 @@ class Call:
 Act: TypeAlias = Callable[[Any, Call], Awaitable[Message | None]]
 
 
+#: Takes the request of a call, or what its requests come by.
+Read: TypeAlias = Callable[[Any, Exchange], Awaitable[Any]]
+
+
+def request_limit_s(most_bytes: int) -> float:
+    """Time that a call gets until its request is there: the larger it may be, the longer.
+
+    Args:
+        most_bytes: How long it may be.
+    """
+    return REQUEST_S + REQUEST_S_PER_MIB * most_bytes / _MIB
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service.
 
@@ -98,11 +112,13 @@ class Desk:
     Args:
         api: Knows the tokens, and counts answers.
         traffic: Is told of every call.
+        request_limit_s: Time that a call gets until its request, or the first one, is there.
     """
 
-    def __init__(self, api: TorchServe, traffic: Traffic) -> None:
+    def __init__(self, api: TorchServe, traffic: Traffic, request_limit_s: float) -> None:
         self._api = api
         self._traffic = traffic
+        self._limit_s = request_limit_s
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unfinished: set[asyncio.Future[Any]] = set()
 
@@ -112,8 +128,10 @@ class Desk:
         for method in POOL.FindServiceByName(service.name).methods:
             if method.name not in service.acts:
                 continue
-            answer = functools.partial(self._answer, service, method.name, message_class(method.input_type.full_name))
-            found[method.name] = _KINDS[method.client_streaming, method.server_streaming](answer)
+            request_class = message_class(method.input_type.full_name)
+            read = self._all if method.client_streaming else self._only
+            answer = functools.partial(self._answer, service, method.name, functools.partial(read, request_class))
+            found[method.name] = _KINDS[method.server_streaming](answer)
         return grpc.method_handlers_generic_handler(service.name, found)
 
     def stop(self) -> None:
@@ -126,7 +144,7 @@ class Desk:
         if self._unfinished:
             await asyncio.wait(self._unfinished, timeout=limit_s)
 
-    async def _answer(self, service: Service, method: str, request_class: Any, request: Any, context: Any) -> bytes | None:
+    async def _answer(self, service: Service, method: str, read: Read, requests: Any, context: Any) -> bytes | None:
         """Answers one call, whatever happens, unless its caller is gone."""
         call = Call(f"/{service.name}/{method}", context)
         exchange = call.exchange
@@ -136,7 +154,7 @@ class Desk:
         try:
             if self._api.tokens is not None:
                 self._api.tokens.check(call.headers.get("authorization", ""), (service.key,))
-            given = self._read(request_class, request, exchange)
+            given = await read(requests, exchange)
             answering = service.acts[method](given, call)
             reply = await (self._finished(answering) if service.finishes else answering)
             exchange.status, call.code = 200, number_of(grpc.StatusCode.OK)
@@ -169,20 +187,39 @@ class Desk:
         call.exchange.status, call.code = failure.status, number_of(failure.code)
         await context.abort(failure.code, failure.details)
 
-    def _read(self, request_class: Any, request: Any, exchange: Exchange) -> Any:
-        if isinstance(request, bytes):
-            return _decoded(request_class, request, exchange)
-        return self._requests(request_class, request, exchange)
+    async def _only(self, request_class: Any, requests: Any, exchange: Exchange) -> Message:
+        """The request of a call that has one.
+
+        Raises:
+            DeadlineError: It does not come.
+        """
+        try:
+            async with asyncio.timeout(self._limit_s):
+                request = await anext(requests, None)
+        except TimeoutError:
+            raise self._late() from None
+        if request is None:
+            raise InvalidRequestError("The call has no request.")
+        return _decoded(request_class, request, exchange)
+
+    async def _all(self, request_class: Any, requests: Any, exchange: Exchange) -> AsyncIterator[Message]:
+        """The requests of a call that has many."""
+        return self._requests(request_class, requests, exchange)
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(f"The request has not come within {self._limit_s:g} s.")
 
     async def _requests(self, request_class: Any, requests: Any, exchange: Exchange) -> AsyncIterator[Message]:
-        """The requests of a call that has many; none comes any more once the server stops."""
+        """They come one by one; the first one in time, and none any more once the server stops."""
+        limit_s: float | None = self._limit_s
         while True:
             reading = asyncio.ensure_future(anext(requests, None))
             try:
-                await asyncio.wait([reading, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([reading, self._stopping], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
-                    raise ShutDownError("the server is stopping")
+                    raise ShutDownError("the server is stopping") if self._stopping.done() else self._late()
                 request = reading.result()
+                limit_s = None
             finally:
                 reading.cancel()
             if request is None:

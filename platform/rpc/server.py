@@ -12,7 +12,7 @@ from flowyard.platform.addresses import Address
 from flowyard.platform.http.protocol import HEAD_S
 from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.listeners import Listener
-from flowyard.platform.rpc.calls import Desk, Service
+from flowyard.platform.rpc.calls import Desk, Service, request_limit_s
 from flowyard.platform.rpc.inference import Inference
 from flowyard.platform.rpc.management import Management
 from flowyard.platform.rpc.open_inference import OpenInference
@@ -81,7 +81,7 @@ class RpcServer:
             api: What is behind it.
             traffic: Is told of every call.
         """
-        self._desk = Desk(api, traffic)
+        self._desk = Desk(api, traffic, request_limit_s(self._settings.max_request_size))
         self._server.add_generic_rpc_handlers([self._desk.handlers(service) for service in self._services(api, traffic)])
         await self._server.start()
 
