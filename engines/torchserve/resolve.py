@@ -62,11 +62,23 @@ def import_handler(name: str, root: Path) -> ModuleType:
     for file in (root / f"{stem}.py", root / name.removesuffix(".py") / "__init__.py"):
         if file.is_file() and file.resolve().is_relative_to(root.resolve()):
             return load_module(str(file) if file.name != "__init__.py" else name.replace("/", "."), root)
-    if stem.isidentifier() and importlib.util.find_spec(f"{DEFAULT_HANDLERS}.{stem}") is not None:
+    if stem.isidentifier() and _is_default(stem):
         return load_module(f"{DEFAULT_HANDLERS}.{stem}", root)
     if name.endswith(".py"):
         raise InvalidModelError(f"there is no file {name!r} in the archive, and no default handler of that name")
     return load_module(stem, root)
+
+
+def _is_default(stem: str) -> bool:
+    """Whether there is a default handler of a name.
+
+    Raises:
+        InvalidModelError: TorchServe has one; the message says what there is instead.
+    """
+    try:
+        return importlib.util.find_spec(f"{DEFAULT_HANDLERS}.{stem}") is not None
+    except ModuleNotFoundError as error:
+        raise InvalidModelError(str(error)) from None
 
 
 def classes_of(module: ModuleType) -> list[type]:

@@ -9,6 +9,7 @@ import logging
 import sys
 import textwrap
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -180,6 +181,22 @@ def test_models_that_cannot_be_loaded(load, tmp_path, files, words):
     (tmp_path / "own.py").write_text("class A: ...\nclass B: ...")
     with pytest.raises(InvalidModelError, match=words):
         load("base_handler", **files)
+
+
+def test_a_model_compiled_by_torch_tensorrt_says_what_it_needs(load, tmp_path):
+    scripted(tmp_path / "plain.pt", Net())
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "net.pt", "w") as compiled:
+        for name in plain.namelist():
+            content = plain.read(name)
+            if "/code/" in name and name.endswith(".py"):
+                content = content.replace(
+                    b"  training : bool", b"  engine : __torch__.torch.classes.tensorrt.Engine\n  training : bool"
+                )
+            compiled.writestr(name, content)
+    with pytest.raises(
+        InvalidModelError, match=r"compiled by Torch-TensorRT, .* install torch_tensorrt in the server's environment"
+    ):
+        load("base_handler", serializedFile="net.pt")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -195,6 +196,56 @@ def test_what_fails_while_loading(load, code, handler, error, words):
     with pytest.raises(error, match=words) as caught:
         load(code, handler=handler)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vllm_handler", "install vllm in the server's environment, and call it in a handler of the archive's own"),
+        ("trt_llm_handler", "install tensorrt_llm in the server's environment"),
+        ("dali_image_classifier", "the handler image_classifier takes the same archive"),
+        ("dali_handler", "install NVIDIA's package for it"),
+        ("densenet_handler", "ts.torch_handler.image_classifier.ImageClassifier does the same"),
+    ],
+)
+def test_a_default_handler_that_is_not_there_says_what_to_do(load, name, words):
+    whose = f"ts.torch_handler.{name} of TorchServe is not part of flowyard: "
+    with pytest.raises(InvalidModelError, match=rf"^{re.escape(whose)}.*{re.escape(words)}"):
+        load(handler=name)
+    with pytest.raises(InvalidModelError, match=rf"^h\.py:2: ModuleNotFoundError: {re.escape(whose)}.*{re.escape(words)}"):
+        load(f"\nfrom ts.torch_handler.{name} import Handler")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("ts.torch_handler.distributed.base_deepspeed_handler", "call deepspeed.init_inference"),
+        ("ts.handler_utils.distributed.pt_pippy", "torch.distributed.pipelining"),
+        ("ts.handler_utils.preprocess.dali", "install NVIDIA's package for it"),
+        ("ts.metrics.system_metrics", "handlers have context.metrics"),
+        ("ts.model_server", "flowyard torchserve"),
+        ("ts.utils.hf_utils", "context.system_properties['model_dir']"),
+    ],
+)
+def test_what_the_package_has_not_says_what_there_is_instead(load, module, words):
+    with pytest.raises(InvalidModelError, match=rf"^h\.py:1: .* of TorchServe is not part of flowyard: .*{re.escape(words)}"):
+        load(f"import {module}")
+
+
+def test_a_module_that_is_not_there_may_be_done_without(load):
+    load("""
+        try:
+            import ts.torch_handler.vllm_handler
+        except ImportError:
+            pass
+
+        def handle(data, context):
+            return data
+    """)
+
+
+def test_a_handler_of_the_archive_may_have_the_name_of_one_that_is_not_there(load):
+    load(handler="vllm_handler.py", files={"vllm_handler.py": "def handle(data, context):\n    return data"})
 
 
 def test_a_runtime_of_cpp_is_refused(load):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import importlib
 import logging
 import os
@@ -18,6 +19,12 @@ from ts.handler_utils.timer import timed
 from ts.utils.util import check_valid_pt2_backend, list_classes_from_module, load_label_mapping
 
 logger = logging.getLogger(__name__)
+#: What TorchScript calls the engines that Torch-TensorRT puts into it.
+TENSORRT_CLASSES = "torch.classes.tensorrt"
+NO_TENSORRT = (
+    "the model was compiled by Torch-TensorRT, which is not here: install torch_tensorrt in the server's environment,"
+    " in the version that compiled it, or archive the model as it was before"
+)
 LABELS = "index_to_name.json"
 
 
@@ -98,10 +105,21 @@ class BaseHandler(abc.ABC):
         raise RuntimeError("No model weights could be loaded: the manifest's serializedFile is no .pt, .onnx or .so")
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
-        """Loads TorchScript."""
+        """Loads TorchScript; where it was compiled by Torch-TensorRT, that package knows what is in it.
+
+        Raises:
+            RuntimeError: It is none, or the package is missing.
+        """
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch_tensorrt")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.jit.load(model_pt_path, map_location=self.device)
+            try:
+                return torch.jit.load(model_pt_path, map_location=self.device)
+            except RuntimeError as error:
+                if TENSORRT_CLASSES not in str(error):
+                    raise
+                raise RuntimeError(NO_TENSORRT) from error
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
         """Makes an instance of the only class that the model's file defines, with the weights of the state dict."""
