@@ -153,9 +153,12 @@ class Loading:
         if said is None or not said.default_version:
             return
         chosen = self._endpoints.traffic(name).default
-        now = self._endpoints.versions(name)[0].record.version if chosen is None else chosen
-        if now != version:
-            await self._traffic_changes.set_default(name, version)
+        try:
+            now = self._endpoints.versions(name)[0].record.version if chosen is None else chosen
+            if now != version:
+                await self._traffic_changes.set_default(name, version)
+        except FlowyardError as error:
+            log.warning("this version could not be made the default one", name=name, version=version, reason=str(error))
 
     async def _load_stored(self, source: Request, stored: StoredArchive, plan: Plan, kind: str) -> None:
         """Registers what the operator asked for, unless just that is there already."""

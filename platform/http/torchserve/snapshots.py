@@ -1,7 +1,7 @@
 """Writes TorchServe's snapshots: at the start, after each change, and at the stop (TorchServe reference §1.2).
 
-They are for those who read, keep or hand them back; what is registered is remembered in the state directory. They are written by
-threads, so that nobody waits for the disk, and a disk that fails is a warning.
+They are for those who read, keep or hand them back; what is registered is remembered in the state directory. A thread writes
+them, so that nobody waits for the disk, and a disk that fails is a warning.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
 import threading
 from collections.abc import Mapping
 from datetime import datetime
@@ -47,7 +48,9 @@ log = structlog.stdlib.get_logger(__name__)
 GATHER_S = 0.02
 #: Snapshots that are kept, the latest ones; those that others have written stay.
 MOST_KEPT = 200
-#: Time that the disk gets for the last one.
+#: Those that may wait for the disk; what comes then is left out.
+MOST_WAITING = 8
+#: Time that the disk gets for the last ones.
 CLOSE_LIMIT_S = 5.0
 
 
@@ -74,41 +77,50 @@ class Snapshots:
         self._mode = 0o600 if "keystore_pass" in self._properties else 0o666
         self._last = next((stamp for file in reversed(snapshots_in(folder)) if (stamp := stamp_of(file.name))), None)
         self._has_started = False
-        self._has_changed = False
         self._foreign: set[str] = set()
-        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[tuple[str, Snapshot] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="snapshots", daemon=True)
+        self._thread.start()
         registry.watch_changes(self.changed)
         self._starting = asyncio.ensure_future(self._start())
-        self._writing: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def changed(self, change: Change) -> None:
         """Something is registered otherwise than before; what the server does itself is part of its start until that is over."""
         if change.who == "server" and not self._has_started:
             return
-        self._has_changed = True
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._write_changes())
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._timer = None
+        self._take("snapshot")
 
     def close(self) -> None:
         """The server stops; the last snapshot says what it has served."""
         self._registry.watch_changes(None)
         self._starting.cancel()
-        if self._writing is not None:
-            self._writing.cancel()
-        last = threading.Thread(target=self._save, args=self._made("shutdown"), name="snapshot", daemon=True)
-        last.start()
-        last.join(CLOSE_LIMIT_S)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._take("shutdown")
+        self._waiting.put(None)
+        self._thread.join(CLOSE_LIMIT_S)
 
     async def _start(self) -> None:
         await self._registry.settled()
         self._has_started = True
-        await asyncio.to_thread(self._save, *self._made("startup"))
+        self._take("startup")
 
-    async def _write_changes(self) -> None:
-        while self._has_changed:
-            await asyncio.sleep(GATHER_S)
-            self._has_changed = False
-            await asyncio.to_thread(self._save, *self._made("snapshot"))
+    def _take(self, kind: Kind) -> None:
+        """Hands what there is now to the thread."""
+        if self._waiting.qsize() < MOST_WAITING:
+            self._waiting.put(self._made(kind))
+        else:
+            log.warning("a snapshot could not be written", snapshot=kind, reason="the disk is too slow")
+
+    def _write(self) -> None:
+        while (made := self._waiting.get()) is not None:
+            self._save(*made)
 
     def _made(self, kind: Kind) -> tuple[str, Snapshot]:
         """The name and content of a snapshot of now."""
@@ -168,14 +180,13 @@ class Snapshots:
         return os.open(path, flags, self._mode)
 
     def _forget_old(self) -> None:
-        with self._lock:
-            for file in snapshots_in(self._logs)[:-MOST_KEPT]:
-                if file.name in self._foreign:
-                    continue
-                if state_dir_of(file) == self._state_dir:
-                    file.unlink(missing_ok=True)
-                else:
-                    self._foreign.add(file.name)
+        for file in snapshots_in(self._logs)[:-MOST_KEPT]:
+            if file.name in self._foreign:
+                continue
+            if state_dir_of(file) == self._state_dir:
+                file.unlink(missing_ok=True)
+            else:
+                self._foreign.add(file.name)
 
 
 def snapshots(registry: Registry, models: Models, kept: Mapping[str, str]) -> Snapshots | None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.server import wait_until
 
 from flowyard.platform import torchserve_config as config
+from flowyard.platform.http.torchserve.entries import Models
+from flowyard.platform.http.torchserve.snapshots import snapshots
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.history import Change
 from flowyard.platform.settings import Settings, settings_of
 from flowyard.platform.sources import Given
 from flowyard.platform.torchserve_snapshots import (
@@ -18,6 +26,7 @@ from flowyard.platform.torchserve_snapshots import (
     name_of,
     newest_snapshot,
     read_snapshot,
+    snapshots_in,
     stamp_of,
     value_of,
 )
@@ -172,3 +181,91 @@ def _sizes() -> list[Given]:
     plain = Settings()
     names = ("job_queue_size", "max_request_size", "wait_model_loading", "native_api")
     return [Given(name, str(getattr(plain, name)), "", "") for name in names]
+
+
+class Watched:
+    """A registry without anything in it, whose start takes as long as it is told."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(state_dir=str(folder / "state"), log_location=str(folder), **settings)
+        self.endpoints = Endpoints()
+        self.told: Any = None
+        self.is_up = asyncio.Event()
+
+    def watch_changes(self, told: Any) -> None:
+        self.told = told
+
+    async def settled(self) -> None:
+        await self.is_up.wait()
+
+    def change(self, who: str) -> None:
+        self.told(Change(time="", who=who, action="scale", name="m"))
+
+
+def written(folder: Path) -> list[str]:
+    return [path.name.partition("-")[2] for path in snapshots_in(folder)]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait_until, condition)
+
+
+def test_what_the_server_does_itself_belongs_to_its_start(tmp_path):
+    async def run() -> None:
+        registry = Watched(tmp_path)
+        found = snapshots(registry, Models(registry.endpoints), {})
+        registry.change("server")
+        registry.change("127.0.0.1")
+        registry.change("127.0.0.1")
+        await until(lambda: written(tmp_path) == ["snapshot.cfg"])
+        registry.is_up.set()
+        await until(lambda: written(tmp_path) == ["snapshot.cfg", "startup.cfg"])
+        registry.change("server")
+        await until(lambda: written(tmp_path) == ["snapshot.cfg", "startup.cfg", "snapshot.cfg"])
+        found.close()
+        assert registry.told is None
+        assert written(tmp_path)[-1] == "shutdown.cfg"
+
+    asyncio.run(run())
+
+
+def test_old_ones_go_and_those_of_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowyard.platform.http.torchserve.snapshots.MOST_KEPT", 2)
+    theirs = write(tmp_path, "20200101000000000-shutdown.cfg", model_store="s")
+    future = write(tmp_path, "20990101000000000-startup.cfg", **{STATE_DIR: str(tmp_path / "state")})
+
+    async def run() -> None:
+        registry = Watched(tmp_path)
+        found = snapshots(registry, Models(registry.endpoints), {"vmargs": "-Xmx1g"})
+        registry.is_up.set()
+        await until(lambda: "startup.cfg" in written(tmp_path)[2:])
+        found.close()
+
+    asyncio.run(run())
+    assert theirs.exists()
+    assert not future.exists()
+    names = [path.name for path in snapshots_in(tmp_path)]
+    assert names == [theirs.name, "20990101000000001-startup.cfg", "20990101000000002-shutdown.cfg"]
+    said = config.read_config("torchserve", snapshots_in(tmp_path)[-1], {})
+    assert (said.kept, said.loaded_by_snapshot) == ({"vmargs": "-Xmx1g"}, ())
+
+
+@pytest.mark.parametrize(("settings", "readable"), [({}, True), ({"keystore": "k.p12", "keystore_pass": "secret"}, False)])
+def test_a_password_is_for_nobody_else_to_read(tmp_path, settings, readable):
+    async def run() -> None:
+        registry = Watched(tmp_path, **settings)
+        found = snapshots(registry, Models(registry.endpoints), {})
+        found.close()
+
+    asyncio.run(run())
+    (file,) = snapshots_in(tmp_path)
+    assert bool(file.stat().st_mode & 0o044) is readable
+    assert ("keystore_pass=secret" in file.read_text()) is not readable
+
+
+def test_none_are_written_where_none_are_wanted_or_nobody_says_where(tmp_path):
+    for settings in (Settings(log_location=str(tmp_path), config_snapshots=False), Settings()):
+        registry = Watched(tmp_path)
+        registry.settings = settings
+        assert snapshots(registry, Models(registry.endpoints), {}) is None
+    assert snapshots_in(tmp_path) == []
