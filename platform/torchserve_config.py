@@ -16,7 +16,7 @@ import msgspec
 
 from flowyard.engines.torchserve.config import MOST_SECONDS
 from flowyard.engines.torchserve.folder import ENVELOPES
-from flowyard.platform.sources import Given
+from flowyard.platform.sources import ENV_PREFIX, Given
 from flowyard.platform.telemetry.log_files import can_be_written
 from flowyard.platform.torchserve_snapshots import KEY, MAX_BYTES, STATE_DIR, newest_snapshot, read_document, read_snapshot
 from flowyard.schemas.errors import InvalidRequestError
@@ -292,8 +292,8 @@ def newer_than(snapshot: Path, folder: Path) -> list[str]:
 
 
 def logs_of(env: Mapping[str, str], folder: Path) -> Path:
-    """The folder of the logs of an installation."""
-    return Path(env.get("LOG_LOCATION") or folder / LOGS)
+    """The folder of the logs of an installation; the setting of that name says it, too."""
+    return Path(env.get(f"{ENV_PREFIX}LOG_LOCATION") or env.get("LOG_LOCATION") or folder / LOGS)
 
 
 def read_config(dialect: Dialect, file: Path | None, env: Mapping[str, str], remembered: Path | None = None) -> Config:

@@ -135,6 +135,19 @@ def test_snapshots_of_others_count_once_their_state_directory_is_gone(tmp_path):
     assert newest_snapshot(tmp_path, ours) == third
 
 
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, "home/logs"),
+        ({"LOG_LOCATION": "var"}, "var"),
+        ({"LOG_LOCATION": "var", "FLOWYARD_LOG_LOCATION": "own"}, "own"),
+        ({"FLOWYARD_LOG_LOCATION": ""}, "home/logs"),
+    ],
+)
+def test_snapshots_are_looked_for_where_they_are_written(env, expected):
+    assert config.logs_of(env, Path("home")) == Path(expected)
+
+
 @pytest.mark.parametrize(("remembered", "loads"), [(None, True), ("state", False), ("other", True)])
 def test_models_that_are_remembered_do_not_come_from_a_snapshot(tmp_path, remembered, loads):
     keys = {STATE_DIR: str(tmp_path / "state"), KEY: value_of(SNAPSHOT), "job_queue_size": "7"}
