@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, TypeAlias
 
-from flowyard.engines import confinement, discovery, printed
+from flowyard.engines import confinement, discovery, printed, ranks
 from flowyard.engines.alike import AlikeCalls, TensorModel
 from flowyard.engines.awaited import AwaitedBatches
 from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
@@ -256,16 +256,26 @@ def _beat(connection: Connection) -> None:
 def _load(connection: Connection, load: frames.Load) -> LoadedModel | None:
     started = time.perf_counter()
     try:
-        model = _load_model(load)
+        model = _load_model(load, functools.partial(_give_up, connection))
     except BaseException as error:  # noqa: BLE001 - the server is told, whatever it was
-        failure = _load_failure(error)
-        connection.send(frames.LoadFailed(failure.code, _message(failure)))
+        _refuse(connection, _load_failure(error))
         return None
-    connection.send(frames.Ready(model.signature, time.perf_counter() - started))
+    others = model.pids if isinstance(model, ranks.RankedModel) else ()
+    connection.send(frames.Ready(model.signature, time.perf_counter() - started, others))
     return model
 
 
-def _load_model(load: frames.Load) -> LoadedModel:
+def _refuse(connection: Connection, failure: FlowyardError) -> None:
+    connection.send(frames.LoadFailed(failure.code, _message(failure)))
+
+
+def _give_up(connection: Connection, failure: FlowyardError) -> NoReturn:
+    """Tells the server that the model cannot be loaded while it is still being loaded in another thread."""
+    _refuse(connection, failure)
+    _exit(EXIT_LOAD_FAILED)
+
+
+def _load_model(load: frames.Load, give_up: ranks.GiveUp) -> LoadedModel:
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(load.threads))
     os.chdir(load.root)
@@ -273,6 +283,11 @@ def _load_model(load: frames.Load) -> LoadedModel:
         # `python -m` put the server's folder there, which is none of the model's business.
         del sys.path[0]
     sys.path.insert(0, load.root)
+    return _load_part(load) if load.ranks is None else ranks.load(load, load.ranks, _load_part, give_up)
+
+
+def _load_part(load: frames.Load) -> LoadedModel:
+    """Loads the model, or this rank's part of it."""
     source = ModelSource(
         root=load.root,
         path=load.path,

@@ -66,6 +66,22 @@ def _expand(name: str, available: Sequence[Device]) -> tuple[Device, ...]:
     return (parse_device(name, available),)
 
 
+def shared_out(devices: Sequence[Device], size: int) -> dict[Device, tuple[Device, ...]]:
+    """Shares devices out to workers that take several GPUs each.
+
+    Args:
+        devices: The devices of a model.
+        size: How many GPUs a worker takes.
+
+    Returns:
+        The GPUs of a worker by the first of them, in the order given; what is left of them is too few for another one. The CPU
+        is there for every worker, and stands for no GPU.
+    """
+    gpus = [device for device in devices if device.type == "gpu"]
+    sets = {gpus[start]: tuple(gpus[start : start + size]) for start in range(0, len(gpus) - size + 1, size)}
+    return {device: () for device in devices if device.type != "gpu"} | sets
+
+
 def discover(env: Mapping[str, str] | None = None, root: Path = Path("/")) -> tuple[Device, ...]:
     """Finds the devices of this machine without initialising CUDA.
 

@@ -22,6 +22,7 @@ from flowyard.schemas.devices import Device
 from flowyard.schemas.fusion import Fusion
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.ranks import Ranks
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import ALIGNMENT_BYTES, Buffer, Encoded
 
@@ -95,6 +96,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
         properties: What such a model's own files say about how it is to be loaded.
         fusion: Nodes of the workflow that the worker may be asked to compute in one call.
         log_level: What is below it is not logged; a number of the `logging` module.
+        ranks: How the worker is made of processes, where one does not do.
     """
 
     engine: str
@@ -108,6 +110,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     properties: dict[str, str] = {}
     fusion: Fusion | None = None
     log_level: int = 20
+    ranks: Ranks | None = None
 
 
 class LogLevel(msgspec.Struct, frozen=True, array_like=True, tag="log_level"):
@@ -151,10 +154,12 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     Attributes:
         signature: What the model takes and gives, where its engine knows.
         load_s: Seconds the load took.
+        others: Process ids of the worker's ranks but the first.
     """
 
     signature: Signature | None = None
     load_s: float = 0.0
+    others: tuple[int, ...] = ()
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flowyard.engines.djl.pretrained import is_pretrained
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.properties import Property, as_mapping, read_properties
+from flowyard.schemas.ranks import MOST_RANKS, Ranks
 
 FILE = "serving.properties"
 OPTION = "option."
@@ -30,6 +32,11 @@ MAX_SOURCE_BYTES = 4 << 20
 #: What DJL recognises an engine by, in its order (DJL §4.1).
 _FIRST = {"PyTorch": ".pt", "OnnxRuntime": ".onnx"}
 _ENGINES = {"python": "Python", "mpi": "Python"}
+#: The engine that starts a handler in several processes, and the options that say how many: their product.
+_MPI = "mpi"
+_DEGREES = ("tensor_parallel_degree", "pipeline_parallel_degree")
+#: As many as there are GPUs.
+_MOST = "max"
 #: Requests that a worker with an asynchronous handler has at the same time, where nothing says how many.
 AWAITED_AT_ONCE = 64
 #: Key of the file -> field of a `ModelSpec`.
@@ -69,6 +76,40 @@ class DjlModel(msgspec.Struct, frozen=True, kw_only=True):
         """The value of `option.NAME`."""
         entry = self.properties.get(OPTION + name)
         return entry.value.strip() if entry is not None else default
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """How a worker with a handler is made of processes; `None` where it is one like any other.
+
+        In MPI mode each process has a part of the model; without it `tensor_parallel_degree` says how many GPUs the one process
+        of a worker sees (DJL's `PyModel`, `Connection`).
+
+        Raises:
+            InvalidModelError: A degree that is not allowed, or a handler that is awaited in several processes.
+        """
+        if self.engine != "Python" or self.path == pretrained.MODULE:
+            return None
+        degree = self._degree()
+        engine = self.properties.get("engine")
+        by_engine = engine is not None and engine.value.strip().lower() == _MPI
+        if not by_engine and self.option("mpi_mode").lower() != "true":
+            return Ranks(devices=degree) if degree is not None and degree != 1 else None
+        if self.is_asynchronous:
+            raise InvalidModelError(f"{FILE}: option.async_mode: not with several processes, which compute every batch together")
+        return Ranks(launcher="mpi", count=degree or 0, devices=degree or 0)
+
+    def _degree(self) -> int | None:
+        """The product of the degrees; 0 for as many as there are GPUs, `None` where nobody says."""
+        entries = [self.properties[OPTION + name] for name in _DEGREES if self.option(name)]
+        values = [0 if entry.value.strip() == _MOST else _degree(entry) for entry in entries]
+        if not values:
+            return None
+        product = math.prod(values)
+        if product > MOST_RANKS:
+            raise InvalidModelError(
+                f"{FILE}:{entries[-1].line}: {entries[-1].key}: {product} processes are more than {MOST_RANKS}"
+            )
+        return product
 
     @property
     def is_asynchronous(self) -> bool:
@@ -119,6 +160,14 @@ class DjlModel(msgspec.Struct, frozen=True, kw_only=True):
         if devices is not None and devices.value.strip():
             given["device"] = devices.value.strip()
         return msgspec.convert(given, ModelSpec)
+
+
+def _degree(entry: Property) -> int:
+    text = entry.value.strip()
+    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_RANKS:
+        return int(text)
+    expected = f"a number from 1 to {MOST_RANKS}, or {_MOST}"
+    raise InvalidModelError(f"{FILE}:{entry.line}: {entry.key}: {entry.value[:50]!r} is not allowed; expected {expected}")
 
 
 def _number(entry: Property, field: str) -> object:

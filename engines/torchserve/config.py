@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from flowyard.engines.torchserve import parallel
+from flowyard.engines.torchserve.parallel import Parallel, parallel_of
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.models import ModelSpec
 
@@ -32,7 +34,6 @@ NUMBERS = {
 }
 _OTHER_NUMBERS = (
     "startupTimeout",
-    "parallelLevel",
     "maxRetryTimeoutInSec",
     "clientTimeoutInMills",
     "sequenceMaxIdleMSec",
@@ -47,13 +48,11 @@ _PROTOCOLS = ("continuousBatching", "asyncCommunication")
 AWAITED_AT_ONCE = 64
 #: Keys that say something where `sequenceBatching` is on.
 OF_SEQUENCES = ("maxNumSequence", "maxSequenceJobQueueSize", "sequenceMaxIdleMSec", "sequenceTimeoutMSec")
-_TORCHRUN = ("pp", "tp", "pptp")
 #: Every key that TorchServe itself reads.
-KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, "deviceType", "deviceIds", "parallelType", "torchrun"})
+KEYS = frozenset({*NUMBERS, *_OTHER_NUMBERS, *_FLAGS, *parallel.KEYS, "deviceType", "deviceIds"})
 #: Those of them that are understood and do nothing.
 WITHOUT_EFFECT = {
     "maxRetryTimeoutInSec": "a worker that is lost is started again, however often; only /ping minds it",
-    "torchrun": "a model runs in one process",
     "useVenv": "requirements are installed for the workers of their archive alone anyway",
 }
 
@@ -68,7 +67,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
     Attributes:
         file: The file's name in the archive, empty where there is none.
-        settings: The keys of TorchServe's whose values are of the right kind.
+        settings: The keys of TorchServe's whose values are of the right kind; those of `parallel` as they are.
     """
 
     file: str = ""
@@ -135,9 +134,25 @@ class ModelConfig(msgspec.Struct, frozen=True):
             return max(batch_size, AWAITED_AT_ONCE)
         return batch_size if self.is_continuous else 1
 
+    @property
+    def parallel(self) -> Parallel:
+        """The processes that a worker is made of.
+
+        Raises:
+            InvalidModelError: What the file says of them is not allowed.
+        """
+        try:
+            return parallel_of(self.settings)
+        except InvalidModelError as error:
+            raise InvalidModelError(f"{self.file}: {error.message}") from None
+
     def as_json(self) -> str:
         """What the file says of itself, for descriptions."""
-        return msgspec.json.encode({key: value for key, value in self.settings.items() if key != "torchrun"}).decode()
+        said = {key: value for key, value in self.settings.items() if key not in parallel.KEYS}
+        found = self.parallel
+        if found.kind:
+            said |= {parallel.TYPE: found.kind, parallel.LEVEL: found.level}
+        return msgspec.json.encode(said).decode()
 
     def spec(self) -> ModelSpec:
         """How the model is to be served."""
@@ -175,7 +190,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
             envelope: The `service_envelope` that the handler is to be in.
 
         Raises:
-            InvalidModelError: The model needs several processes, or handlers that are called in another way.
+            InvalidModelError: The model needs processes, or handlers that are called in a way, that do not go together.
         """
         asked = [key for key in _PROTOCOLS if self.settings.get(key)]
         if asked and self.has_sequences:
@@ -188,9 +203,10 @@ class ModelConfig(msgspec.Struct, frozen=True):
             # TorchServe takes such a model, and refuses every request.
             told = "sequenceBatching needs a number of milliseconds over 0 that a sequence may rest"
             raise InvalidModelError(f"{self.file}: sequenceMaxIdleMSec: {told}")
-        kind = self.settings.get("parallelType")
-        if kind in _TORCHRUN or self.settings.get("parallelLevel", 1) > 1:
-            raise InvalidModelError(f"{self.file}: parallelType, parallelLevel: this version runs a model in one process")
+        found = self.parallel
+        if found.processes > 1 and asked:
+            told = f"not with {parallel.TYPE} {found.kind!r}: a batch is computed by all {found.processes} processes together"
+            raise InvalidModelError(f"{self.file}: {asked[0]}: {told}")
 
 
 def read_config(folder: Path, name: str) -> ModelConfig:
@@ -278,9 +294,10 @@ def _is_right(file: str, key: str, value: object) -> bool:
         return _told(value in ("cpu", "gpu"), file, key, value, "cpu, or gpu")
     if key == "deviceIds":
         return _told(isinstance(value, list) and all(map(_is_int, value)), file, key, value, "list of integers")
-    if key == "parallelType":
-        return _told(value in (*_TORCHRUN, "custom"), file, key, value, "pp, tp, pptp, or custom")
-    return key == "torchrun" and _told(isinstance(value, dict), file, key, value, "mapping")
+    if key == parallel.TORCHRUN:
+        return _told(isinstance(value, dict), file, key, value, "mapping")
+    # Passed over, a wrong value would have one process compute what several are to.
+    return key in parallel.KEYS
 
 
 def _fits(file: str, key: str, value: object) -> bool:

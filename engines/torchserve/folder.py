@@ -13,6 +13,7 @@ from flowyard.engines import discovery
 from flowyard.engines.torchserve.config import ModelConfig, read_config
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.ranks import Ranks
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 #: Where MMS 0.x has it.
@@ -123,6 +124,11 @@ class ArchivedModel(msgspec.Struct, frozen=True, kw_only=True):
             batch_size: What it is registered with.
         """
         return self.config.concurrency(batch_size)
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """How a worker is made of processes; `None` where it is one like any other."""
+        return self.config.parallel.ranks
 
     @property
     def parameters(self) -> dict[str, str]:

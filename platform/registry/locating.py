@@ -22,6 +22,7 @@ from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import InvalidModelError
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.ranks import Ranks
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,11 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
     def startup_timeout_s(self) -> float | None:
         """How long its workers may take to load it, where it says so."""
         return self.described.loading_timeout_s() if self.described is not None else None
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """How its workers are made of processes; `None` where each is one like any other."""
+        return self.described.ranks if self.described is not None else None
 
     def spec(self, device_type: str = "cpu") -> ModelSpec:
         """What the model itself says about how it is to be served."""

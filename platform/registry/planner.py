@@ -10,7 +10,7 @@ import msgspec
 from flowyard.engines.torchserve.config import ModelConfig
 from flowyard.engines.torchserve.folder import MODEL_METRICS, SEQUENCE_HEADERS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
-from flowyard.platform.devices import cpu_count, parse_devices
+from flowyard.platform.devices import cpu_count, parse_devices, shared_out
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
@@ -22,9 +22,10 @@ from flowyard.platform.workers.pool import PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import ForbiddenError
+from flowyard.schemas.errors import ForbiddenError, InvalidModelError
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.ranks import Ranks
 from flowyard.workflows.plan import Plan, Spelling
 
 #: Most calls of functions that are sent to a worker together.
@@ -87,11 +88,15 @@ class Planner:
         # What the caller says counts, then the model's own file, then the settings.
         spec = fill(spec, ModelSpec(device=located.spec().device))
         devices = parse_devices(spec.device or self._settings.load_on_devices, self._available)
+        ranks = self._ranks(located, devices, key if key == name else f"{name}__{key}")
+        gpus = _gpus_of(ranks, devices)
+        devices = tuple(gpus) if ranks is not None else devices
         spec = fill(spec, shared_out(spec.options, len(devices)))
         own = fill(located.spec(devices[0].type), late_spec(spec.options, len(devices)))
         spec = fill(spec, own)
         spec = fill(spec, ModelSpec(min_worker=self._settings.min_workers, max_worker=self._settings.max_workers))
-        low, high = workers(spec, self._default_workers(located, devices))
+        processes = ranks.count if ranks is not None else 1
+        low, high = workers(spec, max(1, self._default_workers(located, devices) // processes))
         policy = self._policy(key, spec)
         return PoolSpec(
             name=key if key == name else f"{name}:{key}",
@@ -103,7 +108,9 @@ class Planner:
             devices=devices,
             min_workers=low,
             max_workers=high,
-            threads=max(1, self._cores // max(1, low * len(devices))),
+            threads=(ranks.threads if ranks else None) or max(1, self._cores // max(1, low * len(devices) * processes)),
+            ranks=ranks,
+            gpus=gpus,
             own_workers=workers(own),
             startup_timeout_s=located.startup_timeout_s or self._settings.startup_timeout_s,
             silent_limit_s=self._settings.silent_limit_s,
@@ -119,6 +126,15 @@ class Planner:
             return policy
         limits = _limits_of(located.described.config, policy.batch_size * most_workers, sequence_headers(self._settings))
         return msgspec.structs.replace(policy, sequences=limits)
+
+    def _ranks(self, located: Located, devices: tuple[Device, ...], name: str) -> Ranks | None:
+        """How workers are made of processes, with every number known."""
+        ranks = located.ranks
+        if ranks is None:
+            return None
+        gpus = sum(device.type == "gpu" for device in devices)
+        count, each = ranks.count or max(1, gpus), ranks.devices or max(1, gpus)
+        return msgspec.structs.replace(ranks, count=count, devices=each, name=name, silent_limit_s=self._settings.silent_limit_s)
 
     def _default_workers(self, located: Located, devices: tuple[Device, ...]) -> int:
         """Most workers per device where nobody says: handlers on the CPU may use all cores, as in DJL (§5), others have one."""
@@ -163,6 +179,21 @@ class Planner:
             idle_s=settings.max_idle_time if spec.max_idle_time is None else spec.max_idle_time,
             timeout_s=spec.timeout or settings.default_timeout_s,
         )
+
+
+def _gpus_of(ranks: Ranks | None, devices: tuple[Device, ...]) -> dict[Device, tuple[int, ...]]:
+    """The GPUs of a worker by its device, where it may take several.
+
+    Raises:
+        InvalidModelError: There are fewer than one worker takes; the text begins as TorchServe's.
+    """
+    if ranks is None:
+        return {}
+    sets = shared_out(devices, ranks.devices)
+    if not sets:
+        told = f"each worker takes {ranks.devices} GPUs, and may have {', '.join(map(str, devices))}"
+        raise InvalidModelError(f"No enough gpu devices for model:{ranks.name} parallelLevel:{ranks.devices} ({told})")
+    return {device: tuple(one.id for one in several) for device, several in sets.items()}
 
 
 #: What is told of a request that took too long, and of one whose worker died, by whose handlers they are (DJL §2.8; TorchServe

@@ -49,6 +49,7 @@ from flowyard.schemas.fusion import FUSED, Fusion
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.payload import Payload
+from flowyard.schemas.ranks import Ranks
 from flowyard.schemas.tensors import Signature
 
 log = structlog.stdlib.get_logger(__name__)
@@ -84,6 +85,8 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         confinement: What the workers get and may.
         packages: Folder of packages that were installed for the archive, empty for none.
         fusion: Nodes of the workflow that a worker may be asked to compute in one call.
+        ranks: How workers are made of processes; `None` where each is one.
+        gpus: Where they are made of several, or take several GPUs: the GPUs of a worker by its device.
     """
 
     name: str
@@ -106,6 +109,17 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
     confinement: Confinement = Confinement()
     packages: str = ""
     fusion: Fusion | None = None
+    ranks: Ranks | None = None
+    gpus: dict[Device, tuple[int, ...]] = {}
+
+    @property
+    def processes(self) -> int:
+        """How many processes a worker is."""
+        return 1 if self.ranks is None else self.ranks.count
+
+    def ranks_on(self, device: Device) -> Ranks | None:
+        """How a worker on a device is made of processes."""
+        return None if self.ranks is None else msgspec.structs.replace(self.ranks, gpus=self.gpus.get(device, ()))
 
     @property
     def batch_size(self) -> int:
@@ -119,7 +133,7 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerView(msgspec.Struct, frozen=True):
-    """A worker as `describe` shows it."""
+    """A worker as `describe` shows it; `others` are the process ids of its ranks but the first."""
 
     id: int
     device: Device
@@ -127,6 +141,11 @@ class WorkerView(msgspec.Struct, frozen=True):
     state: str
     pid: int | None
     leaving: bool
+    others: tuple[int, ...] = ()
+
+    def memory_bytes(self) -> int:
+        """What its processes have in RAM, what they share counted for each."""
+        return sum(map(resident_bytes, (self.pid, *self.others))) if self.pid is not None else 0
 
 
 class ModelPool:
@@ -300,8 +319,8 @@ class ModelPool:
     def more_workers(self, low: int, device: Device) -> Wanted:
         """The workers that would have to be started on a device for so many, and what each of them takes."""
         there = next((group.staying() for group in self.groups if group.device == device), 0)
-        taken = [resident_bytes(worker.pid) for worker in self.workers() if worker.pid is not None]
-        return Wanted(low - there, max([UNKNOWN_WORKER_BYTES, *taken]))
+        taken = [worker.memory_bytes() for worker in self.workers()]
+        return Wanted(low - there, max([UNKNOWN_WORKER_BYTES * self.spec.processes, *taken]))
 
     async def settled(self) -> None:
         """Waits until every group has the workers it should have at least.
@@ -379,8 +398,9 @@ class ModelPool:
         for worker in self._scheduler.workers:
             process = self._processes.get(worker.id)
             started = self._started_at.get(worker.id, datetime.now(UTC))
-            pid = process.pid if process else None
-            views.append(WorkerView(worker.id, worker.device, started, worker.state, pid, worker.retiring or worker.killed))
+            pid, others = (process.pid, process.others) if process else (None, ())
+            leaving = worker.retiring or worker.killed
+            views.append(WorkerView(worker.id, worker.device, started, worker.state, pid, leaving, others))
         return views
 
     # ---- what the workers report ----
@@ -576,6 +596,7 @@ class ModelPool:
             spec.handlers,
             spec.properties,
             spec.fusion,
+            ranks=spec.ranks_on(device),
         )
         process = WorkerProcess(
             worker,

@@ -52,6 +52,7 @@ from flowyard.schemas.frames import (
     WireSeveral,
 )
 from flowyard.schemas.payload import Payload
+from flowyard.schemas.ranks import MOST_RANKS
 from flowyard.schemas.redaction import without_host_paths
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Encoded
@@ -163,6 +164,8 @@ class WorkerProcess:
         self._ahead: dict[tuple[int, int], int] = {}
         self._listening: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
+        #: Process ids of its ranks but the first, once they have loaded the model.
+        self.others: tuple[int, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -286,6 +289,7 @@ class WorkerProcess:
             case Heartbeat():
                 """The channel has noted that something came."""
             case Ready():
+                self.others = message.others[:MOST_RANKS]
                 if self._listening is None:
                     self._listen()
                 self._events.on_ready(self.worker, message.signature, message.load_s)

@@ -9,7 +9,6 @@ from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
 from flowyard.platform.workers.pool import ModelPool, WorkerView
-from flowyard.platform.workers.process import resident_bytes
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -90,5 +89,5 @@ def _worker(worker: WorkerView) -> WorkerInfo:
         start_time=told_time(worker.started),
         status="UNLOADING" if worker.leaving else "READY",
         gpu=worker.device.type == "gpu",
-        memory_usage=resident_bytes(worker.pid) if worker.pid is not None else 0,
+        memory_usage=worker.memory_bytes(),
     )

@@ -11,7 +11,6 @@ import msgspec
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.endpoints import Endpoints, Entry
 from flowyard.platform.workers.pool import ModelPool, WorkerView
-from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.devices import Device
 from flowyard.schemas.tensors import Signature
@@ -316,8 +315,7 @@ def _groups(pool: ModelPool) -> list[WorkerGroupInfo]:
 
 def _worker_info(worker: WorkerView) -> WorkerInfo:
     status = "UNLOADING" if worker.leaving else "PENDING" if worker.state == "starting" else "READY"
-    memory = resident_bytes(worker.pid) if worker.pid is not None else 0
-    return WorkerInfo(worker.id, _time(worker.started), status, worker.pid, worker.state, memory)
+    return WorkerInfo(worker.id, _time(worker.started), status, worker.pid, worker.state, worker.memory_bytes())
 
 
 def _time(moment: datetime) -> str:

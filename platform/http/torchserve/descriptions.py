@@ -14,7 +14,6 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
 from flowyard.platform.telemetry.gpus import GpuUse
 from flowyard.platform.workers.pool import ModelPool, WorkerView
-from flowyard.platform.workers.process import resident_bytes
 from flowyard.schemas.models import ModelSpec
 
 DEFAULT_RETRY_S = 300
@@ -257,7 +256,7 @@ def _worker(worker: WorkerView, gpus: Sequence[GpuUse]) -> WorkerInfo:
         id=str(FIRST_WORKER - 1 + worker.id),
         start_time=told_time(worker.started),
         status="READY" if is_ready else "UNLOADING",
-        memory_usage=resident_bytes(worker.pid) if worker.pid is not None else 0,
+        memory_usage=worker.memory_bytes(),
         pid=worker.pid if worker.pid is not None else NO_PROCESS,
         gpu=is_gpu,
         gpu_usage=gpu_usage(worker.device.id, gpus) if is_gpu else "N/A",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -28,9 +29,15 @@ def begin(receiver: Any) -> None:
 
 
 def offer() -> Any:
-    """The function, for a module that takes it."""
+    """The function, for a module that takes it. Of several ranks only the first sends: nobody waits for what others have."""
+    if os.getenv("LOCAL_RANK", "0") != "0":
+        return _drop
     _State.wanted = True
     return _send
+
+
+def _drop(ret: Any, req_id_map: Any, message: str, code: int, context: Any = None) -> None:
+    """Takes a piece that is not sent; parameters as for `_send`."""
 
 
 def _send(ret: Any, req_id_map: Any, message: str, code: int, context: Any = None) -> None:
@@ -50,4 +57,4 @@ def _send(ret: Any, req_id_map: Any, message: str, code: int, context: Any = Non
     receiver.send(ret, message, code)
 
 
-_send.__name__ = "send_intermediate_predict_response"
+_send.__name__ = _drop.__name__ = "send_intermediate_predict_response"
