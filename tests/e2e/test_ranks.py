@@ -1,0 +1,268 @@
+"""Models that several processes serve together: a linear layer in parts, whose ranks add up what each has computed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from support.archives import zipped
+from support.server import is_gone, running, wait_until
+from support.torchserve import pack_model
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+#: W has a row for each of four numbers and two columns; every rank keeps its share of the rows.
+WEIGHT = [[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]
+TENSOR_PARALLEL = f"""
+import json
+import os
+import pathlib
+import signal
+
+import torch
+import torch.distributed as dist
+
+
+class Linear:
+    def initialize(self, context):
+        self.rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        said = context.model_yaml_config.get("handler", {{}})
+        broken = said.get("broken")
+        if broken == self.rank:
+            raise ValueError("no weights")
+        if broken == "dies" and self.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.init_process_group("gloo")
+        rows = 4 // ranks
+        self.share = slice(self.rank * rows, (self.rank + 1) * rows)
+        self.weight = torch.tensor({WEIGHT})[self.share]
+        self.pids = [None] * ranks
+        dist.all_gather_object(self.pids, os.getpid())
+        if "pids" in said:
+            pathlib.Path(said["pids"], str(os.getpid())).write_text(json.dumps(self.pids))
+        self.gpu = context.system_properties["gpu_id"]
+
+    def handle(self, data, context):
+        asked = [row["body"] for row in data]
+        for one in asked:
+            self.obey(one)
+        inputs = torch.tensor([one["x"] for one in asked])
+        outputs = inputs[:, self.share] @ self.weight
+        dist.all_reduce(outputs)
+        told = {{"pids": self.pids, "rank": self.rank, "batch": len(data), "threads": torch.get_num_threads()}}
+        return [{{"y": row, "gpu": self.gpu, **told}} for row in outputs.tolist()]
+
+    def obey(self, one):
+        if one.get("raise") == "all":
+            raise ValueError("none of us")
+        if one.get("hang") == self.rank:
+            signal.pause()
+        if one.get("exit") == self.rank:
+            os._exit(9)
+"""
+PIPELINE = """
+import os
+
+class Stages:
+    def initialize(self, context):
+        self.rank = int(os.environ["LOCAL_RANK"])
+        self.environ = {key: os.environ[key] for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR")}
+
+    def handle(self, data, context):
+        assert self.rank == 0, "only the first rank is asked"
+        return [self.environ for _ in data]
+"""
+STREAM = """
+import os
+
+import torch
+import torch.distributed as dist
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Stream:
+    def initialize(self, context):
+        dist.init_process_group("gloo")
+
+    def handle(self, data, context):
+        for _ in range(3):
+            total = torch.ones(1)
+            dist.all_reduce(total)
+            pieces = [f"{int(total)} of rank {dist.get_rank()} "] * len(data)
+            send_intermediate_predict_response(pieces, context.request_ids, "", 200, context)
+        return ["end"] * len(data)
+"""
+MPI = """
+import os
+
+import torch
+import torch.distributed as dist
+from djl_python import Input, Output
+
+state = {}
+
+def handle(inputs: Input):
+    if inputs.is_empty():
+        dist.init_process_group("gloo")
+        return None
+    total = torch.tensor([float(inputs.get_as_json()["x"]) * (dist.get_rank() + 1)])
+    dist.all_reduce(total)
+    keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MKL_DYNAMIC")
+    return Output().add_as_json({"sum": total.item(), **{key: os.environ[key] for key in keys}})
+"""
+
+
+def config(**said):
+    lines = {"responseTimeout": 60, **said}
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items())
+
+
+def pack(store, work, name, code, **said):
+    files = {"handler.py": code, "model-config.yaml": config(**said)}
+    pack_model(store, work, name, files, "--config-file", "model-config.yaml")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("ranks")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    return server.client
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def store(server, work):
+    folder = server.model_store
+    two = {"parallelType": "tp", "torchrun": {"nproc-per-node": 2}}
+    pack(folder, work, "linear", TENSOR_PARALLEL, parallelType="tp", parallelLevel=2, batchSize=4, maxBatchDelay=2000)
+    pack(folder, work, "quick", TENSOR_PARALLEL, **two | {"responseTimeout": 3})
+    pack(folder, work, "many", TENSOR_PARALLEL, handler={"pids": str(work)}, **two)
+    pack(folder, work, "lame", TENSOR_PARALLEL, handler={"broken": 1}, **two)
+    pack(folder, work, "lamefirst", TENSOR_PARALLEL, handler={"broken": 0}, **two)
+    pack(folder, work, "dying", TENSOR_PARALLEL, handler={"broken": "dies"}, **two)
+    pack(folder, work, "stages", PIPELINE, parallelType="pp", torchrun={"nproc-per-node": 2})
+    pack(folder, work, "stream", STREAM, **two)
+    return folder
+
+
+def ask(http, name, **said):
+    return http.post(f"/predictions/{name}", json={"x": [1.0, 1.0, 1.0, 1.0]} | said)
+
+
+def told(http, name):
+    (one,) = http.get(f"/models/{name}").json()
+    return [worker for group in one["models"][0]["workerGroups"] for worker in group["workers"]]
+
+
+def test_ranks_compute_every_batch_together_and_the_first_answers(http, store):
+    assert http.post("/models", params={"url": "linear.mar"}).status_code == 200
+    with concurrent.futures.ThreadPoolExecutor(4) as clients:
+        inputs = [[float(place == axis) for axis in range(4)] for place in range(4)]
+        answers = list(clients.map(lambda x: http.post("/predictions/linear", json={"x": x}).json(), inputs))
+    assert [answer["y"] for answer in answers] == WEIGHT
+    assert {(answer["batch"], answer["rank"], answer["gpu"]) for answer in answers} == {(4, 0, None)}
+    pids = answers[0]["pids"]
+    assert len(set(pids)) == 2
+    (worker,) = told(http, "linear")
+    assert worker["pid"] == pids[0]
+    # Both processes have torch in memory.
+    assert worker["memory"] > 1.5 * (int(Path(f"/proc/{pids[0]}/statm").read_text().split()[1]) * PAGE_BYTES)
+    http.delete("/models/linear")
+    wait_until(lambda: all(map(is_gone, pids)))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_rank_that_dies_takes_the_others_along_and_all_of_them_come_back(http, store, lost):
+    http.post("/models", params={"url": "quick.mar"}).raise_for_status()
+    before = ask(http, "quick").json()["pids"]
+    os.kill(before[lost], signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, before)))
+    answer = ask(http, "quick")
+    assert (answer.status_code, answer.json()["y"]) == (200, [10.0, 100.0])
+    assert not set(before) & set(answer.json()["pids"])
+    http.delete("/models/quick")
+    wait_until(lambda: all(map(is_gone, answer.json()["pids"])))
+
+
+def test_what_goes_wrong_while_a_batch_is_computed(http, store):
+    http.post("/models", params={"url": "quick.mar"}).raise_for_status()
+    before = ask(http, "quick").json()["pids"]
+    failed = ask(http, "quick", **{"raise": "all"})
+    assert (failed.status_code, failed.json()["message"]) == (503, "Prediction failed")
+    assert ask(http, "quick").json()["pids"] == before
+    # Tried twice, each time by new processes.
+    lost = ask(http, "quick", exit=1)
+    assert (lost.status_code, lost.json()["message"]) == (503, "Worker died.")
+    wait_until(lambda: all(map(is_gone, before)))
+    again = ask(http, "quick").json()["pids"]
+    hung = ask(http, "quick", hang=1)
+    assert hung.status_code >= 500
+    wait_until(lambda: all(map(is_gone, again)))
+    assert ask(http, "quick").json()["y"] == [10.0, 100.0]
+    http.delete("/models/quick")
+
+
+def test_workers_of_ranks_are_scaled_as_others_and_leave_nothing_behind(http, store, work):
+    http.post("/models", params={"url": "many.mar"}).raise_for_status()
+    http.put("/models/many", params={"min_worker": 2, "max_worker": 2, "synchronous": "true"}).raise_for_status()
+    ranks = {worker["pid"]: json.loads((work / str(worker["pid"])).read_text()) for worker in told(http, "many")}
+    everyone = {pid for pids in ranks.values() for pid in pids}
+    assert len(everyone) == 4
+    assert not any(map(is_gone, everyone))
+    http.put("/models/many", params={"min_worker": 1, "max_worker": 1, "synchronous": "true"}).raise_for_status()
+    wait_until(lambda: sum(map(is_gone, everyone)) == 2)
+    (left,) = told(http, "many")
+    assert not any(map(is_gone, ranks[left["pid"]]))
+    assert ask(http, "many").json()["pids"] == ranks[left["pid"]]
+    http.delete("/models/many").raise_for_status()
+    wait_until(lambda: all(map(is_gone, everyone)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lame", "rank 1: handler.py:17: ValueError: no weights"),
+        ("lamefirst", "handler.py:17: ValueError: no weights"),
+        ("dying", "rank 1: the process ended while loading: killed by SIGKILL"),
+    ],
+)
+def test_a_rank_that_cannot_load_the_model_fails_the_registration_with_its_own_reason(http, server, store, name, words):
+    answer = http.post("/models", params={"url": f"{name}.mar"})
+    assert answer.status_code >= 400
+    assert words in answer.json()["message"]
+    assert http.get(f"/models/{name}").status_code == 404
+
+
+def test_in_a_pipeline_only_the_first_rank_gets_batches(http, store):
+    http.post("/models", params={"url": "stages.mar"}).raise_for_status()
+    expected = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    assert [ask(http, "stages").json() for _ in range(3)] == [expected] * 3
+    http.delete("/models/stages")
+
+
+def test_only_the_first_rank_sends_pieces(http, store):
+    http.post("/models", params={"url": "stream.mar"}).raise_for_status()
+    for _ in range(2):
+        with http.stream("POST", "/predictions/stream", content=b"x") as answer:
+            assert b"".join(answer.iter_raw()) == b"2 of rank 0 " * 3 + b"end"
+    http.delete("/models/stream")
+
+
+def test_handlers_of_djl_in_mpi_mode(http, store):
+    properties = "engine=MPI\noption.tensor_parallel_degree=2\nminWorkers=1\nmaxWorkers=1\n"
+    content = zipped({"serving.properties": properties, "model.py": MPI})
+    http.post("/models", files={"file": ("mpi.zip", content)}).raise_for_status()
+    answer = http.post("/predictions/mpi", json={"x": 2})
+    numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    assert answer.json() == {"sum": 6.0, **numbers, "MKL_DYNAMIC": "FALSE"}
+    http.delete("/models/mpi")
