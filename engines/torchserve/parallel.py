@@ -84,7 +84,7 @@ def parallel_of(given: Mapping[str, Any]) -> Parallel:
     kind = _kind(given.get(TYPE))
     torchrun = given.get(TORCHRUN)
     options = _options(torchrun) if isinstance(torchrun, dict) else {}
-    level = _level(given, options)
+    level = _level(given, options, least=1 if kind else 0)
     if not kind:
         if level > 1:
             logger.warning("%s or %s without %s: one process serves the model, as in TorchServe", LEVEL, TORCHRUN, TYPE)
@@ -105,12 +105,12 @@ def _kind(value: object) -> str:
     return kind
 
 
-def _level(given: Mapping[str, Any], options: Mapping[str, int]) -> int:
+def _level(given: Mapping[str, Any], options: Mapping[str, int], *, least: int) -> int:
+    """How many processes, or GPUs, are asked for. 0 is what TorchServe shows of a model that asks for nothing."""
     said = options.get(_PROCESSES)
     if given.get(LEVEL) is None:
-        return said or 0
-    # What TorchServe shows of a model that says nothing is no mistake where nothing is asked for.
-    least = 1 if _kind(given.get(TYPE)) else 0
+        # One is what TorchServe takes `torchrun` for that says nothing.
+        return said or int(isinstance(given.get(TORCHRUN), dict))
     level = _number(LEVEL, given[LEVEL], least, MOST_RANKS)
     if said is not None and said != level:
         raise InvalidModelError(

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from flowyard.engines.torchserve import config as model_config
+from flowyard.engines.torchserve import parallel
 from flowyard.engines.torchserve.config import ModelConfig, load_yaml, read_config
 from flowyard.engines.torchserve.folder import HANDLER, Manifest, find_manifest
 from flowyard.platform.archives.members import Limits
@@ -31,7 +32,10 @@ from flowyard.workflows.plan import single_model_plan
 _CPP = "lsp"
 _GPU = "gpu"
 #: Keys that are right or wrong together with others.
-_CHECKED_WITH = {"sequenceBatching": ("sequenceMaxIdleMSec", "continuousBatching", "asyncCommunication")}
+_CHECKED_WITH = {
+    "sequenceBatching": ("sequenceMaxIdleMSec", "continuousBatching", "asyncCommunication"),
+    **dict.fromkeys(parallel.KEYS, (*parallel.KEYS, "continuousBatching", "asyncCommunication")),
+}
 
 
 class Archive(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +168,10 @@ def _outcome(config: ModelConfig, key: str, value: object) -> tuple[Outcome, str
         return "changes answers", error.message.removeprefix(f"{config.file}: ")
     if key in model_config.OF_SEQUENCES and not config.has_sequences:
         return "no effect", "it is about sequences of requests, and there are none without sequenceBatching"
+    if key in parallel.KEYS and not config.parallel.kind:
+        return "no effect", f"without {parallel.TYPE} one process serves the model, as in TorchServe"
+    if key == parallel.TORCHRUN and (idle := sorted(parallel.WITHOUT_EFFECT & config.settings[key].keys())):
+        return "carried", f"the archive, where it is read as before; {', '.join(idle)}: the server starts the processes itself"
     if key in model_config.WITHOUT_EFFECT:
         return "no effect", model_config.WITHOUT_EFFECT[key]
     return "carried", "documents" if key in model_config.NUMBERS else "the archive, where it is read as before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -226,6 +227,17 @@ def test_workers_of_ranks_are_scaled_as_others_and_leave_nothing_behind(http, st
     assert ask(http, "many").json()["pids"] == ranks[left["pid"]]
     http.delete("/models/many").raise_for_status()
     wait_until(lambda: all(map(is_gone, everyone)))
+
+
+def test_a_server_that_is_killed_leaves_no_rank_behind(store, tmp_path):
+    with running(tmp_path) as server:
+        shutil.copy(store / "quick.mar", server.model_store)
+        server.client.post("/models", params={"url": "quick.mar"}).raise_for_status()
+        pids = ask(server.client, "quick").json()["pids"]
+        server.kill()
+        wait_until(lambda: all(map(is_gone, pids)))
+        server.start()
+        assert ask(server.client, "quick").json()["y"] == [10.0, 100.0]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_versions_of_a_name_are_one_document_with_the_default_one(tmp_path):
 
 def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     archives = {
-        "parallel.mar": mar("parallel", config="batchSize: 1\nparallelLevel: 2\n"),
+        "parallel.mar": mar("parallel", config="batchSize: 1\nparallelType: tp\ntorchrun: {nnodes: 2}\n"),
         "restless.mar": mar("restless", config="sequenceBatching: true\n"),
         "cpp.mar": mar("cpp", runtime="LSP"),
         "garbage.mar": b"garbage",
@@ -178,8 +178,9 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     store = installation.store
     told = lines_of(migration, "!")
     expected = [
-        (store / "parallel.mar/model-config.yaml:2: parallelLevel", "this version runs a model in one process"),
-        (store / "parallel.mar", "parallelLevel"),
+        (store / "parallel.mar/model-config.yaml:2: parallelType", "torchrun: nnodes: 2 is not possible"),
+        (store / "parallel.mar/model-config.yaml:3: torchrun", "torchrun: nnodes: 2 is not possible"),
+        (store / "parallel.mar", "torchrun: nnodes: 2 is not possible"),
         (store / "restless.mar/model-config.yaml:1: sequenceBatching", "sequenceMaxIdleMSec: sequenceBatching needs"),
         (store / "restless.mar", "sequenceMaxIdleMSec"),
         (store / "cpp.mar", "handlers in C++ are not supported"),
@@ -198,6 +199,24 @@ def test_what_would_be_refused_is_in_no_document_and_says_why(tmp_path):
     assert f"= {config}:4: startupTimeout -> the archive, where it is read as before" in lines_of(migration)
     assert any(line.startswith(f"- {config}:2: maxRetryTimeoutInSec: no effect: ") for line in lines_of(migration))
     assert not any("mine" in line for line in lines_of(migration))
+
+
+def test_models_of_several_processes_are_carried_over(tmp_path):
+    torchrun = "torchrun: {nproc-per-node: 2, rdzv-backend: c10d}\n"
+    archives = {
+        "both.mar": mar("both", config=f"parallelType: tp\n{torchrun}"),
+        "none.mar": mar("none", config=f"minWorkers: 1\n{torchrun}"),
+    }
+    installation = Folder(tmp_path, "load_models=all", archives=archives)
+    migration = installation.migrate()
+    assert set(versions(migration)) == {"both:1.0", "none:1.0"}
+    both, none = (f"{installation.store}/{name}.mar/model-config.yaml" for name in ("both", "none"))
+    as_before = "the archive, where it is read as before"
+    assert f"= {both}:1: parallelType -> {as_before}" in lines_of(migration)
+    assert f"= {both}:2: torchrun -> {as_before}; rdzv-backend: the server starts the processes itself" in lines_of(migration)
+    assert f"- {none}:2: torchrun: no effect: without parallelType one process serves the model, as in TorchServe" in lines_of(
+        migration
+    )
 
 
 def test_an_archive_that_the_snapshot_names_and_that_is_not_there(tmp_path):

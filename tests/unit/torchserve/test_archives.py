@@ -205,18 +205,6 @@ def test_what_is_wrong_in_a_configuration_is_logged_and_ignored(tmp_path, caplog
 
 
 @pytest.mark.parametrize(
-    "config",
-    ["parallelType: pp", "parallelLevel: 2"],
-)
-def test_what_is_not_supported_is_refused(tmp_path, config):
-    with pytest.raises(InvalidModelError, match=r"model-config\.yaml: .*this version"):
-        recognise(write(tmp_path, TORCHSERVE, config=config))
-    assert recognise(
-        write(tmp_path, TORCHSERVE, config=config.replace("true", "false").replace("pp", "custom").replace("2", "1"))
-    )
-
-
-@pytest.mark.parametrize(
     ("config", "words"),
     [
         ("sequenceBatching: true", "sequenceMaxIdleMSec: sequenceBatching needs a number of milliseconds over 0"),
