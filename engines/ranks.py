@@ -23,6 +23,7 @@ from typing import NoReturn
 import msgspec
 
 from flowyard.engines.base import Call, LoadedModel, MeasuredModel, Outcome, Stream
+from flowyard.engines.failures import log
 from flowyard.engines.rendezvous import Rendezvous, environment
 from flowyard.schemas import frames, values
 from flowyard.schemas.devices import Device
@@ -225,6 +226,13 @@ class Followers:
     # ---- in the thread that listens ----
 
     def _listen(self) -> None:
+        try:
+            self._listen_to_all()
+        except BaseException as error:  # noqa: BLE001 - with nobody to listen, the worker would wait for ever
+            log(error)
+            os._exit(EXIT_RANK_LOST)
+
+    def _listen_to_all(self) -> None:
         poll = select.poll()
         by_fd = {}
         for rank in self._ranks:

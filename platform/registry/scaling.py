@@ -32,8 +32,11 @@ class Scaling(msgspec.Struct, frozen=True):
         """Minimum and maximum on a device, after the change.
 
         Raises:
-            InvalidRequestError: The minimum would be over the maximum.
+            InvalidRequestError: The minimum would be over the maximum, or the model's workers are not on such a device.
         """
+        if not pool.spec.may_run_on(device):
+            firsts = ", ".join(map(str, pool.spec.gpus))
+            raise InvalidRequestError(f"Parameter device: a worker of {pool.spec.name} takes several GPUs: expected {firsts}.")
         group = next((group for group in pool.groups if group.device == device), None)
         low = self.min_worker if self.min_worker is not None else (group.min if group else 1)
         high = self.max_worker if self.max_worker is not None else max(low, group.max if group else 1)

@@ -119,7 +119,13 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def ranks_on(self, device: Device) -> Ranks | None:
         """How a worker on a device is made of processes."""
-        return None if self.ranks is None else msgspec.structs.replace(self.ranks, gpus=self.gpus.get(device, ()))
+        if self.ranks is None:
+            return None
+        return msgspec.structs.replace(self.ranks, gpus=self.gpus.get(device, (device.id,) if device.type == "gpu" else ()))
+
+    def may_run_on(self, device: Device) -> bool:
+        """Whether a worker may be started on a device: those that take several GPUs have theirs by the first one."""
+        return self.ranks is None or self.ranks.devices == 1 or device.type != "gpu" or device in self.gpus
 
     @property
     def batch_size(self) -> int:

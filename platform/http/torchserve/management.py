@@ -329,9 +329,11 @@ class Management:
         if low < 0:
             raise NegativeWorkersError(f"Parameter min_worker: {low} is not allowed; allowed is a whole number from 0.")
         model.running()
+        pool = model.pool
         number_gpu = given.integer("number_gpu")
         if number_gpu is not None and number_gpu >= 0:
-            await self._apply(model, with_gpus(number_gpu, low, high, self._registry.gpus), wait=wait)
+            gpus = [device for device in self._registry.gpus if pool is None or pool.spec.may_run_on(device)]
+            await self._apply(model, with_gpus(number_gpu, low, high, gpus), wait=wait)
         else:
             await self._share(model, low, high, wait=wait)
         timeout_s = given.integer("timeout")

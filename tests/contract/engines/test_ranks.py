@@ -93,11 +93,14 @@ class Worker:
     def _exactly(self, size):
         return self.socket.recv(size, socket.MSG_WAITALL) if size else b""
 
-    def predict(self, text, batch=1):
+    def send_text(self, text, batch=1):
         message = Message(contents=(("body", text.encode()),), types=("text/plain",), properties=(("requestId", "r"),))
         value = Payload.of(message).encoded()
         wire = frames.WireValue(value.tree, tuple(map(len, value.buffers)))
         self.send(frames.Predict(batch, (frames.WireCall("", (wire,), frames.Context()),)), value.buffers)
+
+    def predict(self, text, batch=1):
+        self.send_text(text, batch)
         results, body = self.receive()
         (result,) = results.outcomes
         return decode(frames.BodyReader(body).take(result.tree, result.sizes)).data.decode()
@@ -156,6 +159,30 @@ def test_a_rank_that_is_silent_ends_the_worker(start):
     os.kill(other, signal.SIGSTOP)
     assert worker.process.wait(20) == EXIT_RANK_LOST
     assert "rank 1 is lost, the worker ends: no sign of life for 2 s" in worker.process.stderr.read()
+    wait_until(lambda: is_gone(other))
+
+
+def test_a_rank_that_sends_no_frames_ends_the_worker(start):
+    worker = start(
+        """
+        import os, stat
+        class Liar:
+            def initialize(self, context): ...
+            def handle(self, data, context):
+                if os.environ["RANK"] == "1":
+                    for fd in range(3, 64):
+                        try:
+                            is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+                        except OSError:
+                            continue
+                        if is_socket:
+                            os.write(fd, b"x" * 64)
+                return ["x"]
+        """
+    )
+    (other,) = worker.receive()[0].others
+    worker.send_text("a")
+    assert worker.process.wait(20) == EXIT_RANK_LOST
     wait_until(lambda: is_gone(other))
 
 

@@ -1,5 +1,6 @@
 """What `model-config.yaml` says of models that several processes serve, and what is wrong about it."""
 
+import asyncio
 import json
 
 import msgspec
@@ -9,9 +10,11 @@ import yaml
 from flowyard.engines.torchserve.folder import recognise
 from flowyard.engines.torchserve.parallel import parallel_of
 from flowyard.platform.registry.planner import Planner
+from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.settings import Settings
+from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.devices import CPU, Device
-from flowyard.schemas.errors import InvalidModelError
+from flowyard.schemas.errors import InvalidModelError, InvalidRequestError
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.ranks import Ranks
 from flowyard.workflows.plan import single_model_plan
@@ -214,3 +217,31 @@ def test_what_djl_s_degrees_ask_for(tmp_path, properties, available, gpus, proce
 def test_wrong_degrees(tmp_path, properties, words):
     with pytest.raises(InvalidModelError, match=rf"^serving\.properties:.*{words}"):
         djl(tmp_path, properties)
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed"),
+    [
+        ("parallelType: tp\nparallelLevel: 2", {CPU, GPUS[0], GPUS[2]}),
+        ("parallelType: custom\nparallelLevel: 3", {CPU, GPUS[0]}),
+        ("parallelType: tp\nparallelLevel: 1", {CPU, *GPUS}),
+        ("", {CPU, *GPUS}),
+    ],
+)
+def test_where_workers_may_be_added(tmp_path, config, allowed):
+    pool = planned(tmp_path, f"minWorkers: 1\n{config}\n", *GPUS)
+    assert {device for device in (CPU, *GPUS) if pool.may_run_on(device)} == allowed
+    if pool.ranks is not None and pool.ranks.devices == 1:
+        assert pool.ranks_on(Device("gpu", 7)).gpus == (7,)
+
+
+def test_scaling_on_a_gpu_that_is_not_a_worker_s_first_one(tmp_path):
+    spec = planned(tmp_path, "parallelType: tp\nparallelLevel: 2\nminWorkers: 1\n", *GPUS)
+
+    async def scale():
+        pool = ModelPool(spec)
+        assert Scaling(2, 2, GPUS[2]).apply(pool, GPUS[2]) == (2, 2)
+        with pytest.raises(InvalidRequestError, match="Parameter device: a worker of m takes several GPUs: expected gpu0, gpu2"):
+            Scaling(1, 1, GPUS[1]).apply(pool, GPUS[1])
+
+    asyncio.run(scale())
