@@ -10,8 +10,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.accounts import STRANGER, open_folder, python_of_others
 from support.archives import zipped
-from support.server import is_gone, running, wait_until
+from support.server import ServerProcess, is_gone, running, wait_until
 from support.torchserve import pack_model
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -278,3 +279,57 @@ def test_handlers_of_djl_in_mpi_mode(http, store):
     numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
     assert answer.json() == {"sum": 6.0, **numbers, "MKL_DYNAMIC": "FALSE"}
     http.delete("/models/mpi")
+
+
+CONFINED = """
+import os
+import resource
+
+import torch.distributed as dist
+
+class Confined:
+    def initialize(self, context):
+        dist.init_process_group("gloo")
+        lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+        umask = os.umask(0)
+        os.umask(umask)
+        own = {
+            "ids": [os.getuid(), os.getgid(), os.getgroups()],
+            "privileges": lines["NoNewPrivs"].strip(),
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "core": resource.getrlimit(resource.RLIMIT_CORE),
+            "umask": umask,
+            "secret": os.environ.get("FLOWYARD_TOKEN"),
+        }
+        self.seen = [None] * 2
+        dist.all_gather_object(self.seen, own)
+
+    def handle(self, data, context):
+        return [self.seen for _ in data]
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as somebody else")
+def test_every_rank_is_confined_as_the_worker_is(tmp_path):
+    pack(tmp_path, tmp_path / "work", "confined", CONFINED, parallelType="tp", parallelLevel=2)
+    with open_folder() as folder:
+        found = python_of_others(folder)
+        if found is None:
+            pytest.skip("no Python here that another user may start")
+        limits = {
+            "FLOWYARD_WORKER_USER": f"{STRANGER}:{STRANGER}",
+            "FLOWYARD_WORKER_OPEN_FILES": "99",
+            "FLOWYARD_TOKEN": "s3cret",
+        }
+        server = ServerProcess(folder, env={**limits, **found[1]})
+        server.python = found[0]
+        server.start()
+        try:
+            shutil.copy(tmp_path / "confined.mar", server.model_store)
+            answer = server.client.post("/models", params={"url": "confined.mar"})
+            assert answer.status_code == 200, answer.text
+            seen = ask(server.client, "confined").json()
+        finally:
+            assert server.stop() == 0
+    expected = {"ids": [STRANGER, STRANGER, []], "privileges": "1", "files": [99, 99], "core": [0, 0], "umask": 0o077}
+    assert seen == [expected | {"secret": None}] * 2
