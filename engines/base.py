@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -114,6 +115,26 @@ class AsynchronousModel(Protocol):
             What became of it, or its pieces: first a message, then bytes of its body. The generator raises a `FlowyardError`
             where it fails, and is closed when nobody wants the rest.
         """
+
+
+@runtime_checkable
+class SteppedModel(AsynchronousModel, Protocol):
+    """A model that computes its calls in steps, which several processes may take together.
+
+    Attributes:
+        together: Surrounds each step that the model begins; gets what `follow` takes.
+    """
+
+    together: Callable[[Sequence[Call]], AbstractContextManager[None]]
+
+    def follow(self, batch: Sequence[Call]) -> None:
+        """Takes a step that the model has begun in another process; nobody is told what comes of it."""
+
+    def predict(self, batch: Sequence[Call]) -> Sequence[Outcome]:
+        """As `LoadedModel`."""
+
+    def unload(self) -> None:
+        """As `LoadedModel`."""
 
 
 @runtime_checkable

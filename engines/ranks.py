@@ -7,6 +7,7 @@ the kernel sees to, and it ends as soon as one of them does: the server then sta
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -17,12 +18,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import msgspec
 
-from flowyard.engines.base import Call, LoadedModel, MeasuredModel, Outcome, Stream
+from flowyard.engines.base import Call, LoadedModel, MeasuredModel, Outcome, SteppedModel, Stream
 from flowyard.engines.failures import log
 from flowyard.engines.rendezvous import Rendezvous, environment
 from flowyard.schemas import frames, values
@@ -81,7 +82,8 @@ def load(given: frames.Load, ranks: Ranks, load_model: Callable[[frames.Load], L
     except Exception as error:
         raise followers.reason(error) from error
     followers.loaded()
-    return RankedModel(model, followers, leads=ranks.leads)
+    kind = RankedSteps if isinstance(model, SteppedModel) else RankedModel
+    return kind(model, followers, leads=ranks.leads)
 
 
 class _Rank:
@@ -218,6 +220,13 @@ class Followers:
         """Waits until all have computed the last batch; the server ends the worker where that takes too long."""
         with self._changed:
             self._changed.wait_for(lambda: all(rank.done == self._batches for rank in self._ranks))
+
+    @contextlib.contextmanager
+    def together(self, batch: Sequence[Call]) -> Iterator[None]:
+        """Has all of them compute a batch while the first rank does."""
+        self.begin(batch)
+        yield
+        self.settled()
 
     def take_metrics(self) -> list[frames.Sample]:
         """What their handlers have measured since the last call."""
@@ -373,6 +382,19 @@ class RankedModel:
         self._model.unload()
 
 
+class RankedSteps(RankedModel):
+    """A model that takes steps with many requests, as the first rank takes them, together with the others."""
+
+    def __init__(self, model: LoadedModel, followers: Followers, *, leads: bool) -> None:
+        """As its base; the model is a `SteppedModel`."""
+        super().__init__(model, followers, leads=leads)
+        assert isinstance(model, SteppedModel)
+        self.loop = model.loop
+        self.answer = model.answer
+        if not leads:
+            model.together = followers.together
+
+
 class FollowingModel:
     """A model as any other rank computes it: nobody is told the results."""
 
@@ -384,6 +406,9 @@ class FollowingModel:
 
     def predict(self, batch: Sequence[Call]) -> list[Outcome]:
         """Computes a batch, what comes in pieces to its end."""
+        if isinstance(self._model, SteppedModel):
+            self._model.follow(batch)
+            return [None for _ in batch]
         for outcome in self._model.predict(batch):
             if isinstance(outcome, Stream):
                 _exhaust(outcome)

@@ -204,9 +204,11 @@ class ModelConfig(msgspec.Struct, frozen=True):
             told = "sequenceBatching needs a number of milliseconds over 0 that a sequence may rest"
             raise InvalidModelError(f"{self.file}: sequenceMaxIdleMSec: {told}")
         found = self.parallel
-        if found.processes > 1 and asked:
-            told = f"not with {parallel.TYPE} {found.kind!r}: a batch is computed by all {found.processes} processes together"
-            raise InvalidModelError(f"{self.file}: {asked[0]}: {told}")
+        if found.processes > 1 and self.is_asynchronous:
+            told = (
+                f"not with {parallel.TYPE} {found.kind!r}: all {found.processes} processes compute the same batches in one order"
+            )
+            raise InvalidModelError(f"{self.file}: asyncCommunication: {told}")
 
 
 def read_config(folder: Path, name: str) -> ModelConfig:

@@ -7,12 +7,15 @@ imported in a worker.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from flowyard.engines.background import Background
 from flowyard.engines.base import Call, ModelSource, Outcome
 from flowyard.engines.torchserve import handler
+from flowyard.engines.torchserve.answers import PendingAnswer
 from flowyard.engines.torchserve.handler import DESCRIBE, HandlerCall, HandlerModel, message_of
 from flowyard.engines.torchserve.requests import request_of, row_of
 from flowyard.engines.torchserve.rolling import Member, RollingBatch
@@ -20,7 +23,12 @@ from flowyard.engines.torchserve.side_by_side import Receiver, SideBySideModel
 from flowyard.engines.torchserve.streams import NEXT
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import HandlerError
+from flowyard.schemas.frames import Context
+from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Value
+
+#: What a call is called whose data the handler has seen in an earlier step.
+KNOWN = "known"
 
 
 def load(source: ModelSource, device: Device) -> HandlerModel:
@@ -34,6 +42,7 @@ class ContinuousModel(SideBySideModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes an entry point, as its base does; the context says how many requests it is called with at most."""
         super().__init__(*args, background=Background(), **kwargs)
+        self.together: Callable[[Sequence[Call]], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
         self._batch = RollingBatch(self.loop, self.context.system_properties["batch_size"], self._step)
 
     async def answer(self, call: Call) -> Outcome | AsyncGenerator[Value]:
@@ -46,18 +55,35 @@ class ContinuousModel(SideBySideModel):
         self._batch.close()
         super().unload()
 
+    def follow(self, batch: Sequence[Call]) -> None:
+        """Takes a step that another process has begun."""
+        self._step_of(batch, ()).compute()
+
     def _step(self, members: Sequence[Member]) -> None:
-        requests = [request_of(member.message, is_known=member.steps > 0) for member in members]
-        rows = [{} if member.steps else row_of(member.message, decode=self.decode) for member in members]
+        calls = [_call_of(member) for member in members]
         answers = [member.answer for member in members]
-        processors = [processor for _, processor in requests]
-        step = Step(self, self._entries[""], rows, requests, Receiver(answers, processors))
-        results = step.compute()
+        step = self._step_of(calls, answers)
+        with self.together(calls):
+            results = step.compute()
         for answer, result, goes_on in zip(answers, results, step.go_on, strict=True):
             if goes_on and not isinstance(result, HandlerError):
                 answer.add(result)
             else:
                 answer.end(result)
+
+    def _step_of(self, calls: Sequence[Call], answers: Sequence[PendingAnswer]) -> Step:
+        messages = [(message_of(call), call.callee == KNOWN) for call in calls]
+        requests = [request_of(message, is_known=is_known) for message, is_known in messages]
+        rows = [{} if is_known else row_of(message, decode=self.decode) for message, is_known in messages]
+        processors = [processor for _, processor in requests]
+        return Step(self, self._entries[""], rows, requests, Receiver(answers, processors))
+
+
+def _call_of(member: Member) -> Call:
+    """What a step wants of a request: the headers, and all else only in its first one."""
+    if not member.steps:
+        return Call("", [member.message], Context())
+    return Call(KNOWN, [Message(properties=member.message.properties)], Context())
 
 
 class Step(HandlerCall):

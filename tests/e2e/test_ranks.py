@@ -96,6 +96,31 @@ class Stream:
             send_intermediate_predict_response(pieces, context.request_ids, "", 200, context)
         return ["end"] * len(data)
 """
+#: Every request says how many pieces it wants; a piece is the sum, over all ranks, of its number and of how many are in the step.
+CONTINUOUS = """
+import torch
+import torch.distributed as dist
+
+class Counting:
+    def initialize(self, context):
+        dist.init_process_group("gloo")
+        self.made, self.wanted = {}, {}
+
+    def handle(self, data, context):
+        ids = list(context.request_ids.values())
+        for request_id, row in zip(ids, data):
+            if row:
+                self.made[request_id], self.wanted[request_id] = 0, row["body"]["pieces"]
+        sums = torch.tensor([[self.made[one] + 1.0, len(ids)] for one in ids])
+        dist.all_reduce(sums)
+        for one in ids:
+            self.made[one] += 1
+        context.stopping_criteria = [self.criterion(one) for one in ids]
+        return [f"{int(number)}/{int(together)} " for number, together in sums.tolist()]
+
+    def criterion(self, request_id):
+        return lambda _: self.made[request_id] >= self.wanted[request_id]
+"""
 MPI = """
 import os
 
@@ -154,6 +179,7 @@ def store(server, work):
     pack(folder, work, "dying", TENSOR_PARALLEL, handler={"broken": "dies"}, **two)
     pack(folder, work, "stages", PIPELINE, parallelType="pp", torchrun={"nproc-per-node": 2})
     pack(folder, work, "stream", STREAM, **two)
+    pack(folder, work, "counting", CONTINUOUS, continuousBatching=True, batchSize=3, **two)
     return folder
 
 
@@ -269,6 +295,20 @@ def test_only_the_first_rank_sends_pieces(http, store):
         with http.stream("POST", "/predictions/stream", content=b"x") as answer:
             assert b"".join(answer.iter_raw()) == b"2 of rank 0 " * 3 + b"end"
     http.delete("/models/stream")
+
+
+def test_ranks_take_the_steps_of_continuous_batching_together(http, store):
+    http.post("/models", params={"url": "counting.mar"}).raise_for_status()
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:
+        wanted = [1, 5, 2, 7, 3, 4, 6, 1]
+        asked = [clients.submit(http.post, "/predictions/counting", json={"pieces": pieces}) for pieces in wanted]
+        answers = [one.result() for one in asked]
+    assert {answer.status_code for answer in answers} == {200}
+    for answer, pieces in zip(answers, wanted, strict=True):
+        numbers, together = zip(*(map(int, piece.split("/")) for piece in answer.text.split()), strict=True)
+        assert numbers == tuple(range(2, 2 * pieces + 1, 2))
+        assert set(together) <= {2, 4, 6}
+    http.delete("/models/counting")
 
 
 def test_handlers_of_djl_in_mpi_mode(http, store):

@@ -103,7 +103,6 @@ def test_the_processes_that_a_worker_is_made_of(config, ranks):
             "parallelType: tp\ntorchrun: {nproc-per-node: 2, OMP_NUMBER_THREADS: 0}",
             "torchrun: OMP_NUMBER_THREADS: 0 is not allowed",
         ),
-        ("parallelType: tp\nparallelLevel: 2\ncontinuousBatching: true", "continuousBatching: not with parallelType 'tp'"),
         ("parallelType: pp\nparallelLevel: 2\nasyncCommunication: true", "asyncCommunication: not with parallelType 'pp'"),
     ],
 )
