@@ -244,6 +244,24 @@ def test_a_description_tells_what_the_archive_asks_for(server):
     assert "deviceIds" not in found
 
 
+def test_a_number_of_processes_that_is_none(server):
+    (server.process.model_store / "none.mar").write_bytes(archive("none", config="parallelType: tp\nparallelLevel: 0\n"))
+    answer = server.management.post("/models", params={"url": "none.mar"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "InvalidModelException")
+    assert "model-config.yaml: parallelLevel: 0 is not allowed; expected a number from 1 to 64" in answer.json()["message"]
+    answer = server.native.post("/models", params={"url": "none.mar"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "MalformedModelException")
+
+
+def test_a_description_tells_how_many_processes_a_worker_has(server):
+    config = "parallelType: pp\ntorchrun: {nproc-per-node: 2}\nminWorkers: 1\nmaxWorkers: 1\n"
+    (server.process.model_store / "two.mar").write_bytes(archive("two", config=config))
+    server.management.post("/models", params={"url": "two.mar"}).raise_for_status()
+    (found,) = server.management.get("/models/two").json()
+    assert (found["parallelType"], found["parallelLevel"], len(found["workers"])) == ("pp", 2, 1)
+    server.management.delete("/models/two").raise_for_status()
+
+
 def test_an_archive_may_want_requests_refused_while_all_workers_work_and_answered_in_time(server):
     (server.process.model_store / "tickets.mar").write_bytes(archive("tickets", config=CONFIG))
     server.management.post("/models", params={"url": "tickets.mar", "initial_workers": 1}).raise_for_status()
