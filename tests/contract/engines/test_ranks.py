@@ -71,6 +71,8 @@ class Worker:
         self.samples = []
         made = Ranks(launcher="torchrun", count=2, name="m", **ranks)
         properties = {"handler": "h.py", "manifest": "MAR-INF/MANIFEST.json", "model_name": "m", "runtime": "python"}
+        if (root / "model-config.yaml").exists():
+            properties["config_file"] = "model-config.yaml"
         load = frames.Load(
             "Python", str(root), "", CPU, ModelSpec(batch_size=4), handlers="torchserve", properties=properties, ranks=made
         )
@@ -205,6 +207,59 @@ def test_a_model_that_one_rank_cannot_load(start, first, second, words):
     assert isinstance(failed, frames.LoadFailed)
     assert words in failed.message
     assert worker.process.wait(20) == 3
+
+
+DEEPSPEED = """
+from ts.handler_utils.distributed.deepspeed import get_ds_engine
+from ts.torch_handler.distributed.base_deepspeed_handler import BaseDeepSpeedHandler
+
+class Large(BaseDeepSpeedHandler):
+    def initialize(self, context):
+        super().initialize(context)
+        self.model = get_ds_engine("part", context).module
+
+    def handle(self, data, context):
+        return [f"{self.device}: {self.model}"]
+"""
+#: In the place of the library: it tells what it has been given.
+LIBRARY = """
+import json, types
+def init_inference(model, config, base_dir, checkpoint):
+    given = [model, config and json.load(open(config)), base_dir, checkpoint and json.load(open(checkpoint))]
+    return types.SimpleNamespace(module=json.dumps(given))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "given"),
+    [
+        ("{}", [None, None]),
+        (
+            "{config: ds.json, checkpoint: checkpoints.json}",
+            [{"dtype": "half"}, {"type": "ds_model", "checkpoints": ["weights/a.bin"], "version": 1.0}],
+        ),
+    ],
+)
+def test_handlers_that_use_deepspeed(start, tmp_path, said, given):
+    (tmp_path / "weights").mkdir()
+    config = f"handler: {{model_path: weights}}\ndeepspeed: {said}\n"
+    files = {"deepspeed.py": LIBRARY, "model-config.yaml": config, "ds.json": '{"dtype": "half"}', "weights/a.bin": ""}
+    worker = start(DEEPSPEED, files)
+    assert isinstance(worker.receive()[0], frames.Ready)
+    device, _, told = worker.predict("x").partition(": ")
+    assert (device, json.loads(told)) == ("0", ["part", given[0], "weights", given[1]])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("handler: {model_path: .}\n", "m has no deepspeed config in model config yaml file"),
+        ("handler: {model_path: .}\ndeepspeed: {config: no.json}\n", "m has no deepspeed config file no.json"),
+    ],
+)
+def test_what_deepspeed_is_not_told(start, config, words):
+    failed, _ = start(DEEPSPEED, {"deepspeed.py": LIBRARY, "model-config.yaml": config}).receive()
+    assert words in failed.message
 
 
 def test_the_environment_of_a_rank(monkeypatch):

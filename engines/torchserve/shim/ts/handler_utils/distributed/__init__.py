@@ -1,0 +1,1 @@
+"""For handlers whose model several processes share."""
