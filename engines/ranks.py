@@ -285,6 +285,8 @@ class Followers:
                     rank.done = batch_id
                 case frames.Metrics(samples):
                     self._samples.extend(samples)
+                case frames.LoadFailed() if self._all_loaded:
+                    _end(rank, "it could not load what it had loaded")
                 case frames.LoadFailed(code, text) if self._failure is None:
                     self._failure, self._failed_rank = from_code(code, text), rank.number
             self._changed.notify_all()
@@ -292,11 +294,11 @@ class Followers:
             self._give_up_unless_told()
 
     def _lost(self, rank: _Rank, reason: str) -> None:
-        if self._failure is not None:
-            return
-        if self._all_loaded:
-            _end(rank, reason)
         with self._changed:
+            if self._all_loaded:
+                _end(rank, reason)
+            if self._failure is not None:
+                return
             self._failure, self._failed_rank = WorkerDiedError(f"the process ended while loading: {reason}"), rank.number
             self._changed.notify_all()
         self._give_up_unless_told()
