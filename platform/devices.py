@@ -66,7 +66,7 @@ def _expand(name: str, available: Sequence[Device]) -> tuple[Device, ...]:
     return (parse_device(name, available),)
 
 
-def shared_out(devices: Sequence[Device], size: int) -> dict[Device, tuple[Device, ...]]:
+def in_sets(devices: Sequence[Device], size: int) -> dict[Device, tuple[Device, ...]]:
     """Shares devices out to workers that take several GPUs each.
 
     Args:

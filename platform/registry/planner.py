@@ -10,7 +10,7 @@ import msgspec
 from flowyard.engines.torchserve.config import ModelConfig
 from flowyard.engines.torchserve.folder import MODEL_METRICS, SEQUENCE_HEADERS, ArchivedModel
 from flowyard.platform.archives.remote import url_arguments
-from flowyard.platform.devices import cpu_count, parse_devices, shared_out
+from flowyard.platform.devices import cpu_count, in_sets, parse_devices
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
@@ -189,7 +189,7 @@ def _gpus_of(ranks: Ranks | None, devices: tuple[Device, ...]) -> dict[Device, t
     """
     if ranks is None:
         return {}
-    sets = shared_out(devices, ranks.devices)
+    sets = in_sets(devices, ranks.devices)
     if not sets:
         told = f"each worker takes {ranks.devices} GPUs, and may have {', '.join(map(str, devices))}"
         raise InvalidModelError(f"No enough gpu devices for model:{ranks.name} parallelLevel:{ranks.devices} ({told})")

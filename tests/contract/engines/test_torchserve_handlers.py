@@ -219,7 +219,7 @@ def test_a_default_handler_that_is_not_there_says_what_to_do(load, name, words):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("ts.torch_handler.distributed.base_deepspeed_handler", "call deepspeed.init_inference"),
+        ("ts.torch_handler.distributed.base_pippy_handler", "torch.distributed.pipelining"),
         ("ts.handler_utils.distributed.pt_pippy", "torch.distributed.pipelining"),
         ("ts.handler_utils.preprocess.dali", "install NVIDIA's package for it"),
         ("ts.metrics.system_metrics", "handlers have context.metrics"),

@@ -16,7 +16,6 @@ _DALI = (
     "the handler image_classifier takes the same archive and prepares images with torchvision, as do handlers derived from it;"
     " with DALI, install NVIDIA's package for it and run the pipeline in a handler of the archive's own"
 )
-_DEEPSPEED = "install deepspeed in the server's environment, and call deepspeed.init_inference in a handler of the archive's own"
 _PIPPY = "PiPPy has become torch.distributed.pipelining; use that in a handler of the archive's own"
 _SERVER = "flowyard has a server of its own: flowyard torchserve"
 _METRICS = "the server measures the machine and its workers itself; handlers have context.metrics"
@@ -25,7 +24,7 @@ _METRICS = "the server measures the machine and its workers itself; handlers hav
 ABSENT = {
     "ts.arg_parser": _SERVER,
     "ts.async_service": _SERVER,
-    "ts.handler_utils.distributed": f"{_DEEPSPEED}; {_PIPPY}",
+    "ts.handler_utils.distributed.pt_pippy": _PIPPY,
     "ts.handler_utils.preprocess": _DALI,
     "ts.launcher": _SERVER,
     "ts.llm_launcher": _SERVER,
@@ -38,7 +37,7 @@ ABSENT = {
     "ts.torch_handler.dali_handler": _DALI,
     "ts.torch_handler.dali_image_classifier": _DALI,
     "ts.torch_handler.densenet_handler": "ts.torch_handler.image_classifier.ImageClassifier does the same",
-    "ts.torch_handler.distributed": f"{_DEEPSPEED}; {_PIPPY}",
+    "ts.torch_handler.distributed.base_pippy_handler": _PIPPY,
     "ts.torch_handler.trt_llm_handler": _TRT_LLM,
     "ts.torch_handler.vllm_handler": _VLLM,
     "ts.utils.hf_utils": "transformers loads models from the folder of the archive: context.system_properties['model_dir']",
