@@ -118,7 +118,19 @@ class AsynchronousModel(Protocol):
 
 
 @runtime_checkable
-class SteppedModel(AsynchronousModel, Protocol):
+class TellsSteps(Protocol):
+    """An asynchronous model that computes its calls in steps, and tells of them.
+
+    Attributes:
+        on_step: Is called, in any thread, when a step is over, before what it has made is given away; with the sequences that
+            have ended with it. Not called where nothing goes on.
+    """
+
+    on_step: Callable[[Sequence[str]], None]
+
+
+@runtime_checkable
+class SteppedModel(AsynchronousModel, TellsSteps, Protocol):
     """A model that computes its calls in steps, which several processes may take together.
 
     Attributes:

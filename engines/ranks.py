@@ -391,10 +391,20 @@ class RankedSteps(RankedModel):
         """As its base; the model is a `SteppedModel`."""
         super().__init__(model, followers, leads=leads)
         assert isinstance(model, SteppedModel)
+        self._steps = model
         self.loop = model.loop
         self.answer = model.answer
         if not leads:
             model.together = followers.together
+
+    @property
+    def on_step(self) -> Callable[[Sequence[str]], None]:
+        """As `SteppedModel`."""
+        return self._steps.on_step
+
+    @on_step.setter
+    def on_step(self, tell: Callable[[Sequence[str]], None]) -> None:
+        self._steps.on_step = tell
 
 
 class FollowingModel:

@@ -10,6 +10,7 @@ the process runs. The end of the socket is the end of the worker.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import logging
@@ -25,7 +26,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 from flowyard.engines import confinement, discovery, printed, ranks
 from flowyard.engines.alike import AlikeCalls, TensorModel
 from flowyard.engines.awaited import AwaitedBatches
-from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream
+from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream, TellsSteps
 from flowyard.engines.connection import Connection
 from flowyard.engines.djl import loader as djl
 from flowyard.engines.failures import describe, is_out_of_memory, log
@@ -170,7 +171,15 @@ def _awaited(
         connection.send(frames.Results(batch_id, results, compute_s), buffers)
         _send_metrics(connection, measured)
 
+    if isinstance(model, TellsSteps):
+        model.on_step = functools.partial(_send_step, connection)
     return AwaitedBatches(connection, model, encoded, send_results)
+
+
+def _send_step(connection: Connection, ended: Sequence[str]) -> None:
+    # Where the socket has ended, the thread that receives notices it, too.
+    with contextlib.suppress(OSError):
+        connection.send(frames.Step(tuple(ended)))
 
 
 def _send_metrics(connection: Connection, measured: MeasuredModel | None) -> None:

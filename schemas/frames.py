@@ -235,6 +235,15 @@ class Results(msgspec.Struct, frozen=True, array_like=True, tag="results", gc=Fa
     times: tuple[NodeTime, ...] = ()
 
 
+class Step(msgspec.Struct, frozen=True, array_like=True, tag="step", gc=False):
+    """Worker to server: a step is over for all calls that are computed side by side, and those that have not ended go on.
+
+    It comes before what the step has made. `ended` are sequences whose handler has said so: nothing more is to come of them.
+    """
+
+    ended: tuple[str, ...] = ()
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="alive", gc=False):
     """Worker to server, once a second after `Ready`: the process runs, whatever it computes."""
 
@@ -266,7 +275,7 @@ class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics", gc=Fa
 
 
 ToWorker: TypeAlias = Load | LogLevel | Predict | Drop | Credit | Stop
-ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk | Metrics
+ToServer: TypeAlias = Ready | LoadFailed | Results | Heartbeat | Chunk | Step | Metrics
 
 _PREFIX = struct.Struct("<IQ")
 PREFIX_BYTES = _PREFIX.size

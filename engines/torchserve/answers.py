@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 
 from flowyard.engines.base import Outcome
-from flowyard.schemas.errors import HandlerError
+from flowyard.schemas.errors import FlowyardError, HandlerError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.values import Value
 
@@ -31,7 +31,7 @@ class PendingAnswer:
         self.ended = False
         self._loop = loop
         self._is_stream = False
-        self._made: deque[Message | HandlerError | bytes | None] = deque()
+        self._made: deque[Message | FlowyardError | bytes | None] = deque()
         self._there = asyncio.Event()
 
     def add(self, piece: Message) -> None:
@@ -50,22 +50,22 @@ class PendingAnswer:
         if piece.data:
             self._put(piece.data)
 
-    def end(self, result: Message | HandlerError) -> None:
+    def end(self, result: Message | FlowyardError) -> None:
         """Ends with a result: the whole answer, the last piece where others came before it, or what it fails with."""
         if self.ended:
             return
         self.ended = True
-        if isinstance(result, HandlerError) or not self._is_stream:
+        if isinstance(result, FlowyardError) or not self._is_stream:
             self._put(result)
         elif result.data:
             self._put(result.data)
         self._put(None)
 
-    def _put(self, made: Message | HandlerError | bytes | None) -> None:
+    def _put(self, made: Message | FlowyardError | bytes | None) -> None:
         self._made.append(made)
         self._loop.call_soon_threadsafe(self._there.set)
 
-    async def _next(self) -> Message | HandlerError | bytes | None:
+    async def _next(self) -> Message | FlowyardError | bytes | None:
         while not self._made:
             self._there.clear()
             if not self._made:
@@ -75,11 +75,11 @@ class PendingAnswer:
     async def outcome(self) -> Outcome | AsyncGenerator[Value]:
         """Waits for the whole answer, or for the first of its pieces."""
         first = await self._next()
-        return self._pieces(first) if self._is_stream and not isinstance(first, HandlerError) else first
+        return self._pieces(first) if self._is_stream and not isinstance(first, FlowyardError) else first
 
     async def _pieces(self, head: Value) -> AsyncGenerator[Value]:
         yield head
         while (piece := await self._next()) is not None:
-            if isinstance(piece, HandlerError):
+            if isinstance(piece, FlowyardError):
                 raise piece
             yield piece

@@ -42,7 +42,7 @@ _OTHER_NUMBERS = (
     "maxSequenceJobQueueSize",
 )
 _FLAGS = ("useJobTicket", "continuousBatching", "sequenceBatching", "asyncCommunication", "useVenv")
-#: Each is a way of its own to call handlers, and goes together neither with the others nor with sequences.
+#: Each is a way of its own to call handlers, and does not go together with the other.
 _PROTOCOLS = ("continuousBatching", "asyncCommunication")
 #: Most requests of an asynchronous handler at a time where its `batchSize` says no more; TorchServe knows no bound.
 AWAITED_AT_ONCE = 64
@@ -132,7 +132,10 @@ class ModelConfig(msgspec.Struct, frozen=True):
         """
         if self.is_asynchronous:
             return max(batch_size, AWAITED_AT_ONCE)
-        return batch_size if self.is_continuous else 1
+        if not self.is_continuous:
+            return 1
+        # Of sequences twice as many: who cancels one, say, must get through to it while others are computed.
+        return 2 * batch_size if self.has_sequences else batch_size
 
     @property
     def parallel(self) -> Parallel:
@@ -193,8 +196,10 @@ class ModelConfig(msgspec.Struct, frozen=True):
             InvalidModelError: The model needs processes, or handlers that are called in a way, that do not go together.
         """
         asked = [key for key in _PROTOCOLS if self.settings.get(key)]
-        if asked and self.has_sequences:
-            raise InvalidModelError(f"{self.file}: {asked[0]}: this version does not do so together with sequenceBatching")
+        if self.is_asynchronous and self.has_sequences:
+            raise InvalidModelError(
+                f"{self.file}: asyncCommunication: this version does not do so together with sequenceBatching"
+            )
         if len(asked) > 1:
             raise InvalidModelError(f"{self.file}: {' and '.join(asked)}: a handler is called in one of these ways")
         if asked and envelope:

@@ -1,13 +1,14 @@
 """Handlers for continuous batching: called again and again, until they say of a request that it has ended.
 
 A handler gets the rows of all requests that have not ended. Of those that it knows already it gets the id and the headers, but an
-empty row. It says of each by `context.stopping_criteria` whether its result is the last (TorchServe reference §2.4). Only
-imported in a worker.
+empty row. It says of each by `context.stopping_criteria` whether its result is the last (TorchServe reference §2.4). Where
+requests come in sequences it says by a header of an answer which sequences are over (§6.1, 12). Only imported in a worker.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,6 +17,7 @@ from flowyard.engines.background import Background
 from flowyard.engines.base import Call, ModelSource, Outcome
 from flowyard.engines.torchserve import handler
 from flowyard.engines.torchserve.answers import PendingAnswer
+from flowyard.engines.torchserve.config import ModelConfig
 from flowyard.engines.torchserve.handler import DESCRIBE, HandlerCall, HandlerModel, message_of
 from flowyard.engines.torchserve.requests import request_of, row_of
 from flowyard.engines.torchserve.rolling import Member, RollingBatch
@@ -31,24 +33,40 @@ from flowyard.schemas.values import Value
 KNOWN = "known"
 
 
-def load(source: ModelSource, device: Device) -> HandlerModel:
-    """Loads a handler, as `handler.load` does."""
-    return handler.load(source, device, ContinuousModel)
+def load(source: ModelSource, device: Device, config: ModelConfig) -> HandlerModel:
+    """Loads a handler, as `handler.load` does.
+
+    Args:
+        source: What to load.
+        device: Where it is to run.
+        config: Says whether requests come in sequences, and how many are computed side by side.
+    """
+    return handler.load(source, device, functools.partial(ContinuousModel, config=config))
 
 
 class ContinuousModel(SideBySideModel):
-    """A handler that is called again and again with all requests that have not ended."""
+    """A handler that is called again and again with all requests that have not ended.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Takes an entry point, as its base does; the context says how many requests it is called with at most."""
+    Attributes:
+        on_step: Is told of every step after which some go on, and of the sequences that are over with it.
+    """
+
+    def __init__(self, *args: Any, config: ModelConfig, **kwargs: Any) -> None:
+        """Takes an entry point, as its base does, and how it is to be called."""
         super().__init__(*args, background=Background(), **kwargs)
         self.together: Callable[[Sequence[Call]], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
-        self._batch = RollingBatch(self.loop, self.context.system_properties["batch_size"], self._step)
+        self.on_step: Callable[[Sequence[str]], None] = lambda _: None
+        self._has_sequences = config.has_sequences
+        most = config.concurrency(self.context.system_properties["batch_size"])
+        self._batch = RollingBatch(self.loop, most, self._step)
 
     async def answer(self, call: Call) -> Outcome | AsyncGenerator[Value]:
         """Has a request join the others; one for a description is computed alone."""
         message = message_of(call)
-        return await self._batch.answer(message, is_alone=message.get(DESCRIBE) == "True")
+        if message.get(DESCRIBE) == "True":
+            return await self._batch.answer(message, is_alone=True)
+        sequence = message.get(self.context.header_key_sequence_id) if self._has_sequences else ""
+        return await self._batch.answer(message, sequence=sequence)
 
     def unload(self) -> None:
         """Ends the threads."""
@@ -59,17 +77,21 @@ class ContinuousModel(SideBySideModel):
         """Takes a step that another process has begun."""
         self._step_of(batch, ()).compute()
 
-    def _step(self, members: Sequence[Member]) -> None:
+    def _step(self, members: Sequence[Member]) -> Sequence[str]:
         calls = [_call_of(member) for member in members]
         answers = [member.answer for member in members]
         step = self._step_of(calls, answers)
         with self.together(calls):
             results = step.compute()
+        ended = step.ended(results) if self._has_sequences else ()
+        if ended or any(step.go_on):
+            self.on_step(ended)
         for answer, result, goes_on in zip(answers, results, step.go_on, strict=True):
             if goes_on and not isinstance(result, HandlerError):
                 answer.add(result)
             else:
                 answer.end(result)
+        return ended
 
     def _step_of(self, calls: Sequence[Call], answers: Sequence[PendingAnswer]) -> Step:
         messages = [(message_of(call), call.callee == KNOWN) for call in calls]
@@ -109,3 +131,12 @@ class Step(HandlerCall):
             elif processor.get_response_header(NEXT) == "true":
                 processor.add_response_property(NEXT, "false")
         self.go_on = [processor.get_response_header(NEXT) == "true" for processor in self.processors]
+
+    def ended(self, results: Sequence[Message | HandlerError]) -> tuple[str, ...]:
+        """The sequences that the handler says are over: each answer may name some, with semicolons between them."""
+        ended: list[str] = []
+        for processor, result in zip(self.processors, results, strict=True):
+            named = processor.get_response_header(self.context.header_key_sequence_end)
+            if named and not isinstance(result, HandlerError):
+                ended += [one.strip() for one in str(named).split(";") if one.strip()]
+        return tuple(ended)

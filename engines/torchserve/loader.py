@@ -43,5 +43,5 @@ def load(source: ModelSource, device: Device) -> LoadedModel:
         return handler.load_functions(source)
     config = ModelConfig(settings=json.loads(source.properties.get(CONFIG, "{}")))
     if config.is_continuous:
-        return continuous.load(source, device)
+        return continuous.load(source, device, config)
     return asynchronous.load(source, device) if config.is_asynchronous else handler.load(source, device, handler.HandlerModel)

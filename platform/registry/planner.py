@@ -121,10 +121,11 @@ class Planner:
 
     def _policy_of(self, policy: Policy, located: Located, most_workers: int) -> Policy:
         """How a model with handlers is served, in sequences where its archive says so; `most_workers` on all devices together."""
+        at_once = policy.batch_size * most_workers
         policy = policy_of_handlers(policy, located)
         if not isinstance(located.described, ArchivedModel) or not located.described.config.has_sequences:
             return policy
-        limits = _limits_of(located.described.config, policy.batch_size * most_workers, sequence_headers(self._settings))
+        limits = _limits_of(located.described.config, at_once, sequence_headers(self._settings))
         return msgspec.structs.replace(policy, sequences=limits)
 
     def _ranks(self, located: Located, devices: tuple[Device, ...], name: str) -> Ranks | None:

@@ -488,6 +488,10 @@ class ModelPool:
         self._streams[job] = functools.partial(process.stop, batch, place)
         job.item.on_chunk(piece, functools.partial(process.grant, batch, place, 1))
 
+    def on_step(self, worker: int, ended: Sequence[str]) -> None:
+        """What a worker computes side by side goes on with another step; some sequences have ended with this one."""
+        self._act(self._scheduler.step_done(worker, ended, time.monotonic()))
+
     def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
         """Handlers have measured something."""
         self.measures.of_handlers.take(samples)

@@ -41,6 +41,7 @@ from flowyard.schemas.frames import (
     Ready,
     Results,
     Sample,
+    Step,
     Stop,
     ToServer,
     ViewOf,
@@ -101,6 +102,9 @@ class WorkerEvents(Protocol):
 
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of the result of one job of a batch has come."""
+
+    def on_step(self, worker: int, ended: Sequence[str]) -> None:
+        """A step is over for all that is computed side by side, and some sequences with it."""
 
     def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
         """Handlers have measured something."""
@@ -284,6 +288,8 @@ class WorkerProcess:
             case Chunk(batch, place, tree, sizes):
                 self._count_piece(batch, place)
                 self._events.on_chunk(self.worker, batch, place, Payload.from_encoded(body.take(tree, sizes)))
+            case Step(ended):
+                self._events.on_step(self.worker, ended)
             case Metrics(samples):
                 self._events.on_metrics(self.worker, samples)
             case Heartbeat():

@@ -92,7 +92,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         queue_size: Most jobs that wait.
         idle_s: A surplus worker is retired after being idle for so long.
         timeout_s: A batch that computes for longer hangs: its worker is killed. Where there may be others beside it, the worker
-            is first told to end it.
+            is first told to end it. Each piece of a result, and each step of what is computed in steps, has so much time.
         timeout_error: What a request is told that has been computed for `timeout_s`, and is not tried again then; empty where
             `timeout_s` bounds the time since it was submitted, as its deadline does.
         died_error: What a request is told whose workers died; empty for our text, which says of what.
@@ -298,6 +298,14 @@ class Scheduler:
         job = computed.jobs[place]
         job.streamed = True
         return None if job.answered else job
+
+    def step_done(self, worker_id: int, ended: Sequence[str], now: float) -> list[Instruction]:
+        """A worker goes on with another step of all that it computes side by side; `ended` are sequences that are over."""
+        worker = self._workers.get(worker_id)
+        for batch in worker.running.values() if worker is not None else ():
+            if not batch.abandoned:
+                batch.due = now + self.policy.timeout_s
+        return []
 
     def scale(self, min_workers: int, max_workers: int, now: float, device: Device | None = None) -> list[Instruction]:
         """The number of workers is to change, on one device (a new group if need be) or on each."""

@@ -17,7 +17,8 @@ class SequenceScheduler(Scheduler):
     """What `scheduler.py` promises holds, but nothing is tried again: the state that it needs is gone with the worker.
 
     The jobs of a sequence go to one worker, in order, at most one of them in a batch. Where batches are filled, one goes out as
-    soon as every sequence that its worker keeps is in it: nobody else would join. None is sent ahead of time.
+    soon as every sequence that its worker keeps is in it: nobody else would join. None is sent ahead of time. Where requests are
+    computed side by side, those of one sequence are, too: the worker sees to it that the one before has had its first step.
 
     Args:
         policy: How the model is served.
@@ -28,7 +29,7 @@ class SequenceScheduler(Scheduler):
 
     def __init__(self, policy: Policy, limits: SequenceLimits, groups: Iterable[Group], worker_ids: Iterator[int]) -> None:
         super().__init__(policy, groups, worker_ids)
-        self._queue = self._sequences = Sequences(policy.name, limits)
+        self._queue = self._sequences = Sequences(policy.name, limits, side_by_side=policy.concurrency > 1)
 
     def submit(self, jobs: Sequence[Job], now: float) -> list[Instruction]:
         """Requests came in, at the same instant: they may go out as one batch."""
@@ -60,6 +61,14 @@ class SequenceScheduler(Scheduler):
             for job in jobs:
                 self._sequences.computed(job, now)
         return super().batch_done(worker_id, batch, outcomes, now)
+
+    def step_done(self, worker_id: int, ended: Sequence[str], now: float) -> list[Instruction]:
+        """A worker goes on with another step; the jobs that wait for a sequence that is over are told so."""
+        out = super().step_done(worker_id, ended, now)
+        if ended:
+            out += [self._answer(job, error) for job, error in self._sequences.end(worker_id, ended)]
+            out += self._advance_queue(now)
+        return out
 
     def _advance_all(self, now: float) -> list[Instruction]:
         out = super()._advance_all(now)

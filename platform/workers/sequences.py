@@ -56,41 +56,46 @@ class Sequence:
         id: What its requests call it.
         expires_at: When it is closed at the next rest.
         jobs: Those that wait, in order.
-        computing: The one that is computed.
+        computing: Those that are computed: one, unless the worker computes requests side by side.
+        ending: Whether the last request that came said that it is the last, and has been computed.
         worker: Who keeps its state, 0 for nobody yet.
         closes_at: When it has rested for too long.
     """
 
-    __slots__ = ("closes_at", "computing", "expires_at", "id", "jobs", "worker")
+    __slots__ = ("closes_at", "computing", "ending", "expires_at", "id", "jobs", "worker")
 
     def __init__(self, sequence_id: str, expires_at: float) -> None:
         self.id = sequence_id
         self.expires_at = expires_at
         self.jobs: deque[Job] = deque()
-        self.computing: Job | None = None
+        self.computing: set[Job] = set()
+        self.ending = False
         self.worker = 0
         self.closes_at = FOREVER
 
     @property
     def rests(self) -> bool:
         """Whether none of its jobs waits or is computed."""
-        return not self.jobs and self.computing is None
+        return not self.jobs and not self.computing
 
 
 class Sequences(JobQueue):
-    """The queue of a model whose requests come in sequences: the jobs of each in order, one at a time.
+    """The queue of a model whose requests come in sequences: the jobs of each in order.
 
     Args:
         name: Name of the model, for messages.
         limits: Their limits.
+        side_by_side: Whether the next job of a sequence may be computed beside the one before it, which has been sent first;
+            else it waits for its end.
     """
 
-    __slots__ = ("_kept", "_limits", "_lost", "_name", "_now", "_open", "_ready", "_resting", "_unkept")
+    __slots__ = ("_kept", "_limits", "_lost", "_name", "_now", "_open", "_ready", "_resting", "_side_by_side", "_unkept")
 
-    def __init__(self, name: str, limits: SequenceLimits) -> None:
+    def __init__(self, name: str, limits: SequenceLimits, *, side_by_side: bool = False) -> None:
         super().__init__()
         self._name = name
         self._limits = limits
+        self._side_by_side = side_by_side
         #: The time of the last event.
         self._now = 0.0
         self._open: dict[str, Sequence] = {}
@@ -124,9 +129,10 @@ class Sequences(JobQueue):
                 return QueueFullError(f"Sequence capacity exceeded for model: {self._name}")
             self._lost.pop(mark.id, None)
             sequence = self._opened(mark.id, now)
-        elif len(sequence.jobs) + (sequence.computing is not None) > self._limits.queue_size:
+        elif len(sequence.jobs) + bool(sequence.computing) > self._limits.queue_size:
             return QueueFullError(f'Sequence "{mark.id:.50}": queue capacity exceeded for model: {self._name}')
         self._resting.pop(mark.id, None)
+        sequence.ending = False
         sequence.jobs.append(job)
         return None
 
@@ -214,24 +220,41 @@ class Sequences(JobQueue):
         """A job that is ready is computed."""
         sequence = self._open[_mark_of(job).id]
         sequence.jobs.popleft()
-        sequence.computing = job
+        sequence.computing.add(job)
         del self._ready[sequence.worker][sequence.id]
         job.queued = False
         self.waiting -= 1
+        # Behind the others, whose turn it is now.
+        self._make_ready(sequence)
 
     def computed(self, job: Job, now: float) -> None:
         """A worker has computed a job: the next one is ready, or the sequence rests or ends."""
         mark = _mark_of(job)
         sequence = self._open.get(mark.id)
-        if sequence is None or sequence.computing is not job:
+        if sequence is None or job not in sequence.computing:
             return
-        sequence.computing = None
-        if sequence.jobs:
+        sequence.computing.discard(job)
+        sequence.ending = sequence.ending or (mark.ends and not sequence.jobs)
+        if not sequence.rests:
             self._make_ready(sequence)
-        elif mark.ends:
+        elif sequence.ending:
             self._close(sequence)
         else:
             self._rest(sequence, now)
+
+    def end(self, worker: int, sequence_ids: Iterable[str]) -> list[tuple[Job, FlowyardError]]:
+        """A handler has said that sequences are over; those that its worker does not keep are passed over.
+
+        Returns:
+            The jobs of them that waited, and what they are to be told.
+        """
+        waiting: list[tuple[Job, FlowyardError]] = []
+        for sequence_id in sequence_ids:
+            sequence = self._kept.get(worker, {}).get(sequence_id)
+            if sequence is not None:
+                self._close(sequence)
+                waiting += [(job, self._has_ended(sequence_id)) for job in sequence.jobs]
+        return waiting
 
     def lose(self, worker: int, now: float) -> list[tuple[Job, FlowyardError]]:
         """A worker is gone, and with it the state that it kept.
@@ -271,7 +294,8 @@ class Sequences(JobQueue):
         return sequence
 
     def _make_ready(self, sequence: Sequence) -> None:
-        if sequence.worker and sequence.computing is None and sequence.jobs and sequence.jobs[0].queued:
+        may_begin = self._side_by_side or not sequence.computing
+        if sequence.worker and may_begin and sequence.jobs and sequence.jobs[0].queued:
             self._ready.setdefault(sequence.worker, {}).setdefault(sequence.id, sequence)
 
     def _rest(self, sequence: Sequence, now: float) -> None:
@@ -289,6 +313,9 @@ class Sequences(JobQueue):
             if not kept:
                 del self._kept[sequence.worker]
                 self._ready.pop(sequence.worker, None)
+
+    def _has_ended(self, sequence_id: str) -> ShutDownError:
+        return ShutDownError(f'Sequence "{sequence_id:.50}" is closed: its handler has ended it: {self._name}')
 
     def _is_lost(self, sequence_id: str) -> ShutDownError:
         return ShutDownError(f'Sequence "{sequence_id:.50}" is closed: its worker has ended, and its state with it: {self._name}')

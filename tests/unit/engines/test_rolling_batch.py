@@ -11,7 +11,7 @@ import pytest
 from flowyard.engines.torchserve import answers
 from flowyard.engines.torchserve.answers import PendingAnswer
 from flowyard.engines.torchserve.rolling import RollingBatch
-from flowyard.schemas.errors import HandlerError
+from flowyard.schemas.errors import HandlerError, ShutDownError
 from flowyard.schemas.messages import Message
 
 
@@ -26,6 +26,8 @@ class Steps:
         self.seen = queue.Queue()
         self.go = threading.Semaphore(0 if hold else 1000)
         self.most = most
+        #: By the first name of a step: the sequences that are over with it.
+        self.over = {}
 
     def __call__(self, members):
         names = [member.message.data.decode().partition(":")[0] for member in members]
@@ -39,6 +41,7 @@ class Steps:
                 member.answer.add(message(f"{name}{member.steps}"))
             else:
                 member.answer.end(message(f"{name}!"))
+        return self.over.pop(names[0], ())
 
     async def next(self):
         return await asyncio.to_thread(self.seen.get, timeout=20)
@@ -125,6 +128,31 @@ async def test_one_that_is_to_be_alone_waits_for_all_and_all_wait_for_it(batch, 
         assert await steps.next() == names
         steps.go.release()
     assert await asyncio.gather(*asked) == ["a!", "b!", "c!"]
+
+
+@rolling()
+async def test_of_a_sequence_one_joins_at_a_time_and_goes_on_beside_the_next(batch, steps):
+    asked = [ask(batch, text, sequence=text[0]) for text in ("a1:3", "a2:1", "a3:1", "b1:1")]
+    for names in (["a1", "b1"], ["a1", "a2"], ["a1", "a3"]):
+        assert await steps.next() == names
+        steps.go.release()
+    assert await asyncio.gather(*asked) == [[b"a10", b"a11", b"a1!"], "a2!", "a3!", "b1!"]
+
+
+@rolling()
+async def test_those_that_wait_for_a_sequence_that_is_over_are_told_so(batch, steps):
+    steps.over["a1"] = ("a", "none")
+    asked = [ask(batch, text, sequence=text[0]) for text in ("a1:2", "b1:1", "b2:1")]
+    assert await steps.next() == ["a1", "b1"]
+    late = asyncio.create_task(batch.answer(message("a2:1"), sequence="a"))
+    await asyncio.sleep(0)
+    steps.go.release()
+    assert await steps.next() == ["a1", "b2"]
+    refused = await late
+    assert isinstance(refused, ShutDownError)
+    assert refused.message == 'Sequence "a" is closed: its handler has ended it'
+    steps.go.release()
+    assert await asyncio.gather(*asked) == [[b"a10", b"a1!"], "b1!", "b2!"]
 
 
 @rolling()

@@ -179,6 +179,90 @@ class TestWhenAWorkerIsGone:
         assert [item.worker for item in out if isinstance(item, Kill)] == [worker]
 
 
+class TestSideBySide:
+    """Where requests are computed side by side, each in a batch of its own."""
+
+    def test_the_next_one_of_a_sequence_goes_to_its_worker_at_once(self):
+        scheduler = make(2, concurrency=3, queue_size=5)
+        ((worker, first, _),) = sent(submit(scheduler, "a", 1))
+        ((again, second, _),) = sent(submit(scheduler, "a", 1))
+        assert again == worker
+        ((other, _, _),) = sent(submit(scheduler, "b", 1))
+        assert other != worker
+        assert told(scheduler.batch_done(worker, second, ["A2"], 2)) == ["A2"]
+        assert told(scheduler.batch_done(worker, first, ["A1"], 3)) == ["A1"]
+
+    def test_those_that_wait_go_in_order_and_sequences_in_turns(self):
+        scheduler = make(1, concurrency=2, queue_size=5)
+        ((_, first, _), (_, second, _)) = sent(scheduler.submit([job(name) for name in "aaaab"], 1))
+        ((_, third, names),) = sent(scheduler.batch_done(1, second, ["A"], 2))
+        assert names == ["a"]
+        assert [names for _, _, names in sent(scheduler.batch_done(1, first, ["A"], 2))] == [["b"]]
+        assert [names for _, _, names in sent(scheduler.batch_done(1, third, ["A"], 2))] == [["a"]]
+
+    def test_one_rests_when_all_of_it_is_computed(self):
+        scheduler = make(1, concurrency=2, most=1, idle_s=10.0)
+        ((_, first, _), (_, second, _)) = sent(scheduler.submit([job("a"), job("a")], 1))
+        scheduler.batch_done(1, second, ["A"], 2)
+        assert told(submit(scheduler, "b", 50))
+        scheduler.batch_done(1, first, ["A"], 50)
+        assert told(submit(scheduler, "b", 59))
+        assert sent(submit(scheduler, "b", 60))
+
+    def test_its_last_request_ends_it_when_the_ones_before_have_ended(self):
+        scheduler = make(1, concurrency=2, most=1)
+        ((_, first, _), (_, second, _)) = sent(scheduler.submit([job("a"), job("a", ends=True)], 1))
+        scheduler.batch_done(1, second, ["A"], 2)
+        assert told(submit(scheduler, "b", 2))
+        scheduler.batch_done(1, first, ["A"], 2)
+        assert sent(submit(scheduler, "b", 2))
+
+    def test_its_handler_ends_it_whatever_waits(self):
+        scheduler = make(1, concurrency=2, most=1, queue_size=5)
+        ((_, first, _), (_, second, _)) = sent(scheduler.submit([job("a"), job("a"), job("a")], 1))
+        out = scheduler.step_done(1, ("a", "unknown"), 2)
+        (refused,) = told(out)
+        assert isinstance(refused, ShutDownError)
+        assert 'Sequence "a" is closed: its handler has ended it' in refused.message
+        assert told(scheduler.batch_done(1, first, ["A1"], 2)) == ["A1"]
+        # It may begin anew while the rest of it is computed.
+        assert sent(submit(scheduler, "a", 2))
+        assert told(scheduler.batch_done(1, second, ["A2"], 2)) == ["A2"]
+
+    def test_only_the_worker_that_keeps_it_ends_it(self):
+        scheduler = make(2, concurrency=2, queue_size=5)
+        ((worker, batch, _),) = sent(submit(scheduler, "a", 1))
+        scheduler.batch_done(worker, batch, ["A"], 1)
+        assert scheduler.step_done(3 - worker, ("a",), 2) == []
+        assert scheduler.step_done(9, ("a",), 2) == []
+        assert [one for one, _, _ in sent(submit(scheduler, "a", 3))] == [worker]
+
+    def test_each_step_has_as_much_time(self):
+        scheduler = make(1, concurrency=2, timeout_s=0.0)
+        scheduler.policy = Policy(name="m", concurrency=2, timeout_s=5, timeout_error="Worker died.")
+        submit(scheduler, "a", 0)
+        for now in (4, 8, 12):
+            assert scheduler.step_done(1, (), now) == []
+            assert told(scheduler.tick(now + 4)) == []
+        assert [type(one) for one in told(scheduler.tick(17))] == [WorkerDiedError]
+
+    def test_a_step_does_not_put_off_the_end_of_one_that_is_to_be_let_go(self):
+        scheduler = make(1, concurrency=2)
+        scheduler.policy = Policy(name="m", concurrency=2, timeout_s=5, timeout_error="Worker died.")
+        submit(scheduler, "a", 0)
+        scheduler.tick(5)
+        for now in range(6, 11):
+            scheduler.step_done(1, (), now)
+        assert [item.worker for item in scheduler.tick(10) if isinstance(item, Kill)] == [1]
+
+    def test_a_worker_that_dies_takes_all_of_it_along(self):
+        scheduler = make(1, concurrency=2, queue_size=5)
+        scheduler.submit([job("a"), job("b"), job("a")], 1)
+        out = scheduler.worker_died(1, "killed by signal 9", 2)
+        assert [type(one) for one in told(out)] == [WorkerDiedError, WorkerDiedError, ShutDownError]
+        assert 'Sequence "b" is closed' in told(submit(scheduler, "b", 3))[0].message
+
+
 class TestWhatIsTakenBack:
     def test_one_that_waits_is_not_computed_and_the_next_one_is(self):
         scheduler = make(queue_size=5)
@@ -244,7 +328,9 @@ class TestWhatARequestSays:
 
 EVENTS = st.tuples(
     st.sampled_from(
-        ["submit"] * 5 + ["pair", "start", "end", "hasty", "cancel", "ready", "die", "done", "done", "done"] + ["scale", "tick"]
+        ["submit"] * 5
+        + ["pair", "start", "end", "hasty", "cancel", "ready", "die", "done", "done", "done"]
+        + ["scale", "tick", "step", "over"]
     ),
     st.integers(0, 7),
     st.sampled_from([0.0, 0.01, 0.3, 2.0, 30.0]),
@@ -254,12 +340,22 @@ EVENTS = st.tuples(
 class World:
     """Plays the processes, and holds the promises against the scheduler."""
 
-    def __init__(self, low, high, batch_size, fill, most):
-        policy = Policy(name="m", batch_size=batch_size, fill=fill, batch_delay_s=0.1, queue_size=6, timeout_s=10, idle_s=5)
+    def __init__(self, low, high, batch_size, concurrency, fill, most):
+        policy = Policy(
+            name="m",
+            batch_size=batch_size,
+            concurrency=concurrency,
+            fill=fill,
+            batch_delay_s=0.1,
+            queue_size=6,
+            timeout_s=10,
+            idle_s=5,
+        )
         limits = SequenceLimits(idle_s=3, timeout_s=20, most=most, queue_size=2)
         self.scheduler = SequenceScheduler(policy, limits, [Group(CPU, low, high)], itertools.count(1))
         self.now = 0.0
-        self.starting, self.dying, self.idle, self.busy = [], [], set(), {}
+        #: By worker that is ready: what it computes.
+        self.starting, self.dying, self.ready = [], [], {}
         self.jobs, self.outcomes, self.order = [], {}, []
         self.closed = False
         self.carry_out(self.scheduler.start(0))
@@ -272,21 +368,19 @@ class World:
                 case Spawn(worker):
                     self.starting.append(worker)
                 case Dispatch(worker, _, jobs):
-                    assert worker in self.idle
+                    assert len(self.ready[worker]) < self.scheduler.policy.concurrency
                     names = [job.sequence.id for job in jobs]
                     assert len(set(names)) == len(names) <= self.scheduler.policy.batch_size
                     assert not any(job in self.outcomes for job in jobs)
                     self.order += jobs
-                    self.idle.discard(worker)
-                    self.busy[worker] = item
+                    self.ready[worker].append(item)
                 case Answer(job, outcome):
                     assert job not in self.outcomes
                     self.outcomes[job] = outcome
                 case Retire(worker):
-                    self.idle.discard(worker)
+                    assert not self.ready.pop(worker)
                 case Kill(worker):
-                    self.idle.discard(worker)
-                    self.busy.pop(worker, None)
+                    self.ready.pop(worker, None)
                     if worker in self.starting:
                         self.starting.remove(worker)
                     self.dying.append(worker)
@@ -297,7 +391,7 @@ class World:
     def check(self):
         queue = self.scheduler._sequences
         waiting = [job for job in self.jobs if job not in self.outcomes]
-        computing = [job for item in self.busy.values() for job in item.jobs]
+        computing = [job for items in self.ready.values() for item in items for job in item.jobs]
         assert queue.waiting == sum(job.queued for job in waiting) <= 6
         assert all(job.queued or job in computing or self.dying for job in waiting)
         assert len(queue._open) <= queue._limits.most
@@ -305,8 +399,13 @@ class World:
         assert set(queue._resting) == {one.id for one in queue._open.values() if one.rests}
         assert all(job.deadline >= self.scheduler.wake_at for job in waiting)
         if not self.scheduler.policy.fill and self.scheduler.phase == "serving" and not self.dying:
-            # Whoever has nothing to do has no job that it could do.
-            assert not any(queue.ready_count(worker) for worker in self.idle)
+            # Whoever has room has no job that it could do.
+            with_room = [worker for worker, items in self.ready.items() if len(items) < self.scheduler.policy.concurrency]
+            assert not any(queue.ready_count(worker) for worker in with_room)
+
+    @property
+    def busy(self):
+        return sorted(worker for worker, items in self.ready.items() if items)
 
     def act(self, event, number, wait):
         self.now += wait
@@ -325,17 +424,23 @@ class World:
                 self.carry_out(scheduler.cancel(self.jobs[-1 - number % min(4, len(self.jobs))], now))
             case "ready" if self.starting:
                 worker = self.starting.pop(0)
-                self.idle.add(worker)
+                self.ready[worker] = []
                 self.carry_out(scheduler.worker_ready(worker, now))
             case "done" if self.busy:
-                worker = sorted(self.busy)[number % len(self.busy)]
-                item = self.busy.pop(worker)
-                self.idle.add(worker)
+                worker = self.busy[number % len(self.busy)]
+                item = self.ready[worker].pop(number % len(self.ready[worker]))
                 self.carry_out(scheduler.batch_done(worker, item.batch, ["done"] * len(item.jobs), now))
-            case "die" if self.dying or self.busy or self.idle:
-                worker = [*self.dying, *sorted(self.busy), *sorted(self.idle)][0]
-                self.busy.pop(worker, None)
-                self.idle.discard(worker)
+            case "step" | "over" if self.busy:
+                worker = self.busy[number % len(self.busy)]
+                ended = (f"s{number % 4}",) if event == "over" else ()
+                kept = scheduler._sequences._kept.get(worker, {})
+                is_kept = bool(ended) and ended[0] in kept
+                self.carry_out(scheduler.step_done(worker, ended, now))
+                # Nothing of it waits any more, unless it has begun anew.
+                assert not is_kept or ended[0] not in scheduler._sequences._open
+            case "die" if self.dying or self.ready:
+                worker = [*self.dying, *self.busy, *sorted(self.ready)][0]
+                self.ready.pop(worker, None)
                 self.dying = [one for one in self.dying if one != worker]
                 self.carry_out(scheduler.worker_died(worker, "gone", now))
             case "scale":
@@ -359,9 +464,16 @@ class World:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2), st.integers(1, 2), st.integers(1, 3), st.booleans(), st.integers(1, 4), st.lists(EVENTS, max_size=60))
-def test_the_promises_hold_whatever_happens(low, high, batch_size, fill, most, events):
-    world = World(low, max(low, high), batch_size, fill, most)
+@given(
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]),
+    st.booleans(),
+    st.integers(1, 4),
+    st.lists(EVENTS, max_size=60),
+)
+def test_the_promises_hold_whatever_happens(low, high, sizes, fill, most, events):
+    world = World(low, max(low, high), *sizes, fill, most)
     for event in events:
         world.act(*event)
     world.check_order()
