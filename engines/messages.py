@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from typing import TypeAlias
 
 from flowyard.engines.base import Call, Outcome, Stream
-from flowyard.schemas.errors import FlowyardError
+from flowyard.schemas.errors import FlowyardError, HandlerError
 from flowyard.schemas.messages import DATA, Message
 from flowyard.schemas.values import Value
 
+#: Pieces of an answer that is wanted whole.
+MOST_COLLECTED = 100_000
 #: Computes one call, beside others: its answer, or the pieces of it.
 Answering: TypeAlias = Callable[[Call], Awaitable[Outcome | AsyncGenerator[Value]]]
 
@@ -31,10 +33,20 @@ def joined(head: Message, pieces: Iterable[bytes]) -> Message:
 
 
 async def collected(pieces: AsyncGenerator[Value]) -> Message:
-    """The answer of an asynchronous model as one message; raises what its generator does."""
+    """The answer of an asynchronous model as one message.
+
+    Raises:
+        HandlerError: It has too many pieces: nobody says when the next is the last one.
+        FlowyardError: What its generator raises.
+    """
+    made: list[bytes] = []
     async with contextlib.aclosing(pieces):
         head = await anext(pieces)
-        return joined(head, [piece async for piece in pieces])
+        async for piece in pieces:
+            if len(made) == MOST_COLLECTED:
+                raise HandlerError(f"an answer that is wanted whole has over {MOST_COLLECTED} pieces", status=503)
+            made.append(piece)
+    return joined(head, made)
 
 
 async def whole_answers(answering: Answering, batch: Sequence[Call]) -> list[Outcome]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -76,6 +78,67 @@ handler:
   cache:
     capacity: 4
 """
+#: In the shape of TorchServe's public example of sequences in steps: a request is in every step until its criterion says that it has
+#: ended; a session is ended by a header of an answer, and what streams of it is cancelled by another request of it.
+SESSIONS = """
+import json, os, time
+from pathlib import Path
+from ts.torch_handler.base_handler import BaseHandler
+
+class Sessions(BaseHandler):
+    def initialize(self, ctx):
+        ctx.cache = {}
+        self.manifest = ctx.manifest
+        self.totals, self.cancelled, self.over = {}, set(), set()
+        self.batch_size = ctx.system_properties["batch_size"]
+
+    def preprocess(self, data):
+        context, totals = self.context, []
+        assert len(data) <= 2 * self.batch_size
+        for index, row in enumerate(data):
+            session, request = context.get_sequence_id(index), context.get_request_id(index)
+            context.set_response_header(index, context.header_key_sequence_id, session)
+            if request not in context.cache:
+                asked = row["body"]
+                context.cache[request] = {"session": session, "left": 1, **asked}
+                if context.get_request_header(index, context.header_key_sequence_start):
+                    self.totals[session] = 0
+                self.totals[session] += asked.get("add", 0)
+                if asked.get("say") == "cancel":
+                    self.cancelled.add(session)
+                if asked.get("say") == "end":
+                    self.over.add(session)
+            one = context.cache[request]
+            one["left"] -= 1
+            if one.get("say") == "end" or (one.get("say") == "end last" and not one["left"]):
+                context.set_response_header(index, context.header_key_sequence_end, "x; " + session)
+            totals.append(self.totals[session])
+        with Path(self.manifest["model"]["modelName"] + f"-{os.getpid()}").open("a") as steps:
+            steps.write(json.dumps([context.cache[request]["session"] for request in context.request_ids.values()]) + "\\n")
+        time.sleep(0.002)
+        return totals
+
+    def inference(self, data, *args, **kwargs):
+        return [f"{os.getpid()}:{total} " for total in data]
+
+    def postprocess(self, data):
+        self.context.stopping_criteria = [self.criterion(request) for request in self.context.request_ids.values()]
+        return data
+
+    def criterion(self, request):
+        def has_ended(result):
+            one = self.context.cache[request]
+            streams = one.get("streams", False)
+            stopped = one["session"] in self.cancelled | self.over
+            if one["left"] > 0 and not stopped:
+                return False
+            del self.context.cache[request]
+            if not any(other["session"] == one["session"] for other in self.context.cache.values()):
+                self.cancelled.discard(one["session"])
+            return True if streams else None
+        return has_ended
+"""
+STEPS = CONFIG + "continuousBatching: true\n"
 ENV = {
     "FLOWYARD_TORCHSERVE_INFERENCE_ADDRESS": "http://127.0.0.1:0",
     "FLOWYARD_TORCHSERVE_MANAGEMENT_ADDRESS": "http://127.0.0.2:0",
@@ -95,8 +158,8 @@ class Server:
         self._work = work
         torch.save({"layer.weight": torch.ones(1, 1), "layer.bias": torch.zeros(1)}, work / "net.pt")
 
-    def register(self, name: str, config: str = CONFIG, workers: int = 2) -> None:
-        files = {"handler.py": STATEFUL, "model.py": NET, "model-config.yaml": config}
+    def register(self, name: str, config: str = CONFIG, workers: int = 2, code: str = STATEFUL) -> None:
+        files = {"handler.py": code, "model.py": NET, "model-config.yaml": config}
         more = ("--model-file", "model.py", "--serialized-file", str(self._work / "net.pt"), "--config-file", "model-config.yaml")
         pack_model(self.process.model_store, self._work, name, files, *more)
         parameters = {"url": f"{name}.mar", "initial_workers": workers, "synchronous": "true"}
@@ -105,6 +168,25 @@ class Server:
     def ask(self, name: str, text: str, sequence: str | None = None, **headers: str) -> httpx2.Response:
         given = headers | ({ID: sequence} if sequence is not None else {})
         return self.inference.post(f"/predictions/{name}", content=text.encode(), headers=given, timeout=60)
+
+    def say(self, name: str, session: str | None = None, headers: dict[str, str] | None = None, **asked) -> httpx2.Response:
+        given = (headers or {}) | ({ID: session} if session is not None else {})
+        return self.inference.post(f"/predictions/{name}", json=asked, headers=given, timeout=60)
+
+    def steps_of(self, name: str, worker: int) -> list[str]:
+        (file,) = self.process.state_dir.glob(f"workplaces/*/{name}-{worker}")
+        return file.read_text().splitlines()
+
+    @contextlib.contextmanager
+    def streamed(self, name: str, session: str) -> Iterator[Iterator[bytes]]:
+        """The pieces of an answer that comes until the session is over or cancelled."""
+        asked = {"left": 10**9, "streams": True}
+        with (
+            self.process.client_of(self.process.urls[0]) as http,
+            http.stream("POST", f"/predictions/{name}", json=asked, headers={ID: session}) as answer,
+        ):
+            assert (answer.headers["transfer-encoding"], answer.headers[ID]) == ("chunked", session)
+            yield answer.iter_raw()
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +282,83 @@ def test_the_headers_may_have_other_names(tmp_path, tmp_path_factory):
         assert server.ask("named", "2", **{"x-session": session, "x-last": "true"}).json()["total"] == 3
         for client in server.clients:
             client.close()
+
+
+def test_requests_of_a_sequence_share_steps(server):
+    server.register("sessions", STEPS, code=SESSIONS)
+    (described,) = server.management.get("/models/sessions").json()
+    assert (described["stateful"], described["continuousBatching"], described["maxNumSequence"]) == (True, True, 8)
+    begun = [server.say("sessions", add=number) for number in (1, 10, 100, 1000)]
+    sessions = [answer.headers[ID] for answer in begun]
+    pids = [_pid(answer) for answer in begun]
+    assert [_total(answer) for answer in begun] == [1, 10, 100, 1000]
+    assert sorted(pids.count(pid) for pid in set(pids)) == [2, 2]
+
+    first = sessions[0]
+    beside = next(session for session, pid in zip(sessions[1:], pids[1:], strict=True) if pid == pids[0])
+    with server.streamed("sessions", first) as pieces:
+        assert _total(next(pieces)) == 1
+        # Others of the same sequence, and of others in the same worker, are answered meanwhile.
+        assert _total(server.say("sessions", first, add=1)) == 2
+        assert [_pid(server.say("sessions", beside)), _pid(server.say("sessions", first))] == [pids[0]] * 2
+        with server.streamed("sessions", first) as others:
+            assert _total(next(others)) == 2
+            assert _total(server.say("sessions", first, add=1, say="cancel")) == 3
+            rest = b"".join(others).split()
+        rest += b"".join(pieces).split()
+    assert {_total(piece) for piece in rest} <= {1, 2, 3}
+    steps = [json.loads(line) for line in server.steps_of("sessions", pids[0])]
+    assert any(names.count(first) == 3 for names in steps)
+    assert any(beside in names and first in names for names in steps)
+    # It goes on, in order, whoever waits.
+    with ThreadPoolExecutor(8) as threads:
+        done = list(threads.map(lambda _: server.say("sessions", first, add=1), range(8)))
+    assert {answer.status_code for answer in done} == {200}
+    assert sorted(map(_total, done)) == list(range(4, 12))
+    # Through the native API it is the same sequence.
+    assert _total(server.native.post("/predictions/sessions", json={"add": 1}, headers={ID: first})) == 12
+
+
+def test_a_handler_ends_a_sequence_by_what_it_answers(server):
+    config = STEPS.replace("batchSize: 4", "batchSize: 1").replace("maxNumSequence: 4", "maxNumSequence: 2")
+    server.register("visits", config.replace("Workers: 2", "Workers: 1"), workers=1, code=SESSIONS)
+    first, second = (server.say("visits", add=1).headers[ID] for _ in range(2))
+    assert server.say("visits").status_code == 503
+    with server.streamed("visits", first) as pieces:
+        assert _total(next(pieces)) == 1
+        ended = server.say("visits", first, add=4, say="end")
+        assert (_total(ended), ended.headers[END]) == (5, f"x; {first}")
+        assert {_total(piece) for piece in b"".join(pieces).split()} <= {1, 5}
+    third = server.say("visits", add=7)
+    assert (third.status_code, _total(third)) == (200, 7)
+    assert server.say("visits").status_code == 503
+    # Also with a later piece than the first.
+    last = server.say("visits", second, left=3, streams=True, say="end last")
+    assert (last.status_code, len(last.text.split())) == (200, 3)
+    assert server.say("visits").status_code == 200
+
+
+def test_a_worker_that_dies_takes_the_sequences_of_its_steps_along(server):
+    server.register("brief", STEPS, code=SESSIONS)
+    begun = [server.say("brief", add=number) for number in (1, 10)]
+    first, other = (answer.headers[ID] for answer in begun)
+    with server.streamed("brief", first) as pieces:
+        pid = _pid(next(pieces))
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(httpx2.RemoteProtocolError, match="peer closed connection"):
+            b"".join(pieces)
+    assert server.say("brief", first).status_code == 503
+    assert _total(server.say("brief", other, add=1)) == 11
+    again = server.say("brief", first, headers={START: "true"}, add=5)
+    assert (again.status_code, _total(again), again.headers[ID]) == (200, 5, first)
+
+
+def _total(answer: httpx2.Response | bytes) -> int:
+    return int((answer if isinstance(answer, bytes) else answer.content).split(b":")[1])
+
+
+def _pid(answer: httpx2.Response | bytes) -> int:
+    return int((answer if isinstance(answer, bytes) else answer.content).split(b":")[0])
 
 
 def _states(server: Server, name: str) -> list[str]:

@@ -41,8 +41,9 @@ class Words:
             while gate is not None and not gate.exists():
                 time.sleep(0.005)
             one["made"] += 1
+            time.sleep(one.get("nap", 0))
         context.stopping_criteria = [self.criterion(request_id) for request_id in ids]
-        return [f"{one['name']}{one['made']} " for one in asked]
+        return ["" if one.get("silent") else f"{one['name']}{one['made']} " for one in asked]
 
     def criterion(self, request_id):
         def has_ended(word):
@@ -265,6 +266,18 @@ def test_a_continuous_step_that_hangs_costs_the_worker(register):
     assert (late.status_code, late.json()["message"]) == (503, "Worker died.")
     wait_until(lambda: model.ask(name="b", count=1).status_code == 200, 40)
     assert model.workers() != pids
+
+
+def test_each_continuous_step_has_as_much_time_and_the_client_s_own_limit_is_for_all_of_them(register):
+    """Also where a step makes nothing to send: its end tells that the worker goes on."""
+    model = register(CONTINUOUS, f"{CONFIG}responseTimeout: 1\n")
+    pids = model.workers()
+    answer = model.ask(name="a", count=5, nap=0.4, silent=True)
+    assert (answer.status_code, answer.text, len(model.steps)) == (200, "", 5)
+    late = model.ask(headers={"x-request-timeout": "1s"}, name="b", count=100, nap=0.4, silent=True)
+    assert (late.status_code, "Deadline exceeded in computation" in late.text) == (504, True)
+    assert model.ask(name="c", count=2).text == "c1 c2 "
+    assert (model.steps[-1], model.workers()) == (["c"], pids)
 
 
 def test_what_a_continuous_handler_raises_fails_those_of_the_step(register, background):

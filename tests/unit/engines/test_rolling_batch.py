@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from flowyard.engines import messages
 from flowyard.engines.torchserve import answers
 from flowyard.engines.torchserve.answers import PendingAnswer
 from flowyard.engines.torchserve.rolling import RollingBatch
@@ -248,3 +249,19 @@ def test_a_stream_may_fail_after_its_first_pieces():
             await anext(pieces)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_answer_that_is_wanted_whole_has_an_end(monkeypatch, count):
+    monkeypatch.setattr(messages, "MOST_COLLECTED", 3)
+
+    async def pieces():
+        yield message("")
+        for _ in range(count):
+            yield b"x"
+
+    if count == 3:
+        assert asyncio.run(messages.collected(pieces())).data == b"xxx"
+        return
+    with pytest.raises(HandlerError, match="has over 3 pieces"):
+        asyncio.run(messages.collected(pieces()))
