@@ -38,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
         priority: 0 to 9, lower is served first.
         depth: How many workflows have called each other to get here.
         alone: Whether the call of a single model shares its batch with no other.
+        is_copy: Whether it is the copy of a request for a shadow version.
     """
 
     payload: Payload
@@ -48,6 +49,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     priority: int
     depth: int = 0
     alone: bool = False
+    is_copy: bool = False
 
 
 class Running(Protocol):

@@ -18,7 +18,7 @@ from flowyard.platform.registry.deployment import FUNCTIONS, Deployment, Lookup,
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.platform.workers.process import REFUSED, Outcome, Several
 from flowyard.platform.workers.tasks import OnChunk, Task
-from flowyard.schemas.errors import AnsweredError, FlowyardError, HandlerError, InternalError, NodeError
+from flowyard.schemas.errors import AnsweredError, FlowyardError, HandlerError, InternalError, InvalidRequestError, NodeError
 from flowyard.schemas.messages import Message
 from flowyard.schemas.payload import Payload
 from flowyard.workflows.fusing import Fused
@@ -165,6 +165,8 @@ class Execution:
                 self._start_workflow(call)
                 return
             pool, callee = self._pool(call)
+            if pool.spec.policy.sequences is not None:
+                self._check_sequence(call, pool)
         except FlowyardError as error:
             self._done(call.call_id, error)
             return
@@ -193,7 +195,10 @@ class Execution:
             raise NodeError(f"more than {MAX_DEPTH} workflows call each other")
         name, _, version = call.callee.partition(":")
         inner = msgspec.structs.replace(asked, payload=call.args[0], deadline=call.timeout_at, depth=asked.depth + 1)
-        run = execute(self._lookup(name, version or None), inner, self._lookup, functools.partial(self._inner_done, call.call_id))
+        deployment = self._lookup(name, version or None, asked.headers)
+        if deployment.single is not None and deployment.stateful:
+            self._check_sequence(call, deployment.single)
+        run = execute(deployment, inner, self._lookup, functools.partial(self._inner_done, call.call_id))
         self._open[call.call_id] = run.cancel
         run.start()
 
@@ -217,7 +222,21 @@ class Execution:
         spec = self._deployment.plan.models.get(call.callee)
         if spec is None or not spec.model:
             raise InternalError(f"no workers for {call.callee}")
-        return registered_pool(self._lookup, spec.model), ""
+        return registered_pool(self._lookup, spec.model, self._asked.headers), ""
+
+    def _check_sequence(self, call: StartCall, pool: ModelPool) -> None:
+        """A node that keeps the state of sequences gets requests of which their clients say to which one they belong.
+
+        Raises:
+            InvalidRequestError: This one does not: a sequence that the node began would be nobody's.
+            NodeError: It is a copy for a shadow, which would change the state of somebody's sequence.
+        """
+        if self._asked.is_copy:
+            raise NodeError(f'node "{call.step}" keeps the state of sequences, and gets no copies of requests')
+        header = pool.spec.sequence_header
+        if not self._asked.headers.get(header):
+            told = f'node "{call.step}" keeps the state of sequences; a request to its workflow names the one that it belongs to'
+            raise InvalidRequestError(f"Header {header} is required: {told}.")
 
     def _message_done(self, call: StartCall, outcome: Outcome) -> None:
         """A handler may answer that it failed: so has its node, and the answer is the run's unless something catches it."""

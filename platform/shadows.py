@@ -1,7 +1,8 @@
 """Shadow traffic: copies of requests for versions whose answers nobody sees.
 
 A copy is sent after its request, at the lowest priority, and only to a version that has little to do. What becomes of it is
-counted and never reaches the one who asked.
+counted and never reaches the one who asked. Models whose requests come in sequences get no copies: some would be missing, and the
+state that they would be answered from is that of the sequences which clients have begun.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def mirror(asked: Asked, shadows: Sequence[Entry], lookup: Lookup) -> None:
         shadows: The versions.
         lookup: Finds registered models, for nodes that call one.
     """
-    copy = msgspec.structs.replace(asked, priority=MAX_PRIORITY)
+    copy = msgspec.structs.replace(asked, priority=MAX_PRIORITY, is_copy=True)
     loop = asyncio.get_running_loop()
     for entry in shadows:
         loop.call_soon(_send, copy, entry, lookup)
@@ -42,7 +43,7 @@ def mirror(asked: Asked, shadows: Sequence[Entry], lookup: Lookup) -> None:
 def _send(asked: Asked, entry: Entry, lookup: Lookup) -> None:
     counts = entry.shadowed
     deployment = entry.deployment
-    if deployment is None or counts.running >= MAX_RUNNING or _is_busy(deployment):
+    if deployment is None or deployment.stateful or counts.running >= MAX_RUNNING or _is_busy(deployment):
         counts.skipped += 1
         return
     counts.sent += 1

@@ -91,7 +91,7 @@ class Compiler:
         name, _, version = reference.name.partition(":")
         try:
             if reference.kind == "model":
-                registered_pool(self._endpoints.route, reference.name)
+                registered_pool(self._endpoints.route, reference.name, {})
             else:
                 self._endpoints.versions(name, version or None)
         except UserError as error:

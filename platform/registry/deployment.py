@@ -41,6 +41,8 @@ class Deployment:
         fuses_all: Whether these take the request's body, give the answer, and there is nothing else to do.
         streaming_step: Name of the node whose pieces, if its result comes in pieces, are the answer's; empty where there is none.
         single: The pool of the one model, where the whole plan is to call it with the request's body.
+        stateful: The pools of models whose requests come in sequences.
+        sequence_header: The header, in lower case, that names the sequence of a request; empty where requests come in none.
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
         answers_whole: Whether its answers never come in pieces.
         requests: What has been asked of it over HTTP.
@@ -77,6 +79,8 @@ class Deployment:
         self.requests = RequestMeasures()
         self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
+        self.stateful = tuple([pool for pool in self.pools.values() if pool.spec.sequence_header])
+        self.sequence_header = self.stateful[0].spec.sequence_header if self.stateful else ""
         self.takes_requests = bool(plan.references) or any(spec.handlers for spec in specs.values())
         self.closing = False
         self.on_closed: Callable[[], None] = _nothing
@@ -179,6 +183,10 @@ class Deployment:
         is_model = key == self.name and self.plan.spelling != "torchserve"
         return self.name if is_model or key == FUNCTIONS else f"{self.name}__{key}"
 
+    def keeps(self, sequence: str) -> bool:
+        """Whether one of its models keeps the state of a sequence, or lost it a short time ago."""
+        return any(pool.keeps(sequence) for pool in self.stateful)
+
     def run_began(self) -> None:
         """A run of several calls began: until it is over, `close` leaves the workers of its later calls alone."""
         self._runs += 1
@@ -234,18 +242,24 @@ def is_single_call(plan: Plan) -> bool:
     return step.callees[0].kind == "model" and step.args == ((FROM_REQUEST, 0, None),)
 
 
-Lookup = Callable[[str, str | None], Deployment]
+#: Finds what answers, by name and version, for a request with these headers.
+Lookup = Callable[[str, str | None, Mapping[str, str]], Deployment]
 
 
-def registered_pool(lookup: Lookup, reference: str) -> ModelPool:
-    """The pool of a model that is registered on the server, by `name[:version]`.
+def registered_pool(lookup: Lookup, reference: str, headers: Mapping[str, str]) -> ModelPool:
+    """The pool of a model that is registered on the server.
+
+    Args:
+        lookup: Finds what is registered.
+        reference: `name[:version]`.
+        headers: Of the request that it is for, names in lower case.
 
     Raises:
         FlowyardError: It is not registered or not ready.
         InvalidModelError: The name is a workflow of several models.
     """
     name, _, version = reference.partition(":")
-    deployment = lookup(name, version or None)
+    deployment = lookup(name, version or None, headers)
     pool = deployment.pools.get(name)
     if pool is None:
         raise InvalidModelError(f'"{reference}" is a workflow, not a model; call it as {{workflow: {reference}}}')

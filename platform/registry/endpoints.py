@@ -10,6 +10,7 @@ import msgspec
 
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.records import Record
+from flowyard.platform.registry.sequences import SequenceTurns
 from flowyard.platform.registry.traffic import DEFAULT, NO_TRAFFIC, Traffic, Turns
 from flowyard.schemas.errors import AlreadyRegisteredError, ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
 from flowyard.schemas.redaction import without_host_paths
@@ -18,6 +19,7 @@ Status = Literal["PENDING", "READY", "FAILED"]
 
 #: Versions that a message lists.
 MOST_LISTED = 20
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ class Endpoints:
 
     Attributes:
         shadows: Shadow versions that run, by name; only names that have some.
+        of_sequences: Who answers, for names of which several versions run and one keeps sequences.
         whole: Names without shadows, of which every version that answers does so in one piece.
     """
 
@@ -123,6 +126,7 @@ class Endpoints:
         self._by_name: dict[str, dict[str, Entry]] = {}
         self._traffic: dict[str, Traffic] = {}
         self._turns: dict[str, Turns[Deployment]] = {}
+        self.of_sequences: dict[str, SequenceTurns[Deployment]] = {}
         self.shadows: dict[str, tuple[Entry, ...]] = {}
         self._leaving: set[tuple[str, str]] = set()
         self.whole: set[str] = set()
@@ -350,7 +354,11 @@ class Endpoints:
         shares = traffic.shares(running)
         shadows = tuple(versions[version] for version in traffic.shadows if version in running)
         self._turns.pop(name, None)
-        if shares:
+        self.of_sequences.pop(name, None)
+        answering = [deployment for version, deployment in running.items() if version not in traffic.shadows]
+        if shares and len(answering) > 1 and any(deployment.sequence_header for deployment in answering):
+            self.of_sequences[name] = SequenceTurns(shares, answering)
+        elif shares:
             self._turns[name] = Turns(shares)
         self.shadows.pop(name, None)
         if shadows:
@@ -377,8 +385,13 @@ class Endpoints:
             raise ModelNotFoundError(f"Model or workflow not found: {name}")
         return [entry]
 
-    def route(self, name: str, version: str | None = None) -> Deployment:
+    def route(self, name: str, version: str | None = None, headers: Mapping[str, str] = _NO_HEADERS) -> Deployment:
         """The deployment that answers a request: the named version, or whose turn it is (DJL §2.3).
+
+        Args:
+            name: The name.
+            version: The version, `None` for any.
+            headers: Of the request, names in lower case: one of a sequence goes to the version where that began.
 
         Raises:
             ModelNotFoundError: No such name or version.
@@ -388,6 +401,9 @@ class Endpoints:
             turns = self._turns.get(name)
             if turns is not None:
                 return turns.next()
+            of_sequences = self.of_sequences.get(name)
+            if of_sequences is not None:
+                return of_sequences.next(headers)
             self.versions(name)
         else:
             (entry,) = self.versions(name, version)

@@ -15,6 +15,7 @@ from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
 from flowyard.platform.registry.precedence import fill, late_spec, overridden, shared_out, workers
+from flowyard.platform.registry.sequences import check_caches
 from flowyard.platform.settings import Settings
 from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
@@ -69,13 +70,15 @@ class Planner:
             Pool specifications by local model name, and `FUNCTIONS` when there are functions.
 
         Raises:
-            UserError: A model that is not there, an engine or device that does not exist, something not allowed.
+            UserError: A model that is not there, an engine or device that does not exist, something not allowed, a node that
+                cannot do what it is to do.
         """
         specs = {
             key: self._model_pool(name, key, overridden(spec, overrides), Places(folder, parts))
             for key, spec in plan.models.items()
             if not spec.model
         }
+        check_caches(plan, specs)
         if plan.functions:
             specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder, plan.spelling)
         return specs

@@ -192,7 +192,7 @@ class Inference:
                 self._traffic.predicted(exchange, call.scope, call.request_id)
 
     async def _next(self, request: Message, sequence: str, call: Call, exchange: Exchange) -> None:
-        headers = {**call.headers, self._headers.id: sequence}
+        headers = {**call.headers, self._headers.id.lower(): sequence}
         headers |= {name: "true" for name in self._said if _is_true(request, name)}
 
         async def send(piece: bytes) -> None:

@@ -133,6 +133,11 @@ class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.policy.batch_size if self.policy.concurrency == 1 else self.spec.batch_size or 1
 
     @property
+    def sequence_header(self) -> str:
+        """The header, in lower case, that names the sequence of a request; empty where requests come in none."""
+        return self.policy.sequences.headers.id.lower() if self.policy.sequences is not None else ""
+
+    @property
     def answers_whole(self) -> bool:
         """Whether results never come in pieces: user code may yield them, models of tensors do not."""
         return self.engine in CONTEXT_FREE_ENGINES and not self.handlers
@@ -345,6 +350,10 @@ class ModelPool:
         while self._incoming or self.queue_length or any(worker.state == "busy" for worker in self._scheduler.workers):
             self._changed.clear()
             await self._changed.wait()
+
+    def keeps(self, sequence: str) -> bool:
+        """Whether a sequence is open here, or its state was lost here a short time ago."""
+        return self._scheduler.keeps(sequence)
 
     @property
     def failing(self) -> bool:

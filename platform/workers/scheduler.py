@@ -362,6 +362,10 @@ class Scheduler:
         """Jobs that wait: in the queue, or with a worker that is busy with another batch."""
         return self._queue.waiting + self._waiting_ahead
 
+    def keeps(self, sequence: str) -> bool:
+        """Whether the requests of a sequence have to come here; never where requests come in none."""
+        return False
+
     @property
     def workers(self) -> Iterable[Worker]:
         """All workers, also those that are starting or on their way out."""

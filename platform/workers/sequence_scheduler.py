@@ -70,6 +70,10 @@ class SequenceScheduler(Scheduler):
             out += self._advance_queue(now)
         return out
 
+    def keeps(self, sequence: str) -> bool:
+        """Whether a sequence is open, or its state went so short a time ago that its requests are refused."""
+        return self._sequences.knows(sequence)
+
     def _advance_all(self, now: float) -> list[Instruction]:
         out = super()._advance_all(now)
         # Workers may just have been told to go.

@@ -180,6 +180,10 @@ class Sequences(JobQueue):
         """Number of jobs that wait."""
         return self.waiting
 
+    def knows(self, sequence_id: str) -> bool:
+        """Whether a sequence is open, or its state went a short time ago."""
+        return sequence_id in self._open or sequence_id in self._lost
+
     # ---- workers ----
 
     def keep(self, workers: Iterable[int]) -> None:

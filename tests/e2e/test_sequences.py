@@ -78,8 +78,8 @@ handler:
   cache:
     capacity: 4
 """
-#: In the shape of TorchServe's public example of sequences in steps: a request is in every step until its criterion says that it has
-#: ended; a session is ended by a header of an answer, and what streams of it is cancelled by another request of it.
+#: In the shape of TorchServe's public example of sequences in steps: a request is in every step until its criterion says that it
+#: has ended; a session is ended by a header of an answer, and what streams of it is cancelled by another request of it.
 SESSIONS = """
 import json, os, time
 from pathlib import Path

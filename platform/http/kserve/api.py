@@ -188,7 +188,7 @@ class KServe:
         deadline, priority = deadline_of(headers), priority_of(headers)
         body = await read_body(receive, self._registry.settings.max_request_size)
         exchange.bytes_in = len(body)
-        deployment = self._registry.endpoints.route(route.name, route.version)
+        deployment = self._registry.endpoints.route(route.name, route.version, headers)
         exchange.routed(deployment)
         request, tensors = read_request(headers, body)
         payload = TensorsPayload(_value(deployment, tensors), tensors, headers, request_id)

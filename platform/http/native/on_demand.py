@@ -30,12 +30,13 @@ class OnDemand:
         pattern = registry.settings.model_url_pattern
         self._pattern = re.compile(pattern) if pattern and registry.settings.enable_model_api else None
 
-    def find(self, name: str, version: str | None, *, may_load: bool = True) -> Deployment | None:
+    def find(self, name: str, version: str | None, headers: Mapping[str, str], *, may_load: bool = True) -> Deployment | None:
         """What is registered under a name; `None` where the request may bring along what is missing.
 
         Args:
             name: The name.
             version: Its version, `None` for any.
+            headers: Of the request, names in lower case.
             may_load: Whether the request is one that runs something.
 
         Raises:
@@ -43,7 +44,7 @@ class OnDemand:
             NotReadyError: It is there, but does not run.
         """
         try:
-            return self._registry.endpoints.route(name, version)
+            return self._registry.endpoints.route(name, version, headers)
         except ModelNotFoundError:
             if self._pattern is None or not may_load:
                 raise
@@ -66,7 +67,7 @@ class OnDemand:
             FlowyardError: It cannot be registered.
         """
         name, version = target
-        found = self.find(name, version)
+        found = self.find(name, version, headers)
         if found is not None:
             return found
         url = headers.get(MODEL_URL) or _in_contents(headers, query, body)
@@ -80,7 +81,7 @@ class OnDemand:
             await self._registry.register(Registration(url=url, name=name, version=version or "", spec=spec))
         except ConflictError:
             raise NotReadyError(f"Model is not ready: {name}") from None
-        return self._registry.endpoints.route(name, version)
+        return self._registry.endpoints.route(name, version, headers)
 
 
 def _in_contents(headers: Mapping[str, str], query: Sequence[tuple[str, str]], body: bytes) -> str:

@@ -137,7 +137,7 @@ class Predictions:
         query = query_pairs(scope["query_string"])
         endpoints = self._registry.endpoints
         name, version = target_of_path(scope["raw_path"])
-        deployment = None if name is None else self._on_demand.find(name, version, may_load=method != "OPTIONS")
+        deployment = None if name is None else self._on_demand.find(name, version, headers, may_load=method != "OPTIONS")
         if deployment is not None:
             exchange.routed(deployment)
             if method == "OPTIONS":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -134,15 +134,24 @@ class Models:
         names = {entry.record.name for entry in self._endpoints if entry.at_startup and entry.record.kind == "model"}
         return names.pop() if len(names) == 1 else None
 
-    def route(self, model: Model, *, versioned: bool) -> Deployment:
+    def route(self, model: Model, headers: Mapping[str, str], *, versioned: bool) -> Deployment:
         """What answers a request: where the operator has given weights, these decide unless a version is named.
+
+        Args:
+            model: The model.
+            headers: Of the request, names in lower case: one of a sequence goes to the version where that began.
+            versioned: Whether the request names the version.
 
         Raises:
             NotReadyError: Nothing does yet.
         """
-        if not versioned and not model.key and self._endpoints.traffic(model.name).weights:
-            return self._endpoints.route(model.name)
-        return model.running()
+        if versioned or model.key:
+            return model.running()
+        if self._endpoints.traffic(model.name).weights:
+            return self._endpoints.route(model.name, None, headers)
+        of_sequences = self._endpoints.of_sequences.get(model.name)
+        keeper = of_sequences.keeper(headers) if of_sequences is not None else None
+        return keeper or model.running()
 
     # ---- workflows ----
 

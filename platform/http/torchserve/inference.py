@@ -241,7 +241,7 @@ class Inference:
         reply = Reply()
         started = time.monotonic()
         try:
-            deployment = self._models.route(asked.model, versioned=asked.call.version is not None)
+            deployment = self._models.route(asked.model, request.headers, versioned=asked.call.version is not None)
             exchange.routed(deployment)
             run = self._run(asked, request, deployment, reply, arrival_of(request.headers))
             if isinstance(run, TracedExecution):

@@ -24,7 +24,7 @@ def pending(version="", name="m"):
 def register(endpoints, version="", *, answers_whole=True):
     entry = pending(version)
     endpoints.add(entry)
-    endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=answers_whole))
+    endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=answers_whole, sequence_header=""))
     return entry
 
 
@@ -93,7 +93,7 @@ def test_one_that_failed_and_is_registered_again_keeps_its_place_and_its_share(e
     assert answering(endpoints) == {"v1": 12}
     failed.failed("no reason")
     assert endpoints.add(pending("v4")) is failed
-    endpoints.ready(endpoints.get("m", "v4"), SimpleNamespace(version="v4", answers_whole=True))
+    endpoints.ready(endpoints.get("m", "v4"), SimpleNamespace(version="v4", answers_whole=True, sequence_header=""))
     assert answering(endpoints) == {"v1": 6, "v4": 6}
 
 
@@ -214,7 +214,7 @@ class Sequences(RuleBasedStateMachine):
         assert self.endpoints.add(entry) is None
         self.known[version] = entry
         if comes_up:
-            self.endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=True))
+            self.endpoints.ready(entry, SimpleNamespace(version=version, answers_whole=True, sequence_header=""))
             self.ready[version] = entry
 
     @precondition(lambda self: self.known)
