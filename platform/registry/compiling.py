@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from flowyard.platform.registry.deployment import registered_pool
 from flowyard.platform.registry.endpoints import Endpoints
 from flowyard.platform.registry.layout import WORKFLOW_FILES, WorkflowPlace, find_workflow, locate_model_dir
 from flowyard.platform.registry.request import Request
+from flowyard.platform.registry.sequences import cache_problems
 from flowyard.platform.settings import Settings
 from flowyard.schemas.errors import InvalidModelError, InvalidRequestError, InvalidWorkflowError, Problem, UserError
 from flowyard.workflows.check import Checked
@@ -85,7 +87,14 @@ class Compiler:
         """What a workflow expects of the server and would not find there."""
         found = [self._missing_reference(reference, shown) for reference in checked.references]
         problems = [problem for problem in found if problem is not None]
+        if checked.plan is not None and not problems:
+            problems = cache_problems(checked.plan, functools.partial(self._keeps_sequences, checked.plan), shown)
         return problems + (adapter_problems(checked.definition, shown) if checked.definition is not None else [])
+
+    def _keeps_sequences(self, plan: Plan, key: str) -> bool:
+        """Whether a model of a workflow is a registered one that keeps sequences."""
+        reference = plan.models[key].model
+        return bool(reference) and bool(registered_pool(self._endpoints.route, reference, {}).spec.sequence_header)
 
     def _missing_reference(self, reference: Registered, shown: str) -> Problem | None:
         name, _, version = reference.name.partition(":")

@@ -15,7 +15,7 @@ from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.locating import Located, Locator
 from flowyard.platform.registry.places import Places
 from flowyard.platform.registry.precedence import fill, late_spec, overridden, shared_out, workers
-from flowyard.platform.registry.sequences import check_caches
+from flowyard.platform.registry.sequences import cache_problems
 from flowyard.platform.settings import Settings
 from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
@@ -23,7 +23,7 @@ from flowyard.platform.workers.pool import PoolSpec
 from flowyard.platform.workers.scheduler import Policy
 from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import ForbiddenError, InvalidModelError
+from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidWorkflowError
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
 from flowyard.schemas.ranks import Ranks
@@ -78,7 +78,9 @@ class Planner:
             for key, spec in plan.models.items()
             if not spec.model
         }
-        check_caches(plan, specs)
+        problems = cache_problems(plan, lambda key: key in specs and bool(specs[key].sequence_header))
+        if problems:
+            raise InvalidWorkflowError(tuple(problems))
         if plan.functions:
             specs[FUNCTIONS] = self._functions_pool(name, dict(plan.functions), folder, plan.spelling)
         return specs

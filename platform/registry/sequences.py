@@ -6,12 +6,11 @@ Pure: versions say themselves which sequences they keep.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from flowyard.platform.registry.traffic import Turns
-from flowyard.platform.workers.pool import PoolSpec
-from flowyard.schemas.errors import InvalidWorkflowError, Problem
+from flowyard.schemas.errors import Problem
 from flowyard.workflows.plan import Plan, Step
 
 
@@ -79,29 +78,26 @@ class SequenceTurns(Generic[V]):
         raise AssertionError("the shares make up the sum")
 
 
-def check_caches(plan: Plan, specs: Mapping[str, PoolSpec]) -> None:
-    """Refuses nodes that would answer from what they remember where a model has to see every request.
+def cache_problems(plan: Plan, keeps_sequences: Callable[[str], bool], file: str = "") -> list[Problem]:
+    """Nodes that would answer from what they remember where a model has to see every request.
 
     Args:
         plan: The workflow.
-        specs: Its own models.
+        keeps_sequences: Whether a model of the workflow, by its name there, keeps sequences.
+        file: What to call the workflow file.
 
-    Raises:
-        InvalidWorkflowError: A node whose model keeps sequences has a `cache`.
+    Returns:
+        A problem for each.
     """
-    problems = tuple([_cached(step) for step in plan.steps if step.cache is not None and _is_stateful(step, specs)])
-    if problems:
-        raise InvalidWorkflowError(problems)
+    cached = [step for step in plan.steps if step.cache is not None]
+    called = [(step, [callee.name for callee in step.callees if callee.kind == "model"]) for step in cached]
+    return [_cached(step, file) for step, names in called if any(map(keeps_sequences, names))]
 
 
-def _is_stateful(step: Step, specs: Mapping[str, PoolSpec]) -> bool:
-    found = [specs.get(callee.name) for callee in step.callees if callee.kind == "model"]
-    return any(spec is not None and spec.policy.sequences is not None for spec in found)
-
-
-def _cached(step: Step) -> Problem:
+def _cached(step: Step, file: str) -> Problem:
     return Problem(
         message=f'node "{step.name}" keeps its results, but its model keeps the state of sequences and has to see every request',
+        file=file,
         line=step.line,
         column=step.column,
         name=step.name,
