@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
 
+from flowyard.platform.http.native.predictions import request_id_of
 from flowyard.platform.http.native.streaming import Stream
 from flowyard.platform.http.torchserve.api import TorchServe
 from flowyard.platform.http.torchserve.entries import Model
@@ -28,10 +30,11 @@ from flowyard.platform.rpc.messages import (
     Status,
     TorchServeHealthResponse,
 )
+from flowyard.platform.rpc.sequences import Following, Send
 from flowyard.platform.rpc.statuses import NameMissingError, prediction_failure_of
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
-from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError
+from flowyard.schemas.errors import FlowyardError, InvalidRequestError, ModelNotFoundError, ShutDownError
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         inputs: The named inputs of its handler.
         headers: What else the handler is told.
         body: The body, where there is one; else there are only inputs.
+        request_id: Its own id, empty for that of its call.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[Input]
     headers: Mapping[str, str]
     body: bytes | None = None
+    request_id: str = ""
 
 
 class Predictor:
@@ -92,7 +97,7 @@ class Predictor:
             FlowyardError: The prediction failed.
         """
         asked = self._asked(source, call, alone=alone)
-        request = Received(headers=source.headers, request_id=call.request_id, body=source.body)
+        request = Received(headers=source.headers, request_id=source.request_id or call.request_id, body=source.body)
         result, run = await self._inference.outcome(asked, request, exchange, _until_done)
         if not isinstance(result, Stream):
             await send(told(asked, result, request).body)
@@ -174,32 +179,55 @@ class Inference:
         await self._predictor.pieces(_source(request, call.headers), call, call.exchange, send)
 
     async def follow(self, requests: AsyncIterator[Message], call: Call) -> None:
-        """Answers the requests of a sequence, one after the other; one that fails does not end it."""
-        sequence = ""
-        async for request in requests:
-            exchange = Exchange()
-            exchange.bytes_in = request.ByteSize()
-            exchange.prediction = True
-            try:
-                sequence = _sequence_of(request, sequence, self._headers.start)
-                await self._next(request, sequence, call, exchange)
-                exchange.status = 200
-            except FlowyardError as error:
-                failure = prediction_failure_of(error)
-                exchange.status = failure.status
-                await call.send(_failed(error, sequence))
-            finally:
-                self._traffic.predicted(exchange, call.scope, call.request_id)
+        """Answers the requests of a sequence, in order; one that fails does not end it.
 
-    async def _next(self, request: Message, sequence: str, call: Call, exchange: Exchange) -> None:
+        Raises:
+            ShutDownError: The server is stopping; what had been begun is answered.
+        """
+        sequence = ""
+        following = Following(call.send)
+        try:
+            try:
+                async for request in requests:
+                    sequence = _sequence_of(request, sequence, self._headers.start)
+                    await following.begin(functools.partial(self._answer, request, sequence, call))
+            except ShutDownError:
+                await following.end()
+                raise
+            await following.end()
+        except BaseException:
+            await following.cancel()
+            raise
+
+    async def _answer(self, request: Message, sequence: str, call: Call, send: Send) -> None:
+        exchange = Exchange()
+        exchange.bytes_in = request.ByteSize()
+        exchange.prediction = True
+        request_id = request_id_of({})
+        try:
+            if not sequence:
+                raise InvalidRequestError("Parameter sequenceId is required.")
+            await self._predict(request, sequence, call, exchange, request_id, send)
+            exchange.status = 200
+        except FlowyardError as error:
+            failure = prediction_failure_of(error)
+            exchange.status = failure.status
+            await send(_failed(error, sequence))
+        finally:
+            self._traffic.predicted(exchange, call.scope, request_id)
+
+    async def _predict(
+        self, request: Message, sequence: str, call: Call, exchange: Exchange, request_id: str, send: Send
+    ) -> None:
         headers = {**call.headers, self._headers.id.lower(): sequence}
         headers |= {name: "true" for name in self._said if _is_true(request, name)}
 
-        async def send(piece: bytes) -> None:
+        async def hand_on(piece: bytes) -> None:
             exchange.bytes_out += len(piece)
-            await call.send(PredictionResponse(prediction=piece, sequence_id=sequence))
+            await send(PredictionResponse(prediction=piece, sequence_id=sequence))
 
-        await self._predictor.pieces(_source(request, headers, self._said), call, exchange, send, alone=False)
+        source = msgspec.structs.replace(_source(request, headers, self._said), request_id=request_id)
+        await self._predictor.pieces(source, call, exchange, hand_on, alone=False)
 
 
 def _source(request: Message, headers: Mapping[str, str], said: frozenset[str] = frozenset()) -> Source:
@@ -218,13 +246,11 @@ async def _until_done(first: asyncio.Future[Outcome | Stream], run: AnyRun) -> O
 
 
 def _sequence_of(request: Message, current: str, start: str) -> str:
-    """The sequence of a request: the one it names, a new one where it says that one starts, else the one that is under way."""
+    """The sequence of a request: the one it names, a new one where it says that one starts, else that of the one before it."""
     if request.sequence_id:
         return str(request.sequence_id)
     if _is_true(request, start):
         return f"ts-seq-{uuid.uuid4()}"
-    if not current:
-        raise InvalidRequestError("Parameter sequenceId is required.")
     return current
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import re
 import signal
 import socket
@@ -92,6 +93,32 @@ class Handler:
             return ["nonsense"]
         outputs = [{**tensor, "name": tensor["name"] + "_out"} for tensor in asked["inputs"]]
         return [json.dumps({"id": asked["id"], "model_name": asked["model_name"], "model_version": "1.0", "outputs": outputs})]
+"""
+STEPS = """
+import functools, time
+
+class Handler:
+    def initialize(self, context):
+        self.asked, self.stopped = {}, set()
+
+    def handle(self, data, context):
+        for index, (request, row) in enumerate(zip(context.request_ids.values(), data)):
+            if request not in self.asked:
+                self.asked[request] = (context.get_sequence_id(index), bytes(row["data"]).decode())
+            sequence, text = self.asked[request]
+            if text == "stop":
+                self.stopped.add(sequence)
+        time.sleep(0.002)
+        context.stopping_criteria = [functools.partial(self.has_ended, request) for request in context.request_ids.values()]
+        told = [self.asked[request][1] for request in context.request_ids.values()]
+        return [str(len(data)) if text == "rows" else text for text in told]
+
+    def has_ended(self, request, result):
+        sequence, text = self.asked[request]
+        if text == "stream" and sequence not in self.stopped:
+            return False
+        del self.asked[request]
+        return True if text == "stream" else None
 """
 STATEFUL = {
     "runtime": "python",
@@ -500,6 +527,33 @@ def test_a_sequence_stays_with_the_worker_that_keeps_its_state(server, rpc):
     assert follow("a") == [(b"7", "a"), (b"9", "a"), (b"12", "a")]
     (refused,) = rpc.inference.StreamPredictions2(iter([rpc.request("stateful", b"add 1", sequence_id="d")]))
     assert "or exceeds maxSequenceJobQueueSize" in refused.status.message
+
+
+def test_what_streams_is_stopped_by_a_later_request_of_its_call(server, rpc):
+    config = "sequenceBatching: true\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 2\ncontinuousBatching: true\n"
+    files = {"handler.py": STEPS, "model-config.yaml": config, "MAR-INF/MANIFEST.json": json.dumps(STATEFUL)}
+    (server.process.model_store / "steps.mar").write_bytes(zipped(files))
+    rpc.manage("RegisterModel", url="steps.mar", model_name="steps", initial_workers=1, synchronous=True)
+    requests: queue.Queue = queue.Queue()
+    answers = rpc.inference.StreamPredictions2(iter(requests.get, None))
+    requests.put(rpc.request("steps", b"whole", sequence_id="a"))
+    assert next(answers).prediction == b"whole"
+    requests.put(rpc.request("steps", b"stream", sequence_id="a"))
+    assert next(answers).prediction == b"stream"
+    requests.put(rpc.request("steps", b"stop", sequence_id="a"))
+    requests.put(None)
+    rest = [answer.prediction for answer in answers]
+    assert rest.count(b"stop") == 1
+    assert set(rest) == {b"stream", b"stop"}
+
+    # Who leaves takes back what is under way.
+    answers = rpc.inference.StreamPredictions2(iter(requests.get, None))
+    requests.put(rpc.request("steps", b"stream", sequence_id="b"))
+    assert next(answers).prediction == b"stream"
+    answers.cancel()
+    requests.put(None)
+    asking = rpc.request("steps", b"rows", sequence_id="a")
+    wait_until(lambda: [one.prediction for one in rpc.inference.StreamPredictions2(iter([asking]))] == [b"1"])
 
 
 # ---- the Open Inference Protocol ----
