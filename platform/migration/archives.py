@@ -33,7 +33,7 @@ _CPP = "lsp"
 _GPU = "gpu"
 #: Keys that are right or wrong together with others.
 _CHECKED_WITH = {
-    "sequenceBatching": ("sequenceMaxIdleMSec", "continuousBatching", "asyncCommunication"),
+    "sequenceBatching": ("sequenceMaxIdleMSec", "asyncCommunication"),
     **dict.fromkeys(parallel.KEYS, (*parallel.KEYS, "continuousBatching", "asyncCommunication")),
 }
 

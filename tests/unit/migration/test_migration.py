@@ -219,6 +219,25 @@ def test_models_of_several_processes_are_carried_over(tmp_path):
     )
 
 
+def test_what_archives_say_of_sequences(tmp_path):
+    of_sequences = "sequenceMaxIdleMSec: 10\nmaxNumSequence: 4\nsequenceBatching: true\n"
+    archives = {
+        "steps.mar": mar("steps", config=f"{of_sequences}continuousBatching: true\n"),
+        "awaited.mar": mar("awaited", config=f"{of_sequences}asyncCommunication: true\n"),
+        "none.mar": mar("none", config="maxNumSequence: 4\n"),
+    }
+    migration = Folder(tmp_path, "default_workers_per_model=1", "load_models=all", archives=archives).migrate()
+    told = [line for line in lines_of(migration) if "model-config.yaml" in line]
+    keys = ("sequenceMaxIdleMSec", "maxNumSequence", "sequenceBatching", "continuousBatching")
+    place = f"{tmp_path}/old/model-store"
+    for number, key in enumerate(keys, 1):
+        assert f"= {place}/steps.mar/model-config.yaml:{number}: {key} -> the archive, where it is read as before" in told
+    refusal = "asyncCommunication: this version does not do so together with sequenceBatching"
+    assert f"! {place}/awaited.mar/model-config.yaml:3: sequenceBatching: changes answers: {refusal}" in told
+    assert any(line.startswith(f"- {place}/none.mar/model-config.yaml:1: maxNumSequence: no effect") for line in told)
+    assert list(versions(migration)) == ["none:1.0", "steps:1.0"]
+
+
 def test_an_archive_that_the_snapshot_names_and_that_is_not_there(tmp_path):
     models = {name: {"1.0": {"marName": f"{name}.mar", "minWorkers": 1, "maxWorkers": 1}} for name in ("here", "gone")}
     installation = Folder(tmp_path, archives={"here.mar": mar("here")}, snapshot={"models": models})
