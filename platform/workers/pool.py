@@ -36,9 +36,10 @@ from flowyard.platform.workers.jobs import FOREVER, Job
 from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages, in_sequence
 from flowyard.platform.workers.notes import CallNote, CallNotes
+from flowyard.platform.workers.policies import Policy
 from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, resident_bytes
 from flowyard.platform.workers.room import UNKNOWN_WORKER_BYTES, Wanted
-from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.scheduler import Scheduler
 from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
 from flowyard.platform.workers.tasks import Task
 from flowyard.platform.workers.watchers import Watchers, WorkerName

@@ -21,11 +21,11 @@ A job's way: queued -> running -> answered; cancellation and the deadline answer
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import msgspec
-
+from flowyard.platform.workers.batching import DURATION_WEIGHT, FIRST_DURATION_S, QUICK_S, due_at, most_rows
+from flowyard.platform.workers.fleet import Fleet
 from flowyard.platform.workers.groups import Batch, Group, Worker
 from flowyard.platform.workers.instructions import (
     Abandon,
@@ -34,14 +34,13 @@ from flowyard.platform.workers.instructions import (
     Configure,
     Dispatch,
     Instruction,
-    Kill,
     Retire,
-    Spawn,
     Started,
     StartFailed,
 )
 from flowyard.platform.workers.jobs import FOREVER, Job, JobQueue
-from flowyard.platform.workers.sequences import SequenceLimits
+from flowyard.platform.workers.policies import Policy
+from flowyard.platform.workers.restarts import is_crash_looping, is_start_failing, note_success
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import (
     DeadlineError,
@@ -52,69 +51,9 @@ from flowyard.schemas.errors import (
     WorkerDiedError,
 )
 
-#: Seconds until the next attempt, by the number of starts or workers that failed in a row.
-BACKOFF_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
-#: After this many failures in a row without a computed batch, and with no worker left, requests are refused at once.
-CRASH_LOOP = 3
-#: A worker that lived this long did not die of its start.
-SETTLED_S = 60.0
-#: Workers of a group that load at the same time; the others follow as these are ready. More would take the processors from each
-#: other and from everybody else.
-STARTING_AT_ONCE = 8
-#: Another worker is started when the oldest queued job has waited this long.
-SCALE_UP_AFTER_S = 0.1
-#: Batches are quick while they take less than this on the average. Only then is a batch sent ahead: for longer ones the transfer
-#: does not matter, and what is with a worker cannot be taken back from it when its client goes away or another worker becomes
-#: idle.
-QUICK_S = 0.005
 #: Time that a worker has for ending a batch that is overdue, where it computes others that should not end with it.
 ABANDONED_S = 5.0
-#: Weight of the newest batch in the mean duration, and the mean before the first one.
-DURATION_WEIGHT = 0.2
-FIRST_DURATION_S = 1.0
-#: Calls of functions that one worker takes before another idle one gets some, too.
-SHARED_FROM = 8
-
 Phase: TypeAlias = Literal["starting", "serving", "draining", "closed"]
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model is served. Times are in seconds.
-
-    Attributes:
-        name: Name of the model, for messages.
-        batch_size: Most rows of one batch; a job is one row unless it says otherwise.
-        concurrency: Most batches that one worker computes at the same time: more than one where handlers are asynchronous.
-        join_quick: Whether jobs share a batch only while batches are quick: the calls of functions, which do not gain by being
-            computed together, but by being sent together.
-        batch_delay_s: With `fill`, how long a batch waits for company.
-        fill: Whether to wait for full batches.
-        queue_size: Most jobs that wait.
-        idle_s: A surplus worker is retired after being idle for so long.
-        timeout_s: A batch that computes for longer hangs: its worker is killed. Where there may be others beside it, the worker
-            is first told to end it. Each piece of a result, and each step of what is computed in steps, has so much time.
-        timeout_error: What a request is told that has been computed for `timeout_s`, and is not tried again then; empty where
-            `timeout_s` bounds the time since it was submitted, as its deadline does.
-        died_error: What a request is told whose workers died; empty for our text, which says of what.
-        client_timeout_s: A request is answered by then, whatever its own deadline; 0 for no such limit.
-        needs_idle: Whether a request is only taken in when a worker waits for it.
-        sequences: The limits of its sequences, where requests come in such; `sequence_scheduler.py` sees to it.
-    """
-
-    name: str
-    batch_size: int = 1
-    concurrency: int = 1
-    join_quick: bool = False
-    batch_delay_s: float = 0.1
-    fill: bool = False
-    queue_size: int = 1000
-    idle_s: float = 60.0
-    timeout_s: float = 120.0
-    timeout_error: str = ""
-    died_error: str = ""
-    client_timeout_s: float = 0.0
-    needs_idle: bool = False
-    sequences: SequenceLimits | None = None
 
 
 class Scheduler:
@@ -126,21 +65,18 @@ class Scheduler:
 
     def __init__(self, policy: Policy, groups: Iterable[Group], worker_ids: Iterator[int]) -> None:
         self.policy = policy
-        self.groups = {group.device: group for group in groups}
         self.phase: Phase = "starting"
         self.wake_at = FOREVER
-        self._worker_ids = worker_ids
         self._batch_ids = itertools.count(1)
         self._queue: JobQueue = JobQueue()
         self._waiting_ahead = 0
         self._duration_s = FIRST_DURATION_S
         self._live: dict[Job, None] = {}
         self._orders: dict[str, Any] = {}
-        self._workers: dict[int, Worker] = {}
-        #: Those that may be sent a batch.
-        self._with_room: list[Worker] = []
+        self._fleet = Fleet(groups, worker_ids, self._wake)
+        #: The fleet's own, at hand: every request asks for them.
+        self._workers, self._with_room = self._fleet.workers, self._fleet.with_room
         self._drain_until = FOREVER
-        self._room = self._surplus = False
         self._refused: Callable[[], FlowyardError] | None = None
 
     # ---- what happened ----
@@ -191,24 +127,24 @@ class Scheduler:
 
     def worker_failed(self, worker_id: int, error: FlowyardError, now: float) -> list[Instruction]:
         """A worker could not load the model and has ended."""
-        worker = self._forget(worker_id)
+        worker = self._fleet.forget(worker_id)
         if worker is None:
             return []
         if self.phase == "starting":
             return self._start_failed(error)
-        self._count_failure(worker, now)
+        self._fleet.note_failure(worker, now)
         return self._advance(now)
 
     def worker_died(self, worker_id: int, reason: str, now: float) -> list[Instruction]:
         """A worker process ended, asked to or not. `reason` is for messages: `killed by signal 9`."""
-        worker = self._forget(worker_id)
+        worker = self._fleet.forget(worker_id)
         if worker is None:
             return []
         if self.phase == "starting":
             return self._start_died(reason)
         out = self._return_jobs(worker, reason)
         if not worker.retiring:
-            self._count_failure(worker, now)
+            self._fleet.note_failure(worker, now)
         return out + self._advance(now)
 
     def spread(self, key: str, order: Any, standing: Any, now: float, done_by: int = 0) -> list[Instruction]:
@@ -229,7 +165,7 @@ class Scheduler:
             if worker.id == done_by or not worker.loaded or worker.retiring or worker.killed:
                 continue
             worker.orders.append(order)
-            self._withhold(worker)
+            self._fleet.withhold(worker)
             if worker.state == "idle":
                 out.append(self._configure(worker, now))
         return out
@@ -249,7 +185,7 @@ class Scheduler:
         worker = self._configuring(worker_id, batch)
         if worker is None:
             return []
-        kill = self._kill(worker, f"it cannot be brought to what the others are: {error}")
+        kill = self._fleet.kill(worker, f"it cannot be brought to what the others are: {error}")
         if worker.state == "starting":
             return [kill, *self.worker_failed(worker_id, error, now)]
         return [kill]
@@ -262,15 +198,14 @@ class Scheduler:
         if len(outcomes) != len(done.jobs):
             worker.running[batch] = done
             worker.culprit = batch
-            return [self._kill(worker, f"it answered {len(outcomes)} of {len(done.jobs)} requests")]
+            return [self._fleet.kill(worker, f"it answered {len(outcomes)} of {len(done.jobs)} requests")]
         out: list[Instruction] = []
         for job, outcome in zip(done.jobs, outcomes, strict=True):
             if not job.answered:
                 out.append(self._answer(job, outcome))
-        group = self.groups[worker.device]
-        # A worker that was there before says nothing about those that could not be started since.
-        if group.failures and worker.ready_at > group.failed_at:
-            group.failures = 0
+        group = self._fleet.groups[worker.device]
+        if group.failures:
+            note_success(group, worker)
         self._duration_s += DURATION_WEIGHT * (now - done.since - self._duration_s)
         # The next batch goes out before the answers are written: the worker computes meanwhile.
         if worker.ahead is not None:
@@ -309,21 +244,12 @@ class Scheduler:
 
     def scale(self, min_workers: int, max_workers: int, now: float, device: Device | None = None) -> list[Instruction]:
         """The number of workers is to change, on one device (a new group if need be) or on each."""
-        if device is not None and device not in self.groups:
-            self.groups[device] = Group(device, 0, 0)
-        for group in self.groups.values():
-            if device is None or group.device == device:
-                group.min, group.max = min_workers, max(min_workers, max_workers)
-                group.retry_at = min(group.retry_at, now)
-                if not group.max:
-                    # Whoever starts workers again later begins anew.
-                    group.failures = 0
+        self._fleet.set_numbers(min_workers, max_workers, now, device)
         return self._advance(now)
 
     def end_leaving(self, reason: str) -> list[Instruction]:
         """Workers that are to end after what they have get no more time for it."""
-        leaving = [worker for worker in self._workers.values() if worker.retiring and not worker.killed]
-        return [self._kill(worker, reason) for worker in leaving]
+        return self._fleet.end_leaving(reason)
 
     def drain(self, until: float, now: float) -> list[Instruction]:
         """The model is going away: finish what was accepted, by `until` at the latest."""
@@ -351,6 +277,11 @@ class Scheduler:
 
     # ---- what is the case ----
 
+    @property
+    def groups(self) -> Mapping[Device, Group]:
+        """The worker groups by device."""
+        return self._fleet.groups
+
     def computing(self, worker_id: int, batch: int) -> tuple[Job, ...]:
         """The jobs of a batch that a worker computes now, none when it does not."""
         worker = self._workers.get(worker_id)
@@ -374,13 +305,12 @@ class Scheduler:
     @property
     def crash_looping(self) -> bool:
         """Whether workers keep failing and none is there."""
-        groups = [group for group in self.groups.values() if group.max > 0]
-        return bool(groups) and all(group.failures >= CRASH_LOOP and not group.ready() for group in groups)
+        return is_crash_looping(self.groups.values())
 
     @property
     def start_failing(self) -> bool:
         """Whether a group lacks workers that it should have, and they cannot be started."""
-        return any(group.failures >= CRASH_LOOP and group.ready() < group.min for group in self.groups.values())
+        return is_start_failing(self.groups.values())
 
     def _refusal(self) -> Callable[[], FlowyardError] | None:
         """Why requests are refused, whatever the length of the queue."""
@@ -447,7 +377,7 @@ class Scheduler:
             return out + [Abandon(worker.id, batch.id, place) for place in range(len(batch.jobs))]
         batch.due = FOREVER
         worker.culprit = worker.culprit or batch.id
-        return [*out, self._kill(worker, reason)]
+        return [*out, self._fleet.kill(worker, reason)]
 
     def _abandon(self, job: Job) -> list[Instruction]:
         """Tells the worker that computes a job beside others that nobody waits for it; one that computes it alone may end it."""
@@ -457,33 +387,19 @@ class Scheduler:
         return [Abandon(worker.id, batch.id, batch.jobs.index(job)) for batch in worker.running.values() if job in batch.jobs]
 
     def _batch_is_due(self, head: Job, now: float) -> bool:
-        policy = self.policy
-        if (
-            not policy.fill
-            or head.deaths
-            or self._queue.waiting >= min(policy.batch_size, policy.queue_size)
-            or self.phase == "draining"
-        ):
+        if not self.policy.fill or self.phase == "draining":
             return True
-        due = head.submitted + policy.batch_delay_s
-        if due > now:
-            self._wake(due)
-        return due <= now
-
-    def _batch_size(self) -> int:
-        """Most rows of the next batch. Idle workers share what does not gain by being computed together."""
-        if not self.policy.join_quick:
-            return self.policy.batch_size
-        if self._duration_s > QUICK_S:
-            return 1
-        share = -(-self._queue.waiting // max(1, len(self._with_room)))
-        return min(self.policy.batch_size, max(SHARED_FROM, share))
+        due = due_at(self.policy, head, self._queue.waiting)
+        if due <= now:
+            return True
+        self._wake(due)
+        return False
 
     def _take_batch(self, now: float, *, may_retry: bool = True) -> tuple[tuple[Job, ...], list[Instruction]]:
         """Takes the next jobs off the queue, as many as have room for their rows; one that has cost a worker alone, if at all."""
         jobs: list[Job] = []
         expired: list[Instruction] = []
-        room = self._batch_size()
+        room = most_rows(self.policy, self._queue.waiting, len(self._with_room), self._duration_s)
         while room > 0 and (job := self._queue.head()) is not None:
             if job.deadline <= now:
                 expired.append(self._answer(job, DeadlineError(f"Deadline exceeded in the queue: {self.policy.name}")))
@@ -505,9 +421,9 @@ class Scheduler:
             return self._advance(now)
         out = self._dispatch(now)
         if self._queue.waiting:
-            if self._room:
+            if self._fleet.has_space:
                 out += self._scale_up(now)
-        elif self._surplus and self._with_room:
+        elif self._fleet.has_surplus and self._with_room:
             self._wake(now + self.policy.idle_s)
         return out
 
@@ -519,10 +435,7 @@ class Scheduler:
 
     def _recount(self) -> None:
         """Works out, after the set of workers has changed, what requests would otherwise ask each time."""
-        groups = self.groups.values()
-        staying = {group.device: group.staying() for group in groups}
-        self._room = any(staying[group.device] < group.max for group in groups)
-        self._surplus = any(staying[group.device] > group.min for group in groups)
+        self._fleet.recount()
         self._refused = self._refusal()
 
     def _advance_all(self, now: float) -> list[Instruction]:
@@ -593,7 +506,7 @@ class Scheduler:
         self._compute(worker, batch, jobs, now)
         # One that has cost a worker is computed alone.
         if len(worker.running) >= self.policy.concurrency or jobs[0].deaths:
-            self._withhold(worker)
+            self._fleet.withhold(worker)
         return Dispatch(worker.id, batch, jobs)
 
     def _compute(self, worker: Worker, batch: int, jobs: tuple[Job, ...], now: float) -> None:
@@ -614,38 +527,18 @@ class Scheduler:
         worker.since = now
         worker.running.clear()
         if worker.retiring:
-            self._forget(worker.id)
+            self._fleet.forget(worker.id)
             return [Retire(worker.id)]
         if worker.orders:
             return [self._configure(worker, now)]
         if not worker.killed:
-            self._offer(worker)
+            self._fleet.offer(worker)
         return []
-
-    def _offer(self, worker: Worker) -> None:
-        """A worker may be sent a batch."""
-        if not worker.has_room:
-            worker.has_room = True
-            self._with_room.append(worker)
 
     def _offer_rest(self, worker: Worker) -> None:
         """A worker has ended one of its batches, and may be sent another beside the others unless it is to do something else."""
         if not (worker.retiring or worker.killed or worker.orders):
-            self._offer(worker)
-
-    def _withhold(self, worker: Worker) -> None:
-        """A worker may not be sent a batch, for now or for good."""
-        if worker.has_room:
-            worker.has_room = False
-            if self._with_room[-1] is worker:
-                self._with_room.pop()
-            else:
-                self._with_room.remove(worker)
-
-    def _kill(self, worker: Worker, reason: str) -> Kill:
-        worker.killed = True
-        self._withhold(worker)
-        return Kill(worker.id, reason)
+            self._fleet.offer(worker)
 
     def _begin_serving(self, worker: Worker, now: float) -> list[Instruction]:
         """Takes a worker into service once it has made the calls that came before it."""
@@ -671,95 +564,29 @@ class Scheduler:
             return None
         return worker
 
-    def _keep_minimum(self, now: float) -> list[Instruction]:
-        """Starts what is missing and ends what is too much in each group."""
-        out: list[Instruction] = []
-        for group in self.groups.values():
-            staying = group.staying()
-            wanted = group.min if self.phase in ("starting", "serving") else min(group.min, 1, self._queue.waiting)
-            if staying < wanted:
-                out += self._spawn(group, wanted - staying, now)
-            elif staying > group.max:
-                out += self._retire(group, staying - group.max)
-        return out
-
-    def _spawn(self, group: Group, count: int, now: float) -> list[Instruction]:
-        if group.retry_at > now:
-            self._wake(group.retry_at)
-            return []
-        out: list[Instruction] = []
-        starting = sum(worker.state == "starting" for worker in group.workers.values())
-        for _ in range(min(count, STARTING_AT_ONCE - starting)):
-            worker = Worker(next(self._worker_ids), group.device, now)
-            self._workers[worker.id] = group.workers[worker.id] = worker
-            out.append(Spawn(worker.id, group.device))
-        return out
-
-    def _retire(self, group: Group, count: int) -> list[Instruction]:
-        """Ends workers, the idle ones first; one that is busy finishes its batch, one that starts is killed."""
-        order = {"idle": 0, "starting": 1, "busy": 2, "configuring": 2}
-        staying = [worker for worker in group.workers.values() if not worker.retiring]
-        out: list[Instruction] = []
-        for worker in sorted(staying, key=lambda worker: order[worker.state])[:count]:
-            worker.retiring = True
-            self._withhold(worker)
-            if worker.state == "idle":
-                self._forget(worker.id)
-                out.append(Retire(worker.id))
-            elif worker.state == "starting":
-                self._forget(worker.id)
-                out.append(Kill(worker.id, "no longer wanted"))
-        return out
-
     def _drop_ahead(self, worker: Worker) -> None:
         if worker.ahead is not None:
             self._waiting_ahead -= len(worker.ahead[1])
             worker.ahead = None
 
-    def _retire_all(self) -> list[Instruction]:
-        out: list[Instruction] = []
-        for worker in list(self._workers.values()):
-            self._drop_ahead(worker)
-            self._forget(worker.id)
-            out.append(Retire(worker.id) if worker.state == "idle" else Kill(worker.id, "shut down"))
-        return out
+    def _keep_minimum(self, now: float) -> list[Instruction]:
+        """Starts what is missing and ends what is too much in each group."""
+        return self._fleet.keep(self._least, now)
 
-    def _forget(self, worker_id: int) -> Worker | None:
-        worker = self._workers.pop(worker_id, None)
-        if worker is None:
-            return None
-        self.groups[worker.device].workers.pop(worker_id, None)
-        self._withhold(worker)
-        return worker
+    def _least(self, group: Group) -> int:
+        """How many workers a group has at least; once the model goes away, no more than it has use for."""
+        return group.min if self.phase in ("starting", "serving") else min(group.min, 1, self._queue.waiting)
 
     def _scale_up(self, now: float) -> list[Instruction]:
         """One more worker when jobs wait too long and none is on its way."""
         head = self._queue.head()
-        if head is None or self._worker_for(head) or any(worker.state == "starting" for worker in self._workers.values()):
+        if head is None or self._worker_for(head):
             return []
-        groups = [group for group in self.groups.values() if group.staying() < group.max]
-        if not groups:
-            return []
-        due = head.submitted + SCALE_UP_AFTER_S if self._workers else now
-        if due > now:
-            self._wake(due)
-            return []
-        return self._spawn(min(groups, key=lambda group: (group.retry_at, group.staying() / group.max)), 1, now)
+        return self._fleet.grow(head.submitted, now)
 
     def _scale_down(self, now: float) -> list[Instruction]:
-        """Retires surplus workers that have been idle for long enough, the longest idle first."""
-        out: list[Instruction] = []
-        for worker in list(self._with_room):
-            group = self.groups[worker.device]
-            if worker.running or group.staying() <= group.min:
-                continue
-            due = worker.since + self.policy.idle_s
-            if due > now:
-                self._wake(due)
-                continue
-            self._forget(worker.id)
-            out.append(Retire(worker.id))
-        return out
+        """Retires surplus workers that have been idle for long enough."""
+        return self._fleet.shrink(self.policy.idle_s, now)
 
     # ---- failure ----
 
@@ -781,7 +608,10 @@ class Scheduler:
         """Answers everything and ends all workers; nothing is accepted any more."""
         self.phase = "closed"
         self._refused = self._shut_down
-        return [*self._answer_all(error), *self._retire_all()]
+        out = self._answer_all(error)
+        for worker in self._workers.values():
+            self._drop_ahead(worker)
+        return out + self._fleet.end_all()
 
     def _return_jobs(self, worker: Worker, reason: str) -> list[Instruction]:
         """Queues a dead worker's jobs again, first in line; those that have killed two workers are answered."""
@@ -803,17 +633,6 @@ class Scheduler:
                 else:
                     self._queue.add_first(job)
         return out
-
-    def _count_failure(self, worker: Worker, now: float) -> None:
-        group = self.groups[worker.device]
-        if worker.ready_at and now - worker.ready_at > SETTLED_S:
-            group.failures = 0
-        delay = BACKOFF_S[min(group.failures, len(BACKOFF_S) - 1)]
-        group.failures += 1
-        group.lost += 1
-        group.failed_at = now
-        group.retry_at = now + delay
-        self._wake(group.retry_at)
 
     def _give_up(self) -> list[Instruction]:
         """Answers the queue when nobody will come to compute it."""

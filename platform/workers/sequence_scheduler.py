@@ -8,7 +8,8 @@ from typing import Any
 from flowyard.platform.workers.groups import Group, Worker
 from flowyard.platform.workers.instructions import Answer, Instruction
 from flowyard.platform.workers.jobs import Job
-from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.policies import Policy
+from flowyard.platform.workers.scheduler import Scheduler
 from flowyard.platform.workers.sequences import SequenceLimits, Sequences
 from flowyard.schemas.errors import DeadlineError
 

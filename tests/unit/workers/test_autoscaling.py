@@ -10,7 +10,8 @@ import pytest
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import Answer, Dispatch, Kill, Retire, Spawn
 from flowyard.platform.workers.jobs import Job
-from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.policies import Policy
+from flowyard.platform.workers.scheduler import Scheduler
 from flowyard.schemas.devices import CPU, Device
 
 START_S = 0.3

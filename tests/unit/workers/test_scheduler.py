@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 
+from flowyard.platform.workers.batching import QUICK_S
+from flowyard.platform.workers.fleet import SCALE_UP_AFTER_S, STARTING_AT_ONCE
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Abandon,
@@ -20,17 +22,9 @@ from flowyard.platform.workers.instructions import (
     StartFailed,
 )
 from flowyard.platform.workers.jobs import PRIORITY_STEP_S, SWEEP_AT, Job
-from flowyard.platform.workers.scheduler import (
-    ABANDONED_S,
-    BACKOFF_S,
-    CRASH_LOOP,
-    QUICK_S,
-    SCALE_UP_AFTER_S,
-    SETTLED_S,
-    STARTING_AT_ONCE,
-    Policy,
-    Scheduler,
-)
+from flowyard.platform.workers.policies import Policy
+from flowyard.platform.workers.restarts import BACKOFF_S, CRASH_LOOP, SETTLED_S
+from flowyard.platform.workers.scheduler import ABANDONED_S, Scheduler
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import (
     DeadlineError,

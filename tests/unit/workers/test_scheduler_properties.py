@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import Abandon, Answer, Closed, Configure, Dispatch, Kill, Retire, Spawn, StartFailed
 from flowyard.platform.workers.jobs import Job
-from flowyard.platform.workers.scheduler import Policy, Scheduler
+from flowyard.platform.workers.policies import Policy
+from flowyard.platform.workers.scheduler import Scheduler
 from flowyard.schemas.devices import CPU, Device
 from flowyard.schemas.errors import InvalidModelError
 

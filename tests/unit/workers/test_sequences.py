@@ -12,7 +12,7 @@ from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import Answer, Closed, Dispatch, Kill, Retire, Spawn
 from flowyard.platform.workers.jobs import Job, SequenceMark
 from flowyard.platform.workers.messages import MAX_SEQUENCE_ID, in_sequence
-from flowyard.platform.workers.scheduler import Policy
+from flowyard.platform.workers.policies import Policy
 from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
 from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import CPU
