@@ -13,7 +13,8 @@ from flowyard.platform.devices import parse_device
 from flowyard.platform.registry.fusing import Fusing, fusion_of, may_be_fused
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.telemetry.measures import RequestMeasures
-from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.platform.workers.room import check_room
 from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.errors import FlowyardError, InvalidModelError, InvalidRequestError, InvalidWorkflowError, UserError

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from flowyard.platform.devices import cpu_count
-from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.platform.workers.process import REFUSED, Outcome
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import CPU

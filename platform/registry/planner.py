@@ -20,7 +20,7 @@ from flowyard.platform.settings import Settings
 from flowyard.platform.torchserve_metrics import declared_by, told_to_workers
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.policies import Policy
-from flowyard.platform.workers.pool import PoolSpec
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.platform.workers.sequences import SequenceHeaders, SequenceLimits
 from flowyard.schemas.devices import Device
 from flowyard.schemas.errors import ForbiddenError, InvalidModelError, InvalidWorkflowError

@@ -28,7 +28,7 @@ from flowyard.engines.torchserve.folder import REQUIREMENTS
 from flowyard.platform import state_dir as state
 from flowyard.platform.settings import Settings
 from flowyard.platform.workers.confinement import Confinement
-from flowyard.platform.workers.pool import PoolSpec
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.schemas.errors import InvalidArchiveError, InvalidModelError
 from flowyard.schemas.redaction import without_host_paths
 

@@ -17,7 +17,7 @@ import msgspec
 
 from flowyard.platform.state_dir import let_through
 from flowyard.platform.workers.confinement import Confinement
-from flowyard.platform.workers.pool import PoolSpec
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.schemas.errors import storage_error
 from flowyard.schemas.messages import Handlers
 

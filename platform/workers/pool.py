@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 
-import msgspec
 import structlog
 
 from flowyard.platform.telemetry.measures import CANCELLED, DeviceMeasures, PoolMeasures
 from flowyard.platform.workers.adapters import Adapters, refusal
-from flowyard.platform.workers.confinement import Confinement
+from flowyard.platform.workers.alarm import Alarm
 from flowyard.platform.workers.costs import CallCost
+from flowyard.platform.workers.crew import Crew, WorkerView
 from flowyard.platform.workers.groups import Group
 from flowyard.platform.workers.instructions import (
     Abandon,
@@ -33,31 +31,24 @@ from flowyard.platform.workers.instructions import (
     StartFailed,
 )
 from flowyard.platform.workers.jobs import FOREVER, Job
-from flowyard.platform.workers.memory import ARENA_BYTES, Parcel
 from flowyard.platform.workers.messages import as_messages, in_sequence
 from flowyard.platform.workers.notes import CallNote, CallNotes
 from flowyard.platform.workers.policies import Policy
-from flowyard.platform.workers.process import SILENT_LIMIT_S, Outcome, WorkerProcess, resident_bytes
+from flowyard.platform.workers.pool_spec import PoolSpec
+from flowyard.platform.workers.process import Outcome
 from flowyard.platform.workers.room import UNKNOWN_WORKER_BYTES, Wanted
 from flowyard.platform.workers.scheduler import Scheduler
 from flowyard.platform.workers.sequence_scheduler import SequenceScheduler
 from flowyard.platform.workers.tasks import Task
-from flowyard.platform.workers.watchers import Watchers, WorkerName
+from flowyard.platform.workers.watchers import Watchers
 from flowyard.schemas.devices import Device
-from flowyard.schemas.errors import FlowyardError, NotReadyError, UnavailableError
-from flowyard.schemas.frames import Context, Load, Results, Sample, WireCall
-from flowyard.schemas.fusion import FUSED, Fusion
-from flowyard.schemas.messages import Handlers
-from flowyard.schemas.models import ModelSpec
+from flowyard.schemas.errors import FlowyardError, NotReadyError
+from flowyard.schemas.frames import Results, Sample
+from flowyard.schemas.fusion import FUSED
 from flowyard.schemas.payload import Payload
-from flowyard.schemas.ranks import Ranks
 from flowyard.schemas.tensors import Signature
 
 log = structlog.stdlib.get_logger(__name__)
-
-#: Models of these engines are tensors in, tensors out: nothing of the request is sent to them.
-CONTEXT_FREE_ENGINES = frozenset({"OnnxRuntime", "PyTorch"})
-NO_CONTEXT = Context()
 
 #: Of the largest batch that a model may ask for.
 MAX_BATCH_BITS = 16
@@ -66,108 +57,12 @@ MAX_BATCH_BITS = 16
 WORKER_IDS = itertools.count(1)
 
 
-class PoolSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pool serves, with every default filled in.
-
-    Attributes:
-        name: Name of the model, or `NAME functions`.
-        engine: Name of the engine adapter.
-        root: Folder of the unpacked archive.
-        path: The model, or empty for functions.
-        functions: Functions of the workflow by name.
-        devices: One worker group each.
-        threads: Intra-op threads per worker.
-        own_workers: Least and most workers per device that the model's own file, or what gives way to it, asks for.
-        startup_timeout_s: A worker that is not ready by then is killed.
-        arena_bytes: Virtual size of the memory shared with each worker, in each direction.
-        silent_limit_s: A ready worker that gives no sign of life for so long is killed.
-        handlers: Whose handlers the model's, or the functions, are; these take and give messages. `properties` are what its own
-            files say.
-        confinement: What the workers get and may.
-        packages: Folder of packages that were installed for the archive, empty for none.
-        fusion: Nodes of the workflow that a worker may be asked to compute in one call.
-        ranks: How workers are made of processes; `None` where each is one.
-        gpus: Where they are made of several, or take several GPUs: the GPUs of a worker by its device.
-    """
-
-    name: str
-    engine: str
-    root: str
-    path: str
-    spec: ModelSpec
-    policy: Policy
-    devices: tuple[Device, ...]
-    min_workers: int
-    max_workers: int
-    functions: dict[str, str] = {}
-    threads: int = 1
-    own_workers: tuple[int, int] = (1, 1)
-    startup_timeout_s: float = 240.0
-    arena_bytes: int = ARENA_BYTES
-    silent_limit_s: float = SILENT_LIMIT_S
-    handlers: Handlers = ""
-    properties: dict[str, str] = {}
-    confinement: Confinement = Confinement()
-    packages: str = ""
-    fusion: Fusion | None = None
-    ranks: Ranks | None = None
-    gpus: dict[Device, tuple[int, ...]] = {}
-
-    @property
-    def processes(self) -> int:
-        """How many processes a worker is."""
-        return 1 if self.ranks is None else self.ranks.count
-
-    def ranks_on(self, device: Device) -> Ranks | None:
-        """How a worker on a device is made of processes."""
-        if self.ranks is None:
-            return None
-        return msgspec.structs.replace(self.ranks, gpus=self.gpus.get(device, (device.id,) if device.type == "gpu" else ()))
-
-    def may_run_on(self, device: Device) -> bool:
-        """Whether a worker may be started on a device: those that take several GPUs have theirs by the first one."""
-        return self.ranks is None or self.ranks.devices == 1 or device.type != "gpu" or device in self.gpus
-
-    @property
-    def batch_size(self) -> int:
-        """What it is registered with; requests that are computed side by side share no batch of the scheduler's."""
-        return self.policy.batch_size if self.policy.concurrency == 1 else self.spec.batch_size or 1
-
-    @property
-    def sequence_header(self) -> str:
-        """The header, in lower case, that names the sequence of a request; empty where requests come in none."""
-        return self.policy.sequences.headers.id.lower() if self.policy.sequences is not None else ""
-
-    @property
-    def answers_whole(self) -> bool:
-        """Whether results never come in pieces: user code may yield them, models of tensors do not."""
-        return self.engine in CONTEXT_FREE_ENGINES and not self.handlers
-
-
-class WorkerView(msgspec.Struct, frozen=True):
-    """A worker as `describe` shows it; `others` are the process ids of its ranks but the first."""
-
-    id: int
-    device: Device
-    started: datetime
-    state: str
-    pid: int | None
-    leaving: bool
-    others: tuple[int, ...] = ()
-
-    def memory_bytes(self) -> int:
-        """What its processes have in RAM, what they share counted for each."""
-        return sum(map(resident_bytes, (self.pid, *self.others))) if self.pid is not None else 0
-
-
 class ModelPool:
     """Queue and worker groups of one model. Every method belongs to the event loop's thread."""
 
     def __init__(self, spec: PoolSpec, version: str = "", watchers: Watchers | None = None) -> None:
         self.spec = spec
-        self._version = version
         self._watchers = watchers or Watchers()
-        self._ready: set[int] = set()
         self.measures = PoolMeasures(map(str, spec.devices))
         self.signature: Signature | None = None
         #: Why the last worker could not load the model, `None` once one has.
@@ -187,11 +82,8 @@ class ModelPool:
         self._loop = asyncio.get_running_loop()
         groups = [Group(device, spec.min_workers, spec.max_workers) for device in spec.devices]
         self._scheduler = _scheduler_of(spec.policy, groups)
-        self._processes: dict[int, WorkerProcess] = {}
+        self._crew = Crew(spec, version, self._watchers, self, self._on_start_failed)
         self._measured: dict[int, DeviceMeasures] = {}
-        self._started_at: dict[int, datetime] = {}
-        self._start_timers: dict[int, asyncio.TimerHandle] = {}
-        self._spawning: set[asyncio.Task[None]] = set()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._closed = asyncio.Event()
         self._changed = asyncio.Event()
@@ -203,14 +95,7 @@ class ModelPool:
         self._todo: deque[Instruction] = deque()
         self._notes = CallNotes()
         self._acting = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
-        # A message says itself what there is to know of the request.
-        self._tells_context = spec.engine not in CONTEXT_FREE_ENGINES and not spec.handlers
-        self._environ = spec.confinement.environment(os.environ, spec.threads)
-        if spec.packages:
-            further = self._environ.get("PYTHONPATH")
-            self._environ["PYTHONPATH"] = os.pathsep.join((spec.packages, *([further] if further else [])))
+        self._alarm = Alarm(self._loop, self._on_time)
 
     # ---- for those who use the model ----
 
@@ -378,16 +263,12 @@ class ModelPool:
         if drain_s <= 0:
             self._act(self._scheduler.tick(now))
         await self._await_close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
 
     async def _await_close(self) -> None:
         if self._scheduler.phase != "closed":
             await self._closed.wait()
-        while self._spawning:
-            await asyncio.wait(self._spawning)
-        for process in list(self._processes.values()):
-            await process.ended.wait()
+        await self._crew.all_ended()
 
     @property
     def queue_length(self) -> int:
@@ -406,32 +287,22 @@ class ModelPool:
 
     def shared_bytes(self) -> int:
         """Bytes of the memory shared with the workers that hold arguments or results now."""
-        return sum(process.shared_bytes for process in self._processes.values())
+        return self._crew.shared_bytes()
 
     def workers(self) -> list[WorkerView]:
         """All workers, by number."""
-        views = []
-        for worker in self._scheduler.workers:
-            process = self._processes.get(worker.id)
-            started = self._started_at.get(worker.id, datetime.now(UTC))
-            pid, others = (process.pid, process.others) if process else (None, ())
-            leaving = worker.retiring or worker.killed
-            views.append(WorkerView(worker.id, worker.device, started, worker.state, pid, leaving, others))
-        return views
+        return self._crew.views(self._scheduler.workers)
 
     # ---- what the workers report ----
 
     def on_ready(self, worker: int, signature: Signature | None, load_s: float) -> None:
         """A worker has loaded the model."""
-        self._stop_start_timer(worker)
         if self.signature is None and signature is not None:
             self.signature = signature
             self._axes = _axes_of(signature)
         self.load_error = None
         self._failing_since = 0.0
-        log.info("worker ready", model=self.spec.name, worker=worker)
-        self._ready.add(worker)
-        self._watchers.worker_ready(self._name_of(worker), load_s)
+        self._crew.ready(worker, load_s)
         self._act(self._scheduler.worker_ready(worker, time.monotonic()))
 
     def on_load_failed(self, worker: int, error: FlowyardError) -> None:
@@ -488,7 +359,7 @@ class ModelPool:
     def on_chunk(self, worker: int, batch: int, place: int, piece: Payload) -> None:
         """A piece of a result has come."""
         job = self._scheduler.chunk(worker, batch, place, time.monotonic())
-        process = self._processes.get(worker)
+        process = self._crew.process_of(worker)
         if process is None:
             return
         if job is None or job.item.on_chunk is None:
@@ -505,20 +376,14 @@ class ModelPool:
     def on_metrics(self, worker: int, samples: Sequence[Sample]) -> None:
         """Handlers have measured something."""
         self.measures.of_handlers.take(samples)
-        self._watchers.measured(self._name_of(worker), samples)
+        self._watchers.measured(self._crew.name_of(worker), samples)
 
     def on_exit(self, worker: int, reason: str) -> None:
         """A worker process has ended."""
-        self._stop_start_timer(worker)
-        self._processes.pop(worker, None)
         self._measured.pop(worker, None)
-        self._started_at.pop(worker, None)
         self._configuring.pop(worker, None)
-        log.info("worker ended", model=self.spec.name, worker=worker, reason=reason)
-        was_ready = worker in self._ready
-        self._ready.discard(worker)
         meant = next((one.retiring for one in self._scheduler.workers if one.id == worker), True)
-        self._watchers.worker_ended(self._name_of(worker), reason, was_ready=was_ready, meant=meant)
+        self._crew.ended(worker, reason, meant=meant)
         if not self.healthy and not self._failing_since:
             self._failing_since = time.monotonic()
         self._act(self._scheduler.worker_died(worker, reason, time.monotonic()))
@@ -537,7 +402,7 @@ class ModelPool:
         finally:
             self._acting = False
         self._changed.set()
-        self._set_timer()
+        self._alarm.set(self._scheduler.wake_at)
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
@@ -547,15 +412,16 @@ class ModelPool:
                 self._dispatch(instruction)
             case Configure(worker, batch, order):
                 self._configuring[worker] = (batch, order)
-                self._send(worker, batch, (order,))
+                self._crew.send(worker, batch, (order,))
             case Abandon(worker, batch, place):
-                self._processes[worker].stop(batch, place)
+                self._crew.stop(worker, batch, place)
             case Spawn(worker, device):
-                self._spawn(worker, device)
+                self._measured[worker] = self.measures.on(str(device))
+                self._crew.spawn(worker, device)
             case Retire(worker):
-                self._processes[worker].retire()
+                self._crew.retire(worker)
             case Kill(worker, reason):
-                self._kill(worker, reason)
+                self._crew.kill(worker, reason)
             case Started():
                 self._end_start(None)
             case StartFailed(error):
@@ -587,97 +453,17 @@ class ModelPool:
 
     def _dispatch(self, dispatch: Dispatch) -> None:
         self.batches[(len(dispatch.jobs) - 1).bit_length()] += 1
-        self._send(dispatch.worker, dispatch.batch, [job.item for job in dispatch.jobs])
+        self._crew.send(dispatch.worker, dispatch.batch, [job.item for job in dispatch.jobs])
         if self._notes:
             device = next(worker.device for worker in self._scheduler.workers if worker.id == dispatch.worker)
             self._notes.dispatched(dispatch.jobs, dispatch.batch, dispatch.worker, str(device), time.monotonic())
 
-    def _send(self, worker: int, batch: int, tasks: Iterable[Task]) -> None:
-        process = self._processes[worker]
-        parcel = process.parcel()
-        now = time.monotonic()
-        try:
-            calls = tuple([_wire_call(task, parcel, now, self._tells_context) for task in tasks])
-        except BaseException:
-            parcel.discard()
-            raise
-        process.send(batch, calls, parcel)
+    def _on_start_failed(self, worker: int, error: FlowyardError) -> None:
+        """The process of a worker could not be started."""
+        self._measured.pop(worker, None)
+        self._act(self._scheduler.worker_failed(worker, error, time.monotonic()))
 
-    def _spawn(self, worker: int, device: Device) -> None:
-        spec = self.spec
-        load = Load(
-            spec.engine,
-            spec.root,
-            spec.path,
-            device,
-            spec.spec,
-            spec.functions,
-            spec.threads,
-            spec.handlers,
-            spec.properties,
-            spec.fusion,
-            ranks=spec.ranks_on(device),
-        )
-        process = WorkerProcess(
-            worker,
-            load,
-            self,
-            self._environ,
-            confinement=spec.confinement,
-            arena_bytes=spec.arena_bytes,
-            silent_limit_s=spec.silent_limit_s,
-            outputs=self._watchers.outputs_of(self._name_of(worker)),
-        )
-        self._processes[worker] = process
-        self._measured[worker] = self.measures.on(str(device))
-        self._started_at[worker] = datetime.now(UTC)
-        self._watchers.worker_started(self._name_of(worker))
-        task = self._loop.create_task(self._start_process(process))
-        self._spawning.add(task)
-        task.add_done_callback(self._spawning.discard)
-
-    async def _start_process(self, process: WorkerProcess) -> None:
-        worker = process.worker
-        try:
-            await process.start()
-        except OSError as error:
-            self._processes.pop(worker, None)
-            self._measured.pop(worker, None)
-            failure = UnavailableError(f"cannot start a worker process: {error.strerror or type(error).__name__}")
-            self._act(self._scheduler.worker_failed(worker, failure, time.monotonic()))
-            return
-        timeout_s = self.spec.startup_timeout_s
-        reason = f"not ready within {timeout_s:g} s"
-        self._start_timers[worker] = self._loop.call_later(timeout_s, process.kill, reason)
-
-    def _kill(self, worker: int, reason: str) -> None:
-        process = self._processes.get(worker)
-        if process is not None:
-            log.warning("killing worker", model=self.spec.name, worker=worker, reason=reason)
-            process.kill(reason)
-
-    def _name_of(self, worker: int) -> WorkerName:
-        return WorkerName(worker, self.spec.name, self._version, self.spec.handlers)
-
-    def _stop_start_timer(self, worker: int) -> None:
-        timer = self._start_timers.pop(worker, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _set_timer(self) -> None:
-        at = self._scheduler.wake_at
-        if at >= self._timer_at and self._timer is not None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = at
-        if at != float("inf"):
-            self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = float("inf")
+    def _on_time(self) -> None:
         self._act(self._scheduler.tick(time.monotonic()))
 
 
@@ -695,11 +481,3 @@ def _scheduler_of(policy: Policy, groups: list[Group]) -> Scheduler:
 
 def _nobody(outcome: Outcome) -> None:
     """Takes the answer of a cancelled job."""
-
-
-def _wire_call(task: Task, parcel: Parcel, now: float, tells_context: bool) -> WireCall:
-    values = tuple([parcel.add(payload.encoded()) for payload in task.args])
-    context = NO_CONTEXT
-    if tells_context:
-        context = Context(task.request_id, task.headers, None if task.deadline is None else task.deadline - now)
-    return WireCall(task.callee, values, context, task.on_chunk is not None)

@@ -19,7 +19,8 @@ from support.archives import zipped
 from support.server import children, is_gone, running, wait_until
 
 from flowyard.platform.workers.policies import Policy
-from flowyard.platform.workers.pool import ModelPool, PoolSpec
+from flowyard.platform.workers.pool import ModelPool
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.platform.workers.tasks import Task
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.errors import UnavailableError, WorkerDiedError

@@ -8,7 +8,8 @@ from flowyard.platform.http.torchserve.descriptions import limits, runtime_of, s
 from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
-from flowyard.platform.workers.pool import ModelPool, WorkerView
+from flowyard.platform.workers.crew import WorkerView
+from flowyard.platform.workers.pool import ModelPool
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

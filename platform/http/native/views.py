@@ -10,7 +10,8 @@ import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS
 from flowyard.platform.registry.endpoints import Endpoints, Entry
-from flowyard.platform.workers.pool import ModelPool, WorkerView
+from flowyard.platform.workers.crew import WorkerView
+from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.adapters import Adapter
 from flowyard.schemas.devices import Device
 from flowyard.schemas.tensors import Signature

@@ -13,7 +13,8 @@ from flowyard.platform.http.torchserve.entries import Model
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.dialect_logs import FIRST_WORKER
 from flowyard.platform.telemetry.gpus import GpuUse
-from flowyard.platform.workers.pool import ModelPool, WorkerView
+from flowyard.platform.workers.crew import WorkerView
+from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.models import ModelSpec
 
 DEFAULT_RETRY_S = 300

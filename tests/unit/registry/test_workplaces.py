@@ -8,7 +8,7 @@ from flowyard.platform.registry import workplaces
 from flowyard.platform.registry.workplaces import Workplaces
 from flowyard.platform.workers.confinement import Confinement
 from flowyard.platform.workers.policies import Policy
-from flowyard.platform.workers.pool import PoolSpec
+from flowyard.platform.workers.pool_spec import PoolSpec
 from flowyard.schemas.devices import CPU
 from flowyard.schemas.messages import Handlers
 from flowyard.schemas.models import ModelSpec
