@@ -270,9 +270,9 @@ def test_a_continuous_step_that_hangs_costs_the_worker(register):
 
 def test_each_continuous_step_has_as_much_time_and_the_client_s_own_limit_is_for_all_of_them(register):
     """Also where a step makes nothing to send: its end tells that the worker goes on."""
-    model = register(CONTINUOUS, f"{CONFIG}responseTimeout: 1\n")
+    model = register(CONTINUOUS, f"{CONFIG}responseTimeout: 2\n")
     pids = model.workers()
-    answer = model.ask(name="a", count=5, nap=0.4, silent=True)
+    answer = model.ask(name="a", count=5, nap=0.6, silent=True)
     assert (answer.status_code, answer.text, len(model.steps)) == (200, "", 5)
     late = model.ask(headers={"x-request-timeout": "1s"}, name="b", count=100, nap=0.4, silent=True)
     assert (late.status_code, "Deadline exceeded in computation" in late.text) == (504, True)
