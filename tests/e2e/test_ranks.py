@@ -108,9 +108,11 @@ class Counting:
 
     def handle(self, data, context):
         ids = list(context.request_ids.values())
-        for request_id, row in zip(ids, data):
+        for index, (request_id, row) in enumerate(zip(ids, data)):
             if row:
                 self.made[request_id], self.wanted[request_id] = 0, row["body"]["pieces"]
+            if row and row["body"].get("ends"):
+                context.set_response_header(index, context.header_key_sequence_end, context.get_sequence_id(index))
         sums = torch.tensor([[self.made[one] + 1.0, len(ids)] for one in ids])
         dist.all_reduce(sums)
         for one in ids:
@@ -180,6 +182,8 @@ def store(server, work):
     pack(folder, work, "stages", PIPELINE, parallelType="pp", torchrun={"nproc-per-node": 2})
     pack(folder, work, "stream", STREAM, **two)
     pack(folder, work, "counting", CONTINUOUS, continuousBatching=True, batchSize=3, **two)
+    sequences = {"sequenceBatching": True, "sequenceMaxIdleMSec": 60_000, "maxNumSequence": 2}
+    pack(folder, work, "sessions", CONTINUOUS, continuousBatching=True, batchSize=1, **sequences, **two)
     return folder
 
 
@@ -309,6 +313,21 @@ def test_ranks_take_the_steps_of_continuous_batching_together(http, store):
         assert numbers == tuple(range(2, 2 * pieces + 1, 2))
         assert set(together) <= {2, 4, 6}
     http.delete("/models/counting")
+
+
+def test_ranks_keep_sequences_together_and_the_first_one_ends_them(http, store):
+    http.post("/models", params={"url": "sessions.mar"}).raise_for_status()
+
+    def say(session, **asked):
+        return http.post("/predictions/sessions", json={"pieces": 1} | asked, headers={"ts_request_sequence_id": session})
+
+    with concurrent.futures.ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(lambda session: say(session, pieces=3), "ab"))
+    assert [[piece.split("/")[0] for piece in answer.text.split()] for answer in answers] == [["2", "4", "6"]] * 2
+    assert say("c").status_code == 503
+    assert say("a", ends=True).status_code == 200
+    assert say("c").status_code == 200
+    http.delete("/models/sessions")
 
 
 def test_handlers_of_djl_in_mpi_mode(http, store):
