@@ -245,7 +245,9 @@ def test_a_description_tells_what_the_archive_asks_for(server):
 
 
 def test_a_number_of_processes_that_is_none(server):
-    (server.process.model_store / "unnumbered.mar").write_bytes(archive("unnumbered", config="parallelType: tp\nparallelLevel: 0\n"))
+    (server.process.model_store / "unnumbered.mar").write_bytes(
+        archive("unnumbered", config="parallelType: tp\nparallelLevel: 0\n")
+    )
     answer = server.management.post("/models", params={"url": "unnumbered.mar"})
     assert (answer.status_code, answer.json()["type"]) == (400, "InvalidModelException")
     assert "model-config.yaml: parallelLevel: 0 is not allowed; expected a number from 1 to 64" in answer.json()["message"]
