@@ -70,6 +70,7 @@ class Execution:
         "_asked",
         "_deployment",
         "_fused",
+        "_held_bytes",
         "_lookup",
         "_on_answer",
         "_on_chunk",
@@ -105,6 +106,8 @@ class Execution:
         self._todo: list[Instruction] = []
         self._acting = False
         self._over = True
+        #: What the nodes have given so far.
+        self._held_bytes = 0
 
     def start(self) -> None:
         """Starts the run."""
@@ -161,6 +164,9 @@ class Execution:
 
     def _start_call(self, call: StartCall) -> None:
         try:
+            if self._held_bytes:
+                # Results cannot be refused once they are here; that they wait for another node can.
+                self._deployment.held.check()
             if call.kind == "workflow":
                 self._start_workflow(call)
                 return
@@ -256,7 +262,15 @@ class Execution:
         if isinstance(outcome, FlowyardError):
             self._act(self._run.failed(call_id, outcome, now))
         else:
+            self._hold(outcome)
             self._act(self._run.done(call_id, outcome, now))
+
+    def _hold(self, *results: Payload) -> None:
+        """Counts results, which are there until the run is over."""
+        if not self._over:
+            size_bytes = sum([result.size_bytes for result in results])
+            self._held_bytes += size_bytes
+            self._deployment.held.keep(size_bytes)
 
     def _answers_fused(self) -> bool:
         """Whether the last of the fused steps gives the answer."""
@@ -268,6 +282,7 @@ class Execution:
         self._open.pop(call_id, None)
         now = time.monotonic()
         if isinstance(outcome, Several) and len(outcome.results) == len(fused.given):
+            self._hold(*outcome.results)
             self._act(self._run.fused_done(call_id, outcome.results, outcome.ends, now))
         elif outcome is REFUSED:
             self._act(self._run.fused_refused(call_id, now))
@@ -289,6 +304,7 @@ class Execution:
     def _stop(self) -> None:
         if not self._over:
             self._over = True
+            self._deployment.held.give_back(self._held_bytes)
             self._deployment.run_ended()
         if self._timer is not None:
             self._timer.cancel()

@@ -108,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         worker_address_space_bytes: Most memory that a worker may map; `None` for no limit. CUDA maps far more than it uses.
         worker_cpu_s: Computing time after which a worker is ended; `None` for no limit.
         max_request_size: Largest request body in bytes.
+        max_held_size_bytes: Most bytes that requests without an answer may take of the server's memory, all together; `None` for a
+            quarter of the memory that there is, or the largest body.
         max_archive_size_bytes: Largest archive, packed.
         max_unpacked_size_bytes: Largest archive, unpacked.
         max_archive_files: Most files and folders in one archive.
@@ -244,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker_address_space_bytes: AddressSpace | None = None
     worker_cpu_s: CpuS | None = None
     max_request_size: Bytes = 67_108_864
+    max_held_size_bytes: Bytes | None = None
     max_archive_size_bytes: Bytes = 2 * 2**30
     max_unpacked_size_bytes: Bytes = 8 * 2**30
     max_archive_files: Count = 100_000

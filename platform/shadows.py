@@ -15,6 +15,7 @@ import msgspec
 
 from flowyard.platform.calls import Asked
 from flowyard.platform.execution import execute
+from flowyard.platform.held import Held
 from flowyard.platform.registry.deployment import Deployment, Lookup
 from flowyard.platform.registry.endpoints import Entry, ShadowCounts
 from flowyard.platform.workers.jobs import MAX_PRIORITY
@@ -26,31 +27,34 @@ from flowyard.schemas.payload import Payload
 MAX_RUNNING = 16
 
 
-def mirror(asked: Asked, shadows: Sequence[Entry], lookup: Lookup) -> None:
+def mirror(asked: Asked, shadows: Sequence[Entry], lookup: Lookup, body_bytes: int) -> None:
     """Sends copies of a request that has been started to shadow versions, when the loop has nothing more urgent to do.
 
     Args:
         asked: The request.
         shadows: The versions.
         lookup: Finds registered models, for nodes that call one.
+        body_bytes: What a copy takes once the request itself is over.
     """
     copy = msgspec.structs.replace(asked, priority=MAX_PRIORITY, is_copy=True)
     loop = asyncio.get_running_loop()
     for entry in shadows:
-        loop.call_soon(_send, copy, entry, lookup)
+        loop.call_soon(_send, copy, entry, lookup, body_bytes)
 
 
-def _send(asked: Asked, entry: Entry, lookup: Lookup) -> None:
+def _send(asked: Asked, entry: Entry, lookup: Lookup, body_bytes: int) -> None:
     counts = entry.shadowed
     deployment = entry.deployment
     if deployment is None or deployment.stateful or counts.running >= MAX_RUNNING or _is_busy(deployment):
         counts.skipped += 1
         return
     counts.sent += 1
+    deployment.held.keep(body_bytes)
+    over = functools.partial(_over, counts, deployment.held, body_bytes)
     try:
-        execute(deployment, asked, lookup, functools.partial(_count, counts), _drop).start()
-    except FlowyardError:
-        counts.failed += 1
+        execute(deployment, asked, lookup, over, _drop).start()
+    except FlowyardError as error:
+        over(error)
 
 
 def _is_busy(deployment: Deployment) -> bool:
@@ -58,7 +62,8 @@ def _is_busy(deployment: Deployment) -> bool:
     return deployment.closing or any(pool.queue_length * 2 >= pool.spec.policy.queue_size for pool in deployment.pools.values())
 
 
-def _count(counts: ShadowCounts, outcome: Outcome) -> None:
+def _over(counts: ShadowCounts, held: Held, body_bytes: int, outcome: Outcome) -> None:
+    held.give_back(body_bytes)
     if _has_failed(outcome):
         counts.failed += 1
     else:

@@ -23,6 +23,7 @@
     │   └── HandlerError             a handler of TorchServe or MMS failed, told with the status that these tell it with
     ├── UnavailableError             cannot be done now; another try may work
     │   ├── QueueFullError
+    │   ├── MemoryFullError          requests take as much of the server's memory as they may
     │   ├── ResultsFullError         as many results wait to be fetched as may
     │   ├── WorkerDiedError
     │   ├── ShutDownError            the model has been scaled to zero or is going away
@@ -279,6 +280,12 @@ class QueueFullError(UnavailableError):
     """The model's queue holds `job_queue_size` requests."""
 
     code = "queue_full"
+
+
+class MemoryFullError(UnavailableError):
+    """Requests that are not answered yet take `max_held_size_bytes` of the server's memory."""
+
+    code = "memory_full"
 
 
 class ResultsFullError(UnavailableError):

@@ -55,6 +55,12 @@ class Payload:
         value = self._value
         return value.shape if type(value) is np.ndarray else self._shape
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the binary form; 0 where there is only the other one."""
+        encoded = self._encoded
+        return 0 if encoded is None else len(encoded.tree) + sum([len(buffer) for buffer in encoded.buffers])
+
     def value(self) -> Value:
         """The value, for those who know no messages; treat it as read-only, other nodes may hold it too.
 
@@ -112,5 +118,4 @@ class Payload:
         if self._message is not None or self._has_value:
             return f"Payload({self._message or self._value!r})"
         assert self._encoded is not None
-        size = len(self._encoded.tree) + sum(len(buffer) for buffer in self._encoded.buffers)
-        return f"Payload(<{size} bytes>)"
+        return f"Payload(<{self.size_bytes} bytes>)"

@@ -12,9 +12,10 @@ from urllib.parse import parse_qsl
 import msgspec
 import multipart
 
+from flowyard.platform.held import Held
 from flowyard.platform.memo import remembered
 from flowyard.schemas.codecs.registry import BY_TYPE, Codec, recognise
-from flowyard.schemas.errors import InvalidRequestError, TooLargeError, UnavailableError
+from flowyard.schemas.errors import InvalidRequestError, TooLargeError
 from flowyard.schemas.payload import Payload
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -23,9 +24,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 MAX_CHUNK_BYTES = 1 << 20
 #: Most bytes of a body's parameters, which are names and numbers.
 MAX_PARAMETERS_BYTES = 1 << 20
-#: Most bytes of bodies that have not come whole, all requests together; a few of the largest that are allowed in any case.
-MAX_COLLECTED_BYTES = 2 << 30
-_LARGEST_AT_ONCE = 4
 #: Most fields and files of a form.
 MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
@@ -37,53 +35,27 @@ class ClientGoneError(Exception):
     """The client closed the connection before its request was complete; nobody is there to be answered."""
 
 
-class Collected:
-    """The bodies that are being collected in memory, of all requests.
-
-    Attributes:
-        size_bytes: What they take.
-    """
-
-    def __init__(self) -> None:
-        self.size_bytes = 0
-
-    def add(self, size_bytes: int, limit_bytes: int) -> None:
-        """Counts a piece of one.
-
-        Args:
-            size_bytes: Its size.
-            limit_bytes: Largest body.
-
-        Raises:
-            UnavailableError: There is no room for it: clients have begun more than they finish.
-        """
-        self.size_bytes += size_bytes
-        if self.size_bytes > max(MAX_COLLECTED_BYTES, _LARGEST_AT_ONCE * limit_bytes):
-            raise UnavailableError("the server holds too many bodies that have not come whole; try again later")
-
-
-collected = Collected()
-
-
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+async def read_body(receive: Receive, limit_bytes: int, held: Held) -> bytes:
     """Reads a whole body into memory.
 
     Args:
         receive: ASGI's.
         limit_bytes: Largest body.
+        held: Counts what is held.
 
     Returns:
-        The body.
+        The body. It counts as held: whoever has it gives its size back.
 
     Raises:
         TooLargeError: It is longer.
-        UnavailableError: There is no room for it now.
+        MemoryFullError: There is no room for it now.
         ClientGoneError: The client went away.
     """
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
-        _check_size(len(body), limit_bytes)
+        _check_size(len(body), limit_bytes, held)
+        held.take(len(body))
         return body
     chunks: list[bytes] = []
     length = 0
@@ -92,20 +64,34 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             chunk = message.get("body", b"")
+            _check_size(length + len(chunk), limit_bytes, held)
+            held.take(len(chunk))
             length += len(chunk)
-            collected.add(len(chunk), limit_bytes)
-            _check_size(length, limit_bytes)
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
             message = await receive()
-    finally:
-        collected.size_bytes -= length
+    except BaseException:
+        held.give_back(length)
+        raise
 
 
-def _check_size(length: int, limit_bytes: int) -> None:
+async def read_parameters(receive: Receive, held: Held) -> bytes:
+    """Reads a body of parameters, of which little is kept; arguments and errors as for `read_body`.
+
+    Returns:
+        The body, which does not count any more.
+    """
+    body = await read_body(receive, MAX_PARAMETERS_BYTES, held)
+    held.give_back(len(body))
+    return body
+
+
+def _check_size(length: int, limit_bytes: int, held: Held) -> None:
     if length > limit_bytes:
         raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
+    if length > held.limit_bytes:
+        raise TooLargeError(f"the body is larger than {held.limit_bytes} bytes (setting max_held_size_bytes)")
 
 
 @remembered(256)

@@ -9,6 +9,7 @@ import time
 import structlog
 
 from flowyard.platform.archives.store import StoredArchive
+from flowyard.platform.held import Held
 from flowyard.platform.registry.adapters import begin as begin_with_adapters
 from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.endpoints import Entry
@@ -36,6 +37,7 @@ class Deployer:
         retention: Keeps the archives meanwhile.
         watchers: Are told what the workers do.
         workplaces: Where handlers work that may write.
+        held: Counts what their requests hold.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Deployer:
         retention: Retention,
         watchers: Watchers,
         workplaces: Workplaces,
+        held: Held,
     ) -> None:
         self._reserved_bytes = settings.reserved_memory_mb * MIB
         self._planner = planner
@@ -55,6 +58,7 @@ class Deployer:
         self._retention = retention
         self._watchers = watchers
         self._workplaces = workplaces
+        self._held = held
 
     async def deploy(self, entry: Entry, plan: Plan, stored: StoredArchive) -> Deployment:
         """Starts an entry. Its record keeps what was put into the store for it.
@@ -80,7 +84,7 @@ class Deployer:
         specs = self._planner.pool_specs(record.name, plan, stored.folder, record.spec, self._staging.parts(record))
         specs = await self._requirements.satisfy(specs)
         specs = await asyncio.to_thread(self._workplaces.give, specs)
-        deployment = Deployment(record.name, record.version, plan, specs, self._reserved_bytes, self._watchers)
+        deployment = Deployment(record.name, record.version, plan, specs, self._reserved_bytes, self._watchers, self._held)
         deployment.on_closed = functools.partial(self._workplaces.take_back, specs.values())
         entry.attempt = deployment
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from flowyard.platform.devices import parse_device
+from flowyard.platform.held import Held
 from flowyard.platform.registry.fusing import Fusing, fusion_of, may_be_fused
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.telemetry.measures import RequestMeasures
@@ -47,6 +49,7 @@ class Deployment:
         takes_requests: Whether a node may want the request as a message, not only its body as a value.
         answers_whole: Whether its answers never come in pieces.
         requests: What has been asked of it over HTTP.
+        held: Counts what its requests hold.
         start_s: Seconds that it took to start, 0 before.
         closing: Whether it finishes what it has and takes nothing new.
         on_closed: Called, in a thread, when all of its workers have ended.
@@ -60,6 +63,7 @@ class Deployment:
         specs: Mapping[str, PoolSpec],
         reserved_bytes: int = 0,
         watchers: Watchers | None = None,
+        held: Held | None = None,
     ) -> None:
         self._reserved_bytes = reserved_bytes
         self.name = name
@@ -78,6 +82,7 @@ class Deployment:
         may_stream = self.streaming_step or (fused is not None and fused.steps[-1] == plan.out)
         self.answers_whole = not may_stream or _answers_whole(plan.steps[plan.out], specs)
         self.requests = RequestMeasures()
+        self.held = held or Held(sys.maxsize)
         self.start_s = 0.0
         self.single = self.pools.get(plan.steps[0].callees[0].name) if is_single_call(plan) else None
         self.stateful = tuple([pool for pool in self.pools.values() if pool.spec.sequence_header])

@@ -14,6 +14,7 @@ from typing import Any
 from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.archives.store import ArchiveStore
 from flowyard.platform.devices import discover, parse_device
+from flowyard.platform.held import held_of
 from flowyard.platform.registry.adapters import Served
 from flowyard.platform.registry.admission import Admission
 from flowyard.platform.registry.changes import Changes
@@ -54,6 +55,7 @@ class Registry:
 
     Attributes:
         settings: The settings of the server.
+        held: What requests take of the server's memory.
         endpoints: Who answers requests.
         registrations: How many registrations were accepted and refused.
         templates: Workflows that callers may fill in.
@@ -62,6 +64,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.held = held_of(settings.max_held_size_bytes, settings.max_request_size)
         self.endpoints = endpoints = Endpoints()
         self.watchers = Watchers()
         self.templates = Templates(Path(settings.workflow_templates) if settings.workflow_templates else None)
@@ -83,7 +86,7 @@ class Registry:
         self._staging = staging = Staging(archives, self._sources, retention, tasks)
         compiler = Compiler(settings, endpoints)
         workplaces = Workplaces(state_dir / "workplaces", planner.confinement)
-        deployer = Deployer(settings, planner, staging, self._requirements, retention, self.watchers, workplaces)
+        deployer = Deployer(settings, planner, staging, self._requirements, retention, self.watchers, workplaces, self.held)
         self._removal = Removal(settings, endpoints, store, retention, tasks)
         admission = Admission(endpoints, store, deployer, self._removal)
         unattended = Unattended(endpoints, store, staging, compiler, deployer, tasks)

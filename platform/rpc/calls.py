@@ -48,11 +48,12 @@ class Call:
         request_id: The id that the server gives it.
         deadline: When the caller wants the answer, monotonic seconds; `None` for whenever.
         exchange: What metrics and log see of it.
+        held_bytes: What its request, or the present one of several, takes.
         code: Its status, gRPC's number.
         scope: What it is called there.
     """
 
-    __slots__ = ("_context", "code", "deadline", "exchange", "headers", "request_id", "scope")
+    __slots__ = ("_context", "code", "deadline", "exchange", "headers", "held_bytes", "request_id", "scope")
 
     def __init__(self, path: str, context: Any) -> None:
         self._context = context
@@ -61,6 +62,7 @@ class Call:
         left_s = context.time_remaining()
         self.deadline = time.monotonic() + left_s if left_s is not None and left_s < FOREVER_S else None
         self.exchange = Exchange()
+        self.held_bytes = 0
         self.code = number_of(grpc.StatusCode.CANCELLED)
         self.scope: dict[str, Any] = {"method": "gRPC", "path": path, "client": client_of(context.peer())}
 
@@ -76,7 +78,7 @@ Act: TypeAlias = Callable[[Any, Call], Awaitable[Message | None]]
 
 
 #: Takes the request of a call, or what its requests come by.
-Read: TypeAlias = Callable[[Any, Exchange], Awaitable[Any]]
+Read: TypeAlias = Callable[[Any, Call], Awaitable[Any]]
 
 
 def request_limit_s(most_bytes: int) -> float:
@@ -154,7 +156,7 @@ class Desk:
         try:
             if self._api.tokens is not None:
                 self._api.tokens.check(call.headers.get("authorization", ""), (service.key,))
-            given = await read(requests, exchange)
+            given = await read(requests, call)
             answering = service.acts[method](given, call)
             reply = await (self._finished(answering) if service.finishes else answering)
             exchange.status, call.code = 200, number_of(grpc.StatusCode.OK)
@@ -170,6 +172,7 @@ class Desk:
             log.exception("call failed", request_id=call.request_id, path=call.scope["path"])
             await self._fail(failure_of(InternalError("internal error; the log has the details")), call, context)
         finally:
+            self._api.held.give_back(call.held_bytes)
             self._api.answered(exchange.status)
             self._traffic.ended(exchange, call.scope, call.request_id)
             self._log(call, f"{service.name}/{method}")
@@ -187,7 +190,7 @@ class Desk:
         call.exchange.status, call.code = failure.status, number_of(failure.code)
         await context.abort(failure.code, failure.details)
 
-    async def _only(self, request_class: Any, requests: Any, exchange: Exchange) -> Message:
+    async def _only(self, request_class: Any, requests: Any, call: Call) -> Message:
         """The request of a call that has one.
 
         Raises:
@@ -200,16 +203,16 @@ class Desk:
             raise self._late() from None
         if request is None:
             raise InvalidRequestError("The call has no request.")
-        return _decoded(request_class, request, exchange)
+        return self._decoded(request_class, request, call)
 
-    async def _all(self, request_class: Any, requests: Any, exchange: Exchange) -> AsyncIterator[Message]:
+    async def _all(self, request_class: Any, requests: Any, call: Call) -> AsyncIterator[Message]:
         """The requests of a call that has many."""
-        return self._requests(request_class, requests, exchange)
+        return self._requests(request_class, requests, call)
 
     def _late(self) -> DeadlineError:
         return DeadlineError(f"The request has not come within {self._limit_s:g} s.")
 
-    async def _requests(self, request_class: Any, requests: Any, exchange: Exchange) -> AsyncIterator[Message]:
+    async def _requests(self, request_class: Any, requests: Any, call: Call) -> AsyncIterator[Message]:
         """They come one by one; the first one in time, and none any more once the server stops."""
         limit_s: float | None = self._limit_s
         while True:
@@ -224,7 +227,20 @@ class Desk:
                 reading.cancel()
             if request is None:
                 return
-            yield _decoded(request_class, request, exchange)
+            yield self._decoded(request_class, request, call)
+
+    def _decoded(self, request_class: Any, request: bytes, call: Call) -> Message:
+        held = self._api.held
+        held.give_back(call.held_bytes)
+        call.held_bytes = 0
+        held.take(len(request))
+        call.held_bytes = len(request)
+        call.exchange.bytes_in += len(request)
+        try:
+            message: Message = request_class.FromString(request)
+        except DecodeError:
+            raise InvalidRequestError(f"The request is no {request_class.DESCRIPTOR.full_name}.") from None
+        return message
 
     async def _finished(self, answering: Awaitable[Message | None]) -> Message | None:
         """Goes on to the end even if nobody waits for it any more: a change is not left half made."""
@@ -242,14 +258,6 @@ def _left(task: asyncio.Future[Any]) -> None:
     """A call has ended whose caller had left before."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("a call failed after its caller had left", reason=str(error))
-
-
-def _decoded(request_class: Any, request: bytes, exchange: Exchange) -> Message:
-    exchange.bytes_in += len(request)
-    try:
-        return request_class.FromString(request)
-    except DecodeError:
-        raise InvalidRequestError(f"The request is no {request_class.DESCRIPTOR.full_name}.") from None
 
 
 def number_of(code: grpc.StatusCode) -> int:

@@ -12,6 +12,7 @@ from flowyard.schemas.errors import OutOfMemoryError
 MIB = 1 << 20
 #: What a worker takes about which nothing is known yet: an interpreter, numpy and a small model.
 UNKNOWN_WORKER_BYTES = 64 * MIB
+_CONTROL_GROUP = "sys/fs/cgroup"
 
 
 class Wanted(NamedTuple):
@@ -50,15 +51,26 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     return min(known) if known else None
 
 
+def total_bytes(root: Path = Path("/")) -> int | None:
+    """All memory: the machine's, or the control group's limit. `None` where nobody says."""
+    group = _number(root / _CONTROL_GROUP / "memory.max")
+    known = [total for total in (memory_bytes(root)[0], group) if total]
+    return min(known) if known else None
+
+
 def _machine(root: Path) -> int | None:
     total, available = memory_bytes(root)
     return available if total else None
 
 
 def _control_group(root: Path) -> int | None:
-    folder = root / "sys/fs/cgroup"
+    limit, used = (_number(root / _CONTROL_GROUP / name) for name in ("memory.max", "memory.current"))
+    return None if limit is None or used is None else max(0, limit - used)
+
+
+def _number(path: Path) -> int | None:
+    """What a file says; `None` where that is no number, such as `max`."""
     try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return None if limit == "max" else max(0, int(limit) - int(used))
+        return int(path.read_text())
     except (OSError, ValueError):
         return None

@@ -138,6 +138,7 @@ class KServe:
         except ClientGoneError:
             return
         finally:
+            self._registry.held.give_back(exchange.bytes_in)
             self._traffic.ended(exchange, scope, request_id)
 
     async def _reply(
@@ -186,14 +187,15 @@ class KServe:
         exchange.prediction = True
         self._entries(route)
         deadline, priority = deadline_of(headers), priority_of(headers)
-        body = await read_body(receive, self._registry.settings.max_request_size)
+        body = await read_body(receive, self._registry.settings.max_request_size, self._registry.held)
         exchange.bytes_in = len(body)
         deployment = self._registry.endpoints.route(route.name, route.version, headers)
         exchange.routed(deployment)
         request, tensors = read_request(headers, body)
         payload = TensorsPayload(_value(deployment, tensors), tensors, headers, request_id)
         asked = Asked(payload, headers, {}, request_id, deadline, priority)
-        result = await self._run(deployment, asked, receive, () if route.version else self._shadows(route.name))
+        shadows = () if route.version else self._shadows(route.name)
+        result = await self._run(deployment, asked, receive, shadows, exchange.bytes_in)
         if isinstance(result, FlowyardError):
             return _failure(result)
         message = result.message()
@@ -212,7 +214,9 @@ class KServe:
     def _shadows(self, name: str) -> Sequence[Entry]:
         return self._registry.endpoints.shadows.get(name, ())
 
-    async def _run(self, deployment: Deployment, asked: Asked, receive: Receive, shadows: Sequence[Entry]) -> Outcome:
+    async def _run(
+        self, deployment: Deployment, asked: Asked, receive: Receive, shadows: Sequence[Entry], body_bytes: int
+    ) -> Outcome:
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def on_answer(result: Outcome) -> None:
@@ -221,7 +225,7 @@ class KServe:
 
         execution = execute(deployment, asked, self._registry.endpoints.route, on_answer)
         execution.start()
-        mirror(asked, shadows, self._registry.endpoints.route)
+        mirror(asked, shadows, self._registry.endpoints.route, body_bytes)
         result: Outcome = outcome.result() if outcome.done() else await self._watch.wait(outcome, execution, receive)
         return result
 

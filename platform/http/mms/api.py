@@ -33,6 +33,7 @@ class Mms:
 
     Attributes:
         settings: The settings.
+        held: Counts what requests hold.
         log_files: The log files.
         inference: The inference API.
         management: The management API.
@@ -43,6 +44,7 @@ class Mms:
 
     def __init__(self, registry: Registry, traces: Traces, log_files: DialectLogs | None = None) -> None:
         self.settings = registry.settings
+        self.held = registry.held
         self.log_files = log_files
         self._measures: MmsMeasures | None = None
         if log_files is not None:

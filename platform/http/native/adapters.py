@@ -93,7 +93,7 @@ class AdapterControl(Controller):
     )
     async def set_adapters(self, request: HttpRequest, registry: Registry, name: str, version: str) -> Response[bytes]:
         """Makes the adapters of a model of this version these and no others, or leaves them all as they are."""
-        asked = await document(request, AdapterSet)
+        asked = await document(request, registry, AdapterSet)
         (entry,) = registry.endpoints.versions(name, version)
         seen: set[str] = set()
         for spec in asked.adapters:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from flowyard.platform.calls import Running
+from flowyard.platform.held import Held
 from flowyard.platform.http.native.errors import to_json
 from flowyard.platform.http.native.messages import Answer, Headers
 from flowyard.platform.http.native.streaming import Reply, Stream, open_stream
@@ -77,12 +78,14 @@ class Later:
     Args:
         settings: How much is kept, and for how long.
         tell_error: Makes an answer of an error.
+        held: Counts what is held.
     """
 
-    def __init__(self, settings: Settings, tell_error: Callable[[FlowyardError], Answer]) -> None:
+    def __init__(self, settings: Settings, tell_error: Callable[[FlowyardError], Answer], held: Held) -> None:
         limits = Limits(count=settings.max_results, size_bytes=settings.max_results_size_bytes, ttl_s=settings.result_ttl_s)
         self._results = Results(limits)
         self._tell_error = tell_error
+        self._held = held
         self._collecting: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,7 +101,7 @@ class Later:
         self._results.open(token)
         return token
 
-    def follow(self, token: str, execution: Running, reply: Reply, accept: str, tell: Tell) -> Answer:
+    def follow(self, token: str, execution: Running, reply: Reply, accept: str, tell: Tell, body_bytes: int) -> Answer:
         """Keeps what comes of a run.
 
         Args:
@@ -107,13 +110,20 @@ class Later:
             reply: What it gives.
             accept: The request's Accept header.
             tell: Makes an answer of its outcome.
+            body_bytes: What the request takes, which is answered before its run is over.
 
         Returns:
             The answer to the request.
         """
         task = asyncio.get_running_loop().create_task(self._collect(token, execution, reply, accept, tell))
         self._collecting[token] = task
-        task.add_done_callback(lambda _: self._collecting.pop(token, None))
+        self._held.keep(body_bytes)
+
+        def over(_: asyncio.Task[None]) -> None:
+            self._collecting.pop(token, None)
+            self._held.give_back(body_bytes)
+
+        task.add_done_callback(over)
         return 200, b"text/plain; charset=utf-8", b"", _next(token)
 
     def fetch(self, text: str, max_items: int) -> Answer:

@@ -29,6 +29,7 @@ TABLE: dict[type[errors.FlowyardError], tuple[int, str]] = {
     errors.HandlerError: (500, "InternalServerException"),
     errors.UnavailableError: (503, "ServiceUnavailableException"),
     errors.QueueFullError: (503, "WlmCapacityException"),
+    errors.MemoryFullError: (503, "WlmCapacityException"),
     errors.WorkerDiedError: (503, "WlmException"),
     errors.ShutDownError: (503, "WlmShutdownException"),
     errors.NotReadyError: (503, "WlmException"),
@@ -49,7 +50,7 @@ class StatusCodes(msgspec.Struct, frozen=True):
     Attributes:
         bad_request: Instead of 400.
         wlm: Instead of 503.
-        throttle: Instead of 503 where a queue is full.
+        throttle: Instead of 503 where a queue, or the memory for requests, is full.
         server_error: Instead of 500.
     """
 
@@ -70,7 +71,7 @@ class StatusCodes(msgspec.Struct, frozen=True):
 
     def choose(self, error: errors.FlowyardError, status: int) -> int:
         """The status of an error that usually has this one."""
-        if isinstance(error, errors.QueueFullError):
+        if isinstance(error, (errors.QueueFullError, errors.MemoryFullError)):
             return self.throttle
         return {400: self.bad_request, 503: self.wlm, 500: self.server_error}.get(status, status)
 

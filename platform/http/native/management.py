@@ -75,7 +75,7 @@ class Registered(Controller):
     @put(BY_NAME, summary="Scale it, or say what requests it gets", operation_id=_operation)
     async def scale(self, request: HttpRequest, registry: Registry, name: str, version: str | None = None) -> Response[bytes]:
         """Changes the number of workers of one version, or of all; the weights of all versions; or makes one a shadow."""
-        asked = await change(request, Scale)
+        asked = await change(request, registry, Scale)
         if asked.weights:
             return await _weigh(registry, name, version, asked)
         if asked.shadow is not None:
@@ -92,7 +92,7 @@ class Registered(Controller):
     @put(SET_DEFAULT, summary="Make it the default version", operation_id=_operation)
     async def set_default(self, request: HttpRequest, registry: Registry, name: str, version: str) -> Response[bytes]:
         """Lets this version answer the requests that name none, unless there are weights."""
-        await change(request, Nothing)
+        await change(request, registry, Nothing)
         await registry.set_default(name, version)
         return answer(views.Status(f'Default version successfully updated for workflow "{name}" to "{version}"'))
 
@@ -106,7 +106,7 @@ class Registered(Controller):
     @post(ROLLBACK, status_code=200, summary="Go back to an earlier version", operation_id=_operation)
     async def rollback(self, request: HttpRequest, registry: Registry, name: str) -> Response[bytes]:
         """Lets the version answer that was registered before the present one, or the one that is named."""
-        asked = await change(request, Rollback)
+        asked = await change(request, registry, Rollback)
         record = await registry.rollback(name, asked.version or None)
         return answer(
             views.Status(f'Workflow "{name}" rolled back to {shown(name, record.version)}, registered {record.created}')

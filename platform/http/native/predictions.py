@@ -82,13 +82,14 @@ class Predictions:
         self._registry = registry
         self._traffic = traffic
         self.traces = Traces()
+        self._held = registry.held
         self._limit_bytes = registry.settings.max_request_size
         self._codes = StatusCodes.of(registry.settings)
         self._id_header = registry.settings.request_id_header_key.lower()
         self._piece_limit_s = registry.settings.chunked_read_timeout
         self._on_demand = OnDemand(registry)
         self._watch = Watch()
-        self._later = Later(registry.settings, functools.partial(error_answer, codes=self._codes))
+        self._later = Later(registry.settings, functools.partial(error_answer, codes=self._codes), registry.held)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request, whatever happens, unless its client is gone."""
@@ -113,6 +114,7 @@ class Predictions:
             await send({"type": "http.response.start", "status": status, "headers": response_headers(answer, request_id)})
             await send({"type": "http.response.body", "body": body})
         finally:
+            self._held.give_back(exchange.bytes_in)
             self._traffic.predicted(exchange, scope, request_id)
 
     async def _answer(
@@ -144,7 +146,7 @@ class Predictions:
                 return 200, b"application/json", b"{}\n", []
         deadline = deadline_of(headers)
         priority = priority_of(headers)
-        body = await read_body(receive, self._limit_bytes)
+        body = await read_body(receive, self._limit_bytes, self._held)
         exchange.bytes_in = len(body)
         if name is None:
             name, version = target_of_request(query, headers, body, self._registry.default_name)
@@ -166,10 +168,10 @@ class Predictions:
         token = self._later.reserve() if wish is not None else ""
         execution.start()
         if shadows:
-            mirror(asked, shadows, endpoints.route)
+            mirror(asked, shadows, endpoints.route, exchange.bytes_in)
         if token:
             tell = functools.partial(self._tell, execution, headers)
-            return self._later.follow(token, execution, reply, headers.get("accept", ""), tell)
+            return self._later.follow(token, execution, reply, headers.get("accept", ""), tell, exchange.bytes_in)
         return await self._wait(exchange, execution, reply, receive, send, headers, request_id)
 
     async def _wait(

@@ -15,7 +15,15 @@ from litestar import Request
 from litestar.datastructures import State
 
 from flowyard.platform.archives.names import infer_model_name, is_archive_url
-from flowyard.platform.http.bodies import MAX_PARAMETERS_BYTES, MULTIPART, Upload, content_type, is_form, read_body, read_form
+from flowyard.platform.http.bodies import (
+    MAX_PARAMETERS_BYTES,
+    MULTIPART,
+    Upload,
+    content_type,
+    is_form,
+    read_form,
+    read_parameters,
+)
 from flowyard.platform.http.native.parameters import Nothing, RegisterModel, RegisterWorkflow, check_replace, read
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request as Registration
@@ -52,13 +60,13 @@ def query_values(request: HttpRequest) -> dict[str, Any]:
     return _first_of_each(request.query_params.multi_items())
 
 
-async def change(request: HttpRequest, kind: type[P]) -> P:
+async def change(request: HttpRequest, registry: Registry, kind: type[P]) -> P:
     """Reads the parameters of a change: those of a JSON object, or of query and form.
 
     Raises:
         InvalidRequestError: A body that is neither, or parameters that are not allowed.
     """
-    body = (await read_body(request.receive, MAX_PARAMETERS_BYTES)).strip()
+    body = (await read_parameters(request.receive, registry.held)).strip()
     media_type, options = content_type(request.headers.get("content-type", ""))
     if body and media_type == JSON:
         return read(kind, _json_object(body), text=False)
@@ -74,14 +82,14 @@ async def change(request: HttpRequest, kind: type[P]) -> P:
     return read(kind, fields | query_values(request), text=True)
 
 
-async def document(request: HttpRequest, kind: type[P]) -> P:
+async def document(request: HttpRequest, registry: Registry, kind: type[P]) -> P:
     """Reads a JSON document, the only way to say what the call takes.
 
     Raises:
         InvalidRequestError: There is none, or one that is not allowed; the message names the place. Parameters of the query.
     """
     read(Nothing, query_values(request), text=True)
-    body = await read_body(request.receive, MAX_PARAMETERS_BYTES)
+    body = await read_parameters(request.receive, registry.held)
     try:
         return msgspec.json.decode(body, type=kind)
     except NOT_JSON as error:
@@ -165,7 +173,7 @@ async def _given(request: HttpRequest, registry: Registry, path: Path) -> Given:
     """What a registration says: a JSON body alone (DJL §1.3), or the query with what the body adds."""
     values = query_values(request)
     if _media_type(request) == JSON:
-        body = (await read_body(request.receive, MAX_PARAMETERS_BYTES)).strip()
+        body = (await read_parameters(request.receive, registry.held)).strip()
         if not body:
             return Given(values=values)
         document = _json_object(body)

@@ -46,6 +46,7 @@ class TorchServe:
 
     Attributes:
         settings: The settings.
+        held: Counts what requests hold.
         log_files: The log files.
         inference: The inference API.
         management: The management API.
@@ -60,6 +61,7 @@ class TorchServe:
         kept: Mapping[str, str] = EMPTY,
     ) -> None:
         self.settings = registry.settings
+        self.held = registry.held
         self.log_files = log_files
         models = Models(registry.endpoints)
         self._gpus = Gpus(len(registry.gpus))

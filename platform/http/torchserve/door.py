@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 import structlog
 
+from flowyard.platform.held import Held
 from flowyard.platform.http.bodies import ClientGoneError, Receive
 from flowyard.platform.http.native.predictions import request_id_of
 from flowyard.platform.http.torchserve.answers import CLOSE, KEEP, Answer, Headers, head, json_answer
@@ -42,6 +43,10 @@ class Api(Protocol):
     @property
     def settings(self) -> Settings:
         """The settings."""
+
+    @property
+    def held(self) -> Held:
+        """Counts what requests hold."""
 
     @property
     def log_files(self) -> DialectLogs | None:
@@ -133,6 +138,7 @@ class Door:
             await send(head(answer, request_id, self._common(scope)))
             await send({"type": "http.response.body", "body": answer.body})
         finally:
+            self._api.held.give_back(exchange.bytes_in)
             self._api.answered(exchange.status)
             self._traffic.ended(exchange, scope, request_id)
             if self._api.log_files is not None:
@@ -152,7 +158,7 @@ class Door:
                 exchange.prediction = True
                 return await self._predict(call, request, exchange, receive, send, self._common(scope))
         if request.method not in ("GET", "HEAD"):
-            request = await with_body(request, receive, self._limit_bytes)
+            request = await with_body(request, receive, self._limit_bytes, self._api.held)
             exchange.bytes_in = len(request.body)
         answer = await self._other(request)
         if answer is None:
@@ -195,7 +201,7 @@ class Door:
             return inference.described(call, request)
         if call.name is not None:
             inference.find(call, request)
-        request = await with_body(request, receive, self._limit_bytes)
+        request = await with_body(request, receive, self._limit_bytes, self._api.held)
         exchange.bytes_in = len(request.body)
         asked = inference.prediction(call, request)
         return await inference.predict(asked, request, exchange, receive, send, common)

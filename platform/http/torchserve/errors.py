@@ -9,6 +9,7 @@ from flowyard.schemas import errors
 
 NO_ROUTE = "Requested resource is not found, please refer to API document."
 NO_METHOD = "Requested method is not allowed, please refer to API document."
+RETRY = [(b"retry-after", b"1")]
 
 
 class VersionNotFoundError(errors.ModelNotFoundError):
@@ -150,7 +151,11 @@ def error_answer(error: errors.FlowyardError, table: dict[type[errors.FlowyardEr
         table: The dialect's table.
     """
     body = error_body(error, table)
-    return Answer(413) if body.code == 413 else json_answer(body, body.code)
+    if body.code == 413:
+        return Answer(413)
+    answer = json_answer(body, body.code)
+    # The originals know no such limit, and have no header with their 503.
+    return msgspec.structs.replace(answer, headers=RETRY) if isinstance(error, errors.MemoryFullError) else answer
 
 
 def error_body(error: errors.FlowyardError, table: dict[type[errors.FlowyardError], tuple[int, str]] = TABLE) -> ErrorBody:

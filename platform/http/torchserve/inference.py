@@ -243,7 +243,7 @@ class Inference:
         try:
             deployment = self._models.route(asked.model, request.headers, versioned=asked.call.version is not None)
             exchange.routed(deployment)
-            run = self._run(asked, request, deployment, reply, arrival_of(request.headers))
+            run = self._run(asked, request, deployment, reply, arrival_of(request.headers), exchange.bytes_in)
             if isinstance(run, TracedExecution):
                 exchange.trace = functools.partial(trace_header, run, self._traces)
             run.start()
@@ -271,7 +271,15 @@ class Inference:
             listening.cancel()
             run.cancel()
 
-    def _run(self, asked: Prediction, request: Received, deployment: Deployment, reply: Reply, arrived: float | None) -> AnyRun:
+    def _run(
+        self,
+        asked: Prediction,
+        request: Received,
+        deployment: Deployment,
+        reply: Reply,
+        arrived: float | None,
+        body_bytes: int,
+    ) -> AnyRun:
         headers = dict(request.headers)
         deadline = asked.deadline if asked.deadline is not None else deadline_of(headers)
         payload = HandlerRequest(headers, request.query, request.body, request.request_id, asked.inputs, told_headers(asked.call))
@@ -291,7 +299,7 @@ class Inference:
         endpoints = self._registry.endpoints
         shadows = endpoints.shadows.get(asked.model.name, ()) if asked.call.version is None else ()
         if shadows:
-            mirror(run, shadows, endpoints.route)
+            mirror(run, shadows, endpoints.route, body_bytes)
         if arrived is not None:
             return TracedExecution(deployment, run, endpoints.route, reply.on_answer, reply.on_chunk, arrived)
         return execute(deployment, run, endpoints.route, reply.on_answer, reply.on_chunk)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from flowyard.platform.held import Held
 from flowyard.platform.http.bodies import Receive, read_body
 from flowyard.platform.http.torchserve.parameters import query_pairs
 from flowyard.platform.http.torchserve.routes import segments_of
@@ -67,14 +68,15 @@ def read_head(scope: Mapping[str, Any], request_id: str) -> HttpRequest:
     )
 
 
-async def with_body(request: HttpRequest, receive: Receive, limit_bytes: int) -> HttpRequest:
-    """The same with its body. One that says it is too long is not waited for.
+async def with_body(request: HttpRequest, receive: Receive, limit_bytes: int, held: Held) -> HttpRequest:
+    """The same with its body, which counts as held. One that says it is too long is not waited for.
 
     Raises:
         TooLargeError: It is longer than allowed.
+        MemoryFullError: There is no room for it now.
         ClientGoneError: The client went away.
     """
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limit_bytes:
         raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
-    return msgspec.structs.replace(request, body=await read_body(receive, limit_bytes))
+    return msgspec.structs.replace(request, body=await read_body(receive, limit_bytes, held))
