@@ -1,7 +1,7 @@
 """What requests take of the server's memory: their bodies, and what the nodes of workflows have given on their behalf.
 
-Every body counts from its first piece until its request is answered, or nobody waits for the answer any more; queues may be long and
-bodies large, so that the number of either bounds nothing.
+Every body counts from its first piece until its request is answered or taken back. Queues may be long and bodies large, so that
+bounds of each alone would not bound them all.
 """
 
 from __future__ import annotations

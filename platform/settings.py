@@ -108,8 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         worker_address_space_bytes: Most memory that a worker may map; `None` for no limit. CUDA maps far more than it uses.
         worker_cpu_s: Computing time after which a worker is ended; `None` for no limit.
         max_request_size: Largest request body in bytes.
-        max_held_size_bytes: Most bytes that requests without an answer may take of the server's memory, all together; `None` for a
-            quarter of the memory that there is, or the largest body.
+        max_held_size_bytes: Most bytes that requests without an answer may take of the server's memory, all together; `None` for
+            a quarter of the memory that there is, or the largest body.
         max_archive_size_bytes: Largest archive, packed.
         max_unpacked_size_bytes: Largest archive, unpacked.
         max_archive_files: Most files and folders in one archive.

@@ -48,6 +48,9 @@ def _server(snapshot: Snapshot) -> Iterator[Metric]:
     for outcome, count in snapshot.registrations.items():
         registrations.add_metric((outcome,), count)
     yield registrations
+    yield GaugeMetricFamily(
+        "flowyard_held_bytes", "Bodies and results of nodes that requests without an answer take.", snapshot.held_bytes
+    )
     yield CounterMetricFamily(
         "flowyard_log_lines_dropped",
         "Log lines that nobody took in time from standard error, or that a disk was too slow for.",

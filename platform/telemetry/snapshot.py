@@ -110,6 +110,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         unrouted: Predictions that reached no model, by HTTP status.
         startup_s: Seconds from the start of the server to its readiness.
         lines_dropped: Log lines that nobody took in time.
+        held_bytes: What requests without an answer take of the server's memory.
     """
 
     endpoints: tuple[EndpointNumbers, ...]
@@ -120,6 +121,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     unrouted: Mapping[int, int]
     startup_s: float
     lines_dropped: int
+    held_bytes: int
 
 
 def take(registry: Registry, traffic: Traffic) -> Snapshot:
@@ -135,6 +137,7 @@ def take(registry: Registry, traffic: Traffic) -> Snapshot:
         unrouted=dict(traffic.unrouted),
         startup_s=traffic.startup_s,
         lines_dropped=traffic.lines_dropped,
+        held_bytes=registry.held.size_bytes,
     )
 
 

@@ -28,4 +28,5 @@ SNAPSHOT = Snapshot(
     unrouted={404: 3},
     startup_s=1.5,
     lines_dropped=8,
+    held_bytes=9,
 )

@@ -10,7 +10,7 @@ from support.telemetry import SNAPSHOT
 from flowyard.platform.telemetry.exposition import OPENMETRICS, TEXT, Exposition
 from flowyard.platform.telemetry.snapshot import Snapshot
 
-EMPTY = Snapshot((), {}, {}, {}, {"inference": {}, "management": {}}, {}, 0.0, 0)
+EMPTY = Snapshot((), {}, {}, {}, {"inference": {}, "management": {}}, {}, 0.0, 0, 0)
 
 
 def samples(text: bytes, parse=parse_text) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -59,6 +59,7 @@ def test_ours():
     assert value(found, "flowyard_registered", status="FAILED") == 1
     assert value(found, "flowyard_http_responses_total", api="management", code="200") == 5
     assert value(found, "flowyard_log_lines_dropped_total") == 8
+    assert value(found, "flowyard_held_bytes") == 9
     assert value(found, "process_open_fds") > 0
 
 

@@ -19,7 +19,7 @@ NONE = Distribution((1.0,), (0, 0), 0.0)
 def snapshot(handlers: str, *numbers: HandlerNumbers, version: str = "1") -> Snapshot:
     model = ModelNumbers("m", 0, NONE, {}, 0, 0.0, (), handlers, numbers)
     endpoint = EndpointNumbers("m", version, 0, {}, NONE, 0.0, (model,))
-    return Snapshot((endpoint,), {}, {}, {}, {"inference": {}, "management": {}}, {}, 0.0, 0)
+    return Snapshot((endpoint,), {}, {}, {}, {"inference": {}, "management": {}}, {}, 0.0, 0, 0)
 
 
 def metric(name: str, kind: str, value: float = 2.0, count: int = 1, **dimensions: str) -> HandlerNumbers:

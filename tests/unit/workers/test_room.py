@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowyard.platform.workers.room import MIB, Wanted, available_bytes, check_room
+from flowyard.platform.workers.room import MIB, Wanted, available_bytes, check_room, total_bytes
 from flowyard.schemas.errors import OutOfMemoryError
 
 
@@ -37,6 +37,21 @@ def machine(tmp_path):
 )
 def test_what_is_free(machine, given, expected):
     assert available_bytes(machine(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"free_mib": 100}, 9 * 1024),
+        ({"free_mib": 100, "limit": "max", "used": 5}, 9 * 1024),
+        ({"free_mib": 100, "limit": 5000, "used": 20}, 5000),
+        ({"free_mib": 100, "limit": 50 * MIB, "used": 20}, 9 * 1024),
+        ({"limit": "odd", "used": 9}, None),
+    ],
+)
+def test_all_that_there_is(machine, given, expected):
+    assert total_bytes(machine(**given)) == expected
 
 
 @pytest.mark.parametrize(
