@@ -265,10 +265,10 @@ class Execution:
             self._hold(outcome)
             self._act(self._run.done(call_id, outcome, now))
 
-    def _hold(self, *results: Payload) -> None:
-        """Counts results, which are there until the run is over."""
+    def _hold(self, result: Payload) -> None:
+        """Counts a result, which is there until the run is over."""
         if not self._over:
-            size_bytes = sum([result.size_bytes for result in results])
+            size_bytes = result.size_bytes
             self._held_bytes += size_bytes
             self._deployment.held.keep(size_bytes)
 
@@ -282,7 +282,8 @@ class Execution:
         self._open.pop(call_id, None)
         now = time.monotonic()
         if isinstance(outcome, Several) and len(outcome.results) == len(fused.given):
-            self._hold(*outcome.results)
+            for result in outcome.results:
+                self._hold(result)
             self._act(self._run.fused_done(call_id, outcome.results, outcome.ends, now))
         elif outcome is REFUSED:
             self._act(self._run.fused_refused(call_id, now))

@@ -58,8 +58,12 @@ class Payload:
     @property
     def size_bytes(self) -> int:
         """Bytes of the binary form; 0 where there is only the other one."""
-        encoded = self._encoded
-        return 0 if encoded is None else len(encoded.tree) + sum([len(buffer) for buffer in encoded.buffers])
+        if self._encoded is None:
+            return 0
+        size_bytes = len(self._encoded.tree)
+        for buffer in self._encoded.buffers:
+            size_bytes += len(buffer)
+        return size_bytes
 
     def value(self) -> Value:
         """The value, for those who know no messages; treat it as read-only, other nodes may hold it too.
