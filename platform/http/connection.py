@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any
 
 #: Time that the client of a TLS connection gets to read what was written and to answer that the connection ends.
@@ -18,9 +19,12 @@ class OneWriteTransport:
         transport: The connection's own.
         loop: The event loop.
         carrier: What it writes to in turn, where it speaks TLS and that is known: it does not count what waits there.
+
+    Attributes:
+        is_tls: Whether it speaks TLS.
     """
 
-    __slots__ = ("_carrier", "_head", "_is_tls", "_loop", "_transport", "_write", "is_closing")
+    __slots__ = ("_carrier", "_head", "_loop", "_transport", "_write", "is_closing", "is_tls")
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, carrier: asyncio.Transport | None = None
@@ -31,7 +35,7 @@ class OneWriteTransport:
         self.is_closing = transport.is_closing
         self._loop = loop
         self._head: bytes | None = None
-        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the transport's own."""
@@ -66,7 +70,7 @@ class OneWriteTransport:
         """Closes the connection after what was written."""
         self._flush()
         self._transport.close()
-        if self._is_tls:
+        if self.is_tls:
             self._loop.call_later(GOODBYE_S, self._leave)
 
     def _leave(self) -> None:
@@ -80,3 +84,10 @@ class OneWriteTransport:
         if self._head is not None:
             data, self._head = self._head, None
             self._write(data)
+
+
+def is_hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the other side is known to be gone altogether, not only to send nothing more."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return bool(poll.poll(0))

@@ -30,7 +30,12 @@ workflow:
   out: [m, x]
 """
 STEPS = "import numpy as np\n\ndef big(_):\n    return np.ones((10_000, 1), np.float32)\n"
-HANDLER = "class Handler:\n    def initialize(self, context): ...\n    def handle(self, data, context):\n        return ['x'] * len(data)\n"
+HANDLER = """
+class Handler:
+    def initialize(self, context): ...
+    def handle(self, data, context):
+        return ["x"] * len(data)
+"""
 
 
 def npy(rows):

@@ -56,14 +56,15 @@ class Served:
             self.bounds.tick()
 
 
-def serve(app, test, limit=100, **bounds):
+def serve(app, test, limit=100, *, new_loop=None, **bounds):
     """Runs a test, a coroutine function that is given the server, against an application."""
 
     async def main():
         async with Served(app, limit, **bounds) as served:
             await test(served)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
 
 
 async def read_all(reader):
