@@ -63,10 +63,12 @@ from flowyard.platform.client.pieces import Event
 from flowyard.platform.client.predictions import Job, JobResult, Prediction, PredictOptions
 from flowyard.platform.client.timing import Span
 from flowyard.platform.client.uploads import Sent
+from flowyard.schemas.adapters import AdapterSpec
 
 __all__ = [
     "Adapter",
     "AdapterPage",
+    "AdapterSpec",
     "AsyncClient",
     "AsyncPieces",
     "Change",

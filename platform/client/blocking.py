@@ -14,19 +14,8 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast
 import httpx2
 
 from flowyard.platform.client import predictions
-from flowyard.platform.client.address import address_of, authorization
-from flowyard.platform.client.calls import Call, Reply
-from flowyard.platform.client.connection import (
-    CLOSED,
-    REPEATABLE,
-    TIMEOUT_S,
-    broken_off,
-    request_headers,
-    timeout_of,
-    told,
-    transport_options,
-)
-from flowyard.platform.client.errors import error_of
+from flowyard.platform.client.calls import Call, Reply, refusal
+from flowyard.platform.client.connection import FAILURES, TIMEOUT_S, Caller, Failure, is_repeated, transport_options
 from flowyard.platform.client.methods import Item, Items, Pause, Steps
 from flowyard.platform.client.operations import Operations
 from flowyard.platform.client.pieces import EVENTS, decoder_of, event_of, events_of
@@ -39,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Client(Operations):
+class Client(Caller, Operations):
     """Talks to a flowyard server. Keeps connections open; may be shared between threads.
 
     Every method raises a `ClientError`: a `RefusedError` by type where the server said no, a `NoAnswerError` where no complete
@@ -63,15 +52,9 @@ class Client(Operations):
         verify: ssl.SSLContext | bool = True,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self.address = address_of(url)
-        self.timeout_s = timeout_s
-        self._http = httpx2.Client(
-            base_url=self.address.base_url,
-            headers=authorization(token),
-            timeout=timeout_of(timeout_s),
-            transport=transport or httpx2.HTTPTransport(**transport_options(self.address, verify)),
-            trust_env=False,
-        )
+        super().__init__(url, timeout_s)
+        carrier = transport or httpx2.HTTPTransport(**transport_options(self.address, verify))
+        self._http = httpx2.Client(transport=carrier, **self._options(token))
 
     def __enter__(self) -> Client:
         return self
@@ -94,11 +77,13 @@ class Client(Operations):
     def exchange(self, call: Call[Any]) -> Reply:
         """Carries out a call and gives its answer as it came, whatever its status."""
         with self._answering(call) as response:
-            try:
-                body = response.read()
-            except (httpx2.HTTPError, httpx2.StreamError) as error:
-                raise broken_off(error, self.address, self._silence_s(call)) from error
-            return Reply(response.status_code, response.headers, body, str(self.address))
+            return self._read(call, response)
+
+    def _read(self, call: Call[Any], response: httpx2.Response) -> Reply:
+        try:
+            return self._reply(response, response.read())
+        except FAILURES as error:
+            raise self._broken_off(error, call) from error
 
     @contextlib.contextmanager
     def _answering(self, call: Call[Any]) -> Iterator[httpx2.Response]:
@@ -110,29 +95,18 @@ class Client(Operations):
             response.close()
 
     def _send(self, call: Call[Any]) -> httpx2.Response:
-        attempts = 2 if call.method in REPEATABLE else 1
+        attempt = 0
         while True:
-            attempts -= 1
             try:
                 return self._http.send(self._request(call), stream=True)
-            except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-                if attempts and isinstance(error, CLOSED):
-                    continue
-                raise told(error, self.address, self._silence_s(call)) from error
+            except FAILURES as error:
+                if not is_repeated(error, call, attempt):
+                    raise self._told(error, call) from error
+            attempt += 1
 
     def _request(self, call: Call[Any]) -> httpx2.Request:
-        body = call.body
-        return self._http.build_request(
-            call.method,
-            call.path,
-            params=call.query or None,
-            headers=request_headers(call),
-            content=body.chunks() if isinstance(body, Upload) else body,
-            timeout=timeout_of(self._silence_s(call)),
-        )
-
-    def _silence_s(self, call: Call[Any]) -> float:
-        return call.timeout_s if call.timeout_s is not None else self.timeout_s
+        body = call.body.chunks() if isinstance(call.body, Upload) else call.body
+        return self._http.build_request(content=body, **self._request_options(call))
 
     def sending(self, make: Callable[P, Call[T]]) -> Callable[P, T]:
         """The method that sends the call which `make` makes."""
@@ -200,12 +174,8 @@ class Client(Operations):
         call = predictions.predict(name, data, options)
         with self._answering(call) as response:
             if not 200 <= response.status_code < 300:
-                try:
-                    body = response.read()
-                except (httpx2.HTTPError, httpx2.StreamError) as error:
-                    raise broken_off(error, self.address, self._silence_s(call)) from error
-                raise error_of(response.status_code, response.headers, body, str(self.address))
-            yield Pieces(response, lambda error: broken_off(error, self.address, self._silence_s(call)))
+                raise refusal(self._read(call, response))
+            yield Pieces(response, functools.partial(self._broken_off, call=call))
 
 
 class Pieces:
@@ -219,7 +189,7 @@ class Pieces:
         headers: Its headers.
     """
 
-    def __init__(self, response: httpx2.Response, broken: Callable[[Any], Exception]) -> None:
+    def __init__(self, response: httpx2.Response, broken: Callable[[Failure], Exception]) -> None:
         self.headers: Mapping[str, str] = response.headers
         self.content_type = response.headers.get("content-type", "")
         self._response = response
@@ -233,7 +203,7 @@ class Pieces:
         """
         try:
             yield from self._response.iter_bytes()
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except FAILURES as error:
             raise self._broken(error) from error
 
     def __iter__(self) -> Iterator[Any]:
@@ -255,5 +225,5 @@ class Pieces:
         try:
             for event in events_of(self._response):
                 yield event_of(event)
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except FAILURES as error:
             raise self._broken(error) from error

@@ -258,8 +258,15 @@ def rollback(kind: Kind, name: str, version: str | None = None) -> Call[answers.
     return _change(kind, "POST", endpoint(kind, name, "rollback"), {"version": version})
 
 
-def set_adapters(name: str, version: str, model: str, adapters: Sequence[AdapterSpec]) -> Call[answers.Status]:
-    """`PUT /models/{name}/{version}/adapters`: what adapters a model of this version has, and no others."""
+def set_adapters(name: str, version: str, adapters: Sequence[AdapterSpec], *, model: str = "") -> Call[answers.Status]:
+    """Makes the adapters of one version these and no others, or leaves them all as they are.
+
+    Args:
+        name: The model or workflow.
+        version: Its version.
+        adapters: The adapters that it is to have.
+        model: The one that is meant where several models of a workflow may have adapters.
+    """
     body = msgspec.json.encode({"model": model, "adapters": adapters})
     path = endpoint("models", name, version, "adapters")
     headers = (("content-type", "application/json"),)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx2
 
-from flowyard.platform.client.address import Address
-from flowyard.platform.client.calls import Call
+from flowyard.platform.client.address import Address, address_of, authorization
+from flowyard.platform.client.calls import Call, Reply
 from flowyard.platform.client.errors import (
     ClientError,
     InterruptedAnswerError,
@@ -31,6 +31,66 @@ CONNECT_RETRIES = 1
 REPEATABLE = frozenset({"GET"})
 #: Errors of a connection that ended before an answer began.
 CLOSED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
+#: All that httpx2 raises.
+FAILURES = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)
+Failure: TypeAlias = httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError
+
+
+class Caller:
+    """What both clients know of their server, and do in the same way.
+
+    Args:
+        url: See `Client`.
+        timeout_s: See `Client`.
+
+    Attributes:
+        address: The server.
+        timeout_s: Longest silence of calls that say none.
+    """
+
+    def __init__(self, url: str | None, timeout_s: float) -> None:
+        self.address = address_of(url)
+        self.timeout_s = timeout_s
+
+    def _options(self, token: str | None) -> dict[str, Any]:
+        """What httpx2's clients are made with."""
+        timeout = timeout_of(self.timeout_s)
+        return {"base_url": self.address.base_url, "headers": authorization(token), "timeout": timeout, "trust_env": False}
+
+    def _request_options(self, call: Call[Any]) -> dict[str, Any]:
+        """What httpx2's requests are made with, but for the body."""
+        return {
+            "method": call.method,
+            "url": call.path,
+            "params": call.query or None,
+            "headers": request_headers(call),
+            "timeout": timeout_of(self._silence_s(call)),
+        }
+
+    def _told(self, error: Failure, call: Call[Any]) -> ClientError:
+        """What went wrong with a call before its answer began."""
+        return told(error, self.address, self._silence_s(call))
+
+    def _broken_off(self, error: Failure, call: Call[Any]) -> ClientError:
+        """What went wrong with a call whose answer had begun."""
+        return broken_off(error, self.address, self._silence_s(call))
+
+    def _reply(self, response: httpx2.Response, body: bytes) -> Reply:
+        return Reply(response.status_code, response.headers, body, str(self.address))
+
+    def _silence_s(self, call: Call[Any]) -> float:
+        return call.timeout_s if call.timeout_s is not None else self.timeout_s
+
+
+def is_repeated(error: Failure, call: Call[Any], attempt: int) -> bool:
+    """Whether a call is made again that has failed before its answer began.
+
+    Args:
+        error: How.
+        call: The call.
+        attempt: Which one it was, from 0.
+    """
+    return not attempt and call.method in REPEATABLE and isinstance(error, CLOSED)
 
 
 def transport_options(address: Address, verify: ssl.SSLContext | bool) -> dict[str, Any]:
@@ -54,7 +114,7 @@ def request_headers(call: Call[Any]) -> list[tuple[str, str]]:
     return [*call.headers, *((name, value) for name, value in own if name not in named)]
 
 
-def told(error: httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError, address: Address, timeout_s: float) -> ClientError:
+def told(error: Failure, address: Address, timeout_s: float) -> ClientError:
     """What went wrong, before an answer began.
 
     Args:
@@ -89,7 +149,7 @@ def told(error: httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError, addre
             return NoAnswerError(f"no answer from {address}: {_reason(error)}")
 
 
-def broken_off(error: httpx2.HTTPError | httpx2.StreamError, address: Address, timeout_s: float) -> ClientError:
+def broken_off(error: Failure, address: Address, timeout_s: float) -> ClientError:
     """What went wrong, when an answer had begun."""
     match error:
         case httpx2.TimeoutException():

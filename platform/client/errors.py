@@ -179,7 +179,7 @@ class UnavailableError(RefusedError):
 
 
 class QueueFullError(UnavailableError):
-    """503: the model's queue is full."""
+    """503: the model's queue is full, or the server's memory for requests."""
 
 
 class ShutDownError(UnavailableError):

@@ -287,6 +287,7 @@ class Operations:
     list_adapters = Iteration(_list_adapters)
     describe_adapter = Method(calls.describe_adapter)
     unregister_adapter = Method(calls.unregister_adapter)
+    set_adapters = Method(calls.set_adapters)
     predict = Method(_predict)
     submit = Method(_submit)
     fetch = Method(_fetch)

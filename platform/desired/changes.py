@@ -174,7 +174,7 @@ class _Name:
                 "~",
                 version.version,
                 f"  adapters of {model}: {', '.join(adapter.name for adapter in adapters) or 'none'}",
-                calls.set_adapters(self._name, version.version, model, adapters),
+                calls.set_adapters(self._name, version.version, adapters, model=model),
             )
             for model, adapters in version.adapters.items()
             if model not in there or not _are(adapters, there[model])

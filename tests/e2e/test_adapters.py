@@ -12,6 +12,8 @@ import pytest
 from support.archives import linear_onnx, zipped
 from support.server import running, wait_until
 
+from flowyard.platform.client import AdapterSpec, Client, InvalidRequestError
+
 ADAPTECHO = Path(__file__).parents[1] / "contract/recorded/djl/fixtures/models/adaptecho"
 A1 = {"name": "a1", "src": "src1", "echooption": "opt"}
 
@@ -175,6 +177,19 @@ def test_a_set_that_is_wrong_is_told_and_changes_nothing(http, model, path, body
     answer = http.put(path, content=body if isinstance(body, bytes) else json.dumps(body))
     assert (answer.status_code, message in answer.json()["message"]) == (status, True), answer.text
     assert http.get(f"/models/{model}/adapters").json() == before
+
+
+def test_the_client_sets_all_of_a_version_at_once(http, server):
+    register(http, "together", model_version="v1")
+    with Client(server.urls[0]) as client:
+        wanted = [AdapterSpec(name=name, src="s", options={"echooption": name.upper()}) for name in ("b", "c")]
+        assert "together" in client.set_adapters("together", "v1", wanted).status
+        assert [adapter.name for adapter in client.list_adapters("together")] == ["b", "c"]
+        assert predict(http, "together", "c").text == "cCx"
+        with pytest.raises(InvalidRequestError, match="listed twice"):
+            client.set_adapters("together", "v1", [*wanted, wanted[0]])
+        client.set_adapters("together", "v1", [])
+        assert list(client.list_adapters("together")) == []
 
 
 def test_one_that_is_there_is_refused_before_the_handler_hears_of_it(http, model):

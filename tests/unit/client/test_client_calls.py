@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 
 import httpx2
 import pytest
 
 from flowyard.platform.client import (
     Adapter,
+    AdapterSpec,
     AsyncClient,
     Client,
     ClientError,
@@ -99,6 +101,7 @@ CALLS = [
     (lambda c: c.update_adapter("m", "a", options={"pin": False}), "POST /models/m/adapters/a/update?pin=false"),
     (lambda c: c.update_adapter("m", "a", "y"), "POST /models/m/adapters/a/update?src=y"),
     (lambda c: c.unregister_adapter("m", "a/b"), "DELETE /models/m/adapters/a%2Fb"),
+    (lambda c: c.set_adapters("a/b", "v 1", []), "PUT /models/a%2Fb/v%201/adapters"),
     (lambda c: c.cancel(Job("m", "t")), "DELETE /predictions/m"),
 ]
 
@@ -137,6 +140,17 @@ def test_what_an_adapter_is_called(kind):
     asked = Asked(DONE)
     run(kind, asked, lambda client: client.register_adapter("m", "a", "/x", alias="other"))
     assert asked.requests[0].headers["x-amzn-sagemaker-adapter-alias"] == "other"
+
+
+def test_what_adapters_a_version_is_to_have(kind):
+    asked = Asked(DONE)
+    wanted = [AdapterSpec(name="a", src="/a"), AdapterSpec(name="b", src="/b", options={"rank": 8, "pin": True}, alias="c")]
+    run(kind, asked, lambda client: client.set_adapters("flow", "v1", wanted, model="m"))
+    assert asked.requests[0].headers["content-type"] == "application/json"
+    assert json.loads(asked.requests[0].content) == {
+        "model": "m",
+        "adapters": [{"name": "a", "src": "/a"}, {"name": "b", "src": "/b", "options": {"rank": 8, "pin": True}, "alias": "c"}],
+    }
 
 
 def test_nothing_is_listed_before_it_is_asked_for():

@@ -11,7 +11,7 @@ from flowyard.platform.http.native.errors import TABLE, error_body
 from flowyard.schemas.errors import InvalidWorkflowError, Problem
 
 #: The server tells two kinds of each of these in the same way.
-SHARED = {"WorkerDiedError": "NotReadyError", "HandlerError": "InternalError"}
+SHARED = {"MemoryFullError": "QueueFullError", "WorkerDiedError": "NotReadyError", "HandlerError": "InternalError"}
 OTHER_NAMES = {"FlowyardError": "InternalError", "UserError": "InvalidRequestError"}
 
 
