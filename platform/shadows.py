@@ -17,7 +17,7 @@ from flowyard.platform.calls import Asked
 from flowyard.platform.execution import execute
 from flowyard.platform.held import Held
 from flowyard.platform.registry.deployment import Deployment, Lookup
-from flowyard.platform.registry.endpoints import Entry, ShadowCounts
+from flowyard.platform.registry.entries import Entry, ShadowCounts
 from flowyard.platform.workers.jobs import MAX_PRIORITY
 from flowyard.platform.workers.process import Outcome
 from flowyard.schemas.errors import FlowyardError

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
-from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry, shown
 from flowyard.platform.registry.records import Record
 from flowyard.platform.workers.adapters import Adapters
 from flowyard.platform.workers.pool import ModelPool

@@ -7,7 +7,8 @@ import structlog
 from flowyard.platform.archives.store import StoredArchive
 from flowyard.platform.registry.deploying import Deployer
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.endpoints import Endpoints, Entry, shown
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry, shown
 from flowyard.platform.registry.history import Change
 from flowyard.platform.registry.removal import Removal
 from flowyard.platform.registry.store import RegistryStore

@@ -10,7 +10,8 @@ import msgspec
 
 from flowyard.platform.registry.adapters import Served
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import Change, change
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.registry.store import RegistryStore

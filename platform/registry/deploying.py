@@ -12,7 +12,7 @@ from flowyard.platform.archives.store import StoredArchive
 from flowyard.platform.held import Held
 from flowyard.platform.registry.adapters import begin as begin_with_adapters
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.planner import Planner
 from flowyard.platform.registry.requirements import Requirements
 from flowyard.platform.registry.retention import Retention

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flowyard.platform.registry.records import Former, Record
-from flowyard.platform.registry.store import MOST_FORMER
+
+#: Most registrations that are remembered after they were unregistered, of all names.
+MOST_FORMER = 100
 
 
 class FormerVersions:

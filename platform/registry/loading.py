@@ -12,7 +12,8 @@ import structlog
 from flowyard.platform.archives.names import LoadItem, check_name, infer_model_name
 from flowyard.platform.archives.store import StoredArchive
 from flowyard.platform.registry.compiling import Compiler
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import now
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.registration import Registration

@@ -13,7 +13,8 @@ from flowyard.platform.archives.remote import is_remote
 from flowyard.platform.archives.store import StoredArchive
 from flowyard.platform.registry.admission import Admission
 from flowyard.platform.registry.compiling import Compiler
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import change, registered
 from flowyard.platform.registry.request import Request, identity, record_of
 from flowyard.platform.registry.sources import Sources

@@ -20,7 +20,8 @@ from flowyard.platform.registry.admission import Admission
 from flowyard.platform.registry.changes import Changes
 from flowyard.platform.registry.compiling import Compiler
 from flowyard.platform.registry.deploying import Deployer
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import Change
 from flowyard.platform.registry.loading import Loading
 from flowyard.platform.registry.planner import Planner

@@ -6,7 +6,8 @@ import asyncio
 
 import structlog
 
-from flowyard.platform.registry.endpoints import Before, Endpoints, Entry
+from flowyard.platform.registry.endpoints import Before, Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import change
 from flowyard.platform.registry.retention import Retention
 from flowyard.platform.registry.store import RegistryStore

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import structlog
 
 from flowyard.platform.registry.compiling import Compiler
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import change
 from flowyard.platform.registry.places import outside_urls
 from flowyard.platform.registry.request import request_of

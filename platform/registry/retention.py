@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 import structlog
 
 from flowyard.platform.archives.store import ArchiveStore
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.former import FormerVersions
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.requirements import Requirements

@@ -10,7 +10,8 @@ import structlog
 
 from flowyard.platform.registry.admission import Admission
 from flowyard.platform.registry.compiling import Compiler
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import Change, change
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.request import request_of

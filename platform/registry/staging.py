@@ -11,7 +11,7 @@ import msgspec
 
 from flowyard.platform.archives.fetch import SIGNED, Report
 from flowyard.platform.archives.store import ArchiveStore, StoredArchive
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.places import Places, inside_urls, outside_urls
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.request import Request

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Container, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.schemas.errors import ShutDownError
 
 T = TypeVar("T")

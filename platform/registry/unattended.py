@@ -9,7 +9,8 @@ from flowyard.platform.archives.names import check_name, check_version, infer_mo
 from flowyard.platform.archives.store import StoredArchive
 from flowyard.platform.registry.compiling import Compiler
 from flowyard.platform.registry.deploying import Deployer
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import registered
 from flowyard.platform.registry.request import Request, kind_of, record_of, request_of
 from flowyard.platform.registry.staging import Staging

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.measures import Distribution
 from flowyard.platform.telemetry.traffic import Traffic

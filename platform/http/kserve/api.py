@@ -21,7 +21,7 @@ from flowyard.platform.http.native.predictions import Watch, deadline_of, priori
 from flowyard.platform.http.request import request_properties
 from flowyard.platform.memo import remembered
 from flowyard.platform.registry.deployment import Deployment
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.shadows import mirror
 from flowyard.platform.telemetry.traffic import Exchange, Traffic

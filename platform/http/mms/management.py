@@ -20,7 +20,7 @@ from flowyard.platform.http.torchserve.registrations import (
 )
 from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.urls import check_relative, is_file_url, is_web_or_file
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.schemas.errors import (
     ConflictError,
     FlowyardError,

@@ -22,7 +22,7 @@ from flowyard.platform.http.native.registrations import (
     query_values,
     workflow_registration,
 )
-from flowyard.platform.registry.endpoints import shown
+from flowyard.platform.registry.entries import shown
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.scaling import Scaling
 from flowyard.platform.registry.traffic import parse_weights

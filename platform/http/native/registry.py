@@ -16,7 +16,7 @@ from flowyard.platform.http.native.registry_views import (
     RegistryState,
     VersionState,
 )
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.history import Change
 from flowyard.platform.registry.registry import Registry
 from flowyard.schemas.adapters import AdapterSpec

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from flowyard.platform.registry.deployment import FUNCTIONS
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.workers.crew import WorkerView
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.adapters import Adapter

@@ -8,7 +8,8 @@ import msgspec
 
 from flowyard.platform.http.torchserve.errors import VersionNotFoundError, WorkflowNotFoundError
 from flowyard.platform.registry.deployment import FUNCTIONS, Deployment
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.workers.pool import ModelPool
 from flowyard.schemas.errors import ModelNotFoundError, NotReadyError
 

@@ -38,7 +38,7 @@ from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.urls import check_relative, in_store, is_file_url, is_web_or_file, taken_name
 from flowyard.platform.http.torchserve.workflows import Workflows
 from flowyard.platform.registry.deployment import FUNCTIONS
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request
 from flowyard.platform.registry.scaling import Scaling

@@ -23,7 +23,7 @@ from flowyard.platform.http.torchserve.registrations import reason_of
 from flowyard.platform.http.torchserve.requests import HttpRequest
 from flowyard.platform.http.torchserve.urls import is_file_url, is_web_or_file, taken_name
 from flowyard.platform.registry.deployment import FUNCTIONS
-from flowyard.platform.registry.endpoints import Entry
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.precedence import RESPONSE_TIMEOUT, STARTUP_TIMEOUT
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.registry.request import Request

@@ -13,7 +13,8 @@ from flowyard.platform.http.torchserve.descriptions import gpu_usage
 from flowyard.platform.http.torchserve.entries import Model, Models
 from flowyard.platform.http.torchserve.measures import MOST_DETECTED, Measures
 from flowyard.platform.http.torchserve.meters import MOST_SERIES, Meter, java_number
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.records import Record
 from flowyard.platform.settings import Settings
 from flowyard.platform.telemetry.gpus import Gpus, GpuUse

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError

@@ -9,7 +9,7 @@ from support.archives import linear_onnx, zipped
 from support.files import file_server
 from support.server import wait_until
 
-from flowyard.platform.registry.endpoints import Progress
+from flowyard.platform.registry.entries import Progress
 from flowyard.platform.registry.places import Places, inside_urls, outside_urls
 from flowyard.platform.registry.planner import Planner
 from flowyard.platform.registry.registry import Registry

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flowyard.platform.registry.former import FormerVersions
+from flowyard.platform.registry.former import MOST_FORMER, FormerVersions
 from flowyard.platform.registry.records import Former, Record
 from flowyard.platform.registry.rollback import choose
-from flowyard.platform.registry.store import MOST_FORMER
 from flowyard.platform.registry.traffic import NO_TRAFFIC, Traffic
 from flowyard.schemas.errors import ConflictError, ModelNotFoundError
 from flowyard.schemas.models import ModelSpec

@@ -252,7 +252,7 @@ def test_another_database_is_refused_and_left_alone(stored, tmp_path, statement,
 def test_a_full_disk_is_told_and_changes_nothing(stored):
     async def work(store):
         async def pragma(text):
-            return await store._call(lambda: store._connection.execute(f"PRAGMA {text}").fetchone())
+            return await store._call(lambda: store._database.connection.execute(f"PRAGMA {text}").fetchone())
 
         await store.put(record())
         (pages,) = await pragma("page_count")
