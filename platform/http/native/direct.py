@@ -32,7 +32,7 @@ from flowyard.platform.registry.deployment import Deployment
 from flowyard.platform.registry.registry import Registry
 from flowyard.platform.telemetry.traffic import Exchange, Traffic
 from flowyard.platform.workers.process import Outcome
-from flowyard.schemas.errors import FlowyardError, InternalError
+from flowyard.schemas.errors import FlowyardError, InternalError, MemoryFullError
 from flowyard.schemas.payload import Payload
 
 log = structlog.stdlib.get_logger(__name__)
@@ -46,7 +46,7 @@ _LONG_WAY = frozenset(
         *("x-synchronous", "x-starting-token", "x-amzn-sagemaker-custom-attributes"),
     )
 )
-#: Larger bodies go the long way, where what all of them together take while they come is bounded.
+#: Larger bodies go the long way, where what is read of them waits for whoever takes it.
 MAX_BODY_BYTES = 64 << 10
 _PLAIN_URL = re.compile(rb"/predictions/[^?#%]+")
 
@@ -61,6 +61,7 @@ class Head(NamedTuple):
         headers: As they came.
         names: Their texts by name.
         reader: Makes a value of the body.
+        body_bytes: Size of the body.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Head(NamedTuple):
     headers: Headers
     names: dict[str, str]
     reader: Callable[[bytes], Payload]
+    body_bytes: int
 
 
 class DirectPredictions:
@@ -88,6 +90,7 @@ class DirectPredictions:
         self.codes = StatusCodes.of(registry.settings)
         self._access = access
         self._keyring: Keyring = access.keyring
+        self.held = registry.held
         self._id_header = registry.settings.request_id_header_key.lower()
         self._limit_bytes = min(registry.settings.max_request_size, MAX_BODY_BYTES)
 
@@ -97,9 +100,10 @@ class DirectPredictions:
         if target is None:
             return None
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        if not _LONG_WAY.isdisjoint(names) or int(names.get("content-length", self._limit_bytes + 1)) > self._limit_bytes:
+        body_bytes = int(names.get("content-length", self._limit_bytes + 1))
+        if not _LONG_WAY.isdisjoint(names) or body_bytes > self._limit_bytes:
             return None
-        return Head(*target, headers, names, reader_of(names.get("content-type", "")))
+        return Head(*target, headers, names, reader_of(names.get("content-type", "")), body_bytes)
 
     def take(self, head: Head, client: Client) -> DirectPrediction | None:
         """See `DirectWay`. What is refused is not refused here: the long way does that."""
@@ -107,6 +111,10 @@ class DirectPredictions:
             return None
         deployment = self.find(head.name, head.version)
         if deployment is None:
+            return None
+        try:
+            self.held.take(head.body_bytes)
+        except MemoryFullError:
             return None
         return DirectPrediction(self, deployment, head, client, request_id_of(head.names, self._id_header))
 
@@ -149,6 +157,7 @@ class DirectPrediction:
         self._client = client
         self._request_id = request_id
         self._exchange = Exchange()
+        self._exchange.bytes_in = head.body_bytes
         self._exchange.routed(deployment)
         self._execution: Running | None = None
         self._answered: Answered | None = None
@@ -160,9 +169,9 @@ class DirectPrediction:
         if deployment.closing:
             # Another version may be there by now, or has to be fetched.
             self._exchange.unrouted()
+            way.held.give_back(self._head.body_bytes)
             return False
         self._answered = answered
-        self._exchange.bytes_in = len(body)
         headers, request_id = self._head.names, self._request_id
         try:
             deadline, priority = deadline_of(headers), priority_of(headers)
@@ -217,6 +226,7 @@ class DirectPrediction:
         self._told()
 
     def _told(self) -> None:
+        self._way.held.give_back(self._head.body_bytes)
         self._way.traffic.answered(self._exchange, "POST", self._head.path, self._client, self._request_id)
 
 
