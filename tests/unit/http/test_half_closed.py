@@ -30,7 +30,7 @@ class Call:
         return True
 
     def answer(self):
-        self.answered(200, [(b"content-length", b"%d" % len(self.body))], self.body)
+        self.answered(200, b"content-length: %d\r\n" % len(self.body), self.body)
 
     def cancel(self):
         self.cancelled = True
@@ -46,8 +46,11 @@ class App:
         self.go = asyncio.Event()
         self.left = asyncio.Event()
 
-    def take(self, url, headers, client):
-        return Call(self) if url == b"/direct" else None
+    def read(self, url, headers):
+        return url if url == b"/direct" else None
+
+    def take(self, head, client):
+        return Call(self)
 
     async def __call__(self, scope, receive, send):
         self.paths.append(scope["path"])
