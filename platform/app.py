@@ -45,6 +45,7 @@ from flowyard.schemas.errors import (
     FlowyardError,
     InternalError,
     InvalidRequestError,
+    MemoryFullError,
     MethodNotAllowedError,
     NotFoundError,
     storage_error,
@@ -269,7 +270,8 @@ def _on_error(request: HttpRequest, error: Exception) -> Response[bytes]:
     if isinstance(told, InternalError):
         log.error("request failed", path=request.scope["path"], exc_info=error)
     body = error_body(told)
-    return Response(to_json(body), status_code=body.code, media_type="application/json")
+    later = {"retry-after": "1"} if isinstance(told, MemoryFullError) else None
+    return Response(to_json(body), status_code=body.code, headers=later, media_type="application/json")
 
 
 def _translate(error: Exception) -> FlowyardError:

@@ -35,8 +35,8 @@ _REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large", 503: b
 
 #: Time for the client to read why its request is refused before the connection is closed for good.
 GOODBYE_S = 2.0
-#: Time after which a client that sends nothing more, and may have left, is written to: a machine that knows of no such connection
-#: says so.
+#: Time after which a client that sends nothing more, and may have left, is written to, up to a tick early: a machine that knows of
+#: no such connection says so.
 ASK_AFTER_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A head or a body is being read; nothing is; the last answer has been sent.
