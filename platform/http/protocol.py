@@ -35,9 +35,10 @@ _REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large", 503: b
 
 #: Time for the client to read why its request is refused before the connection is closed for good.
 GOODBYE_S = 2.0
-#: Time after which a client that sends nothing more, and may have left, is written to, up to a tick early: a machine that knows of
-#: no such connection says so.
-ASK_AFTER_S = 1.0
+#: Time after which a client that sends nothing more, and may have left, is written to: a machine that knows of no such connection
+#: says so, which may take a while.
+ASK_AFTER_S = 0.5
+ANSWER_WITHIN_S = 0.05
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A head or a body is being read; nothing is; the last answer has been sent.
 Phase = Literal["head", "body", "rest", "over"]
@@ -205,9 +206,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread = Unread(bounds.slow_reader_limit_s)
         #: Requests that were accepted and are not answered yet.
         self._unanswered = 0
-        #: When the client said that it sends nothing more, in ticks, and whether it has been asked since if it is there.
-        self._half_closed_at: int | None = None
-        self._is_asked = False
+        #: Whether the client has said that it sends nothing more.
+        self._is_half_closed = False
         #: What the connection ends with, once the requests before are answered.
         self._refusal: bytes | None = None
 
@@ -256,12 +256,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more. What has come whole is still answered; TLS does not do by halves here.
 
-        A client that has left altogether looks just the same: `tick` finds out.
+        Over TCP a client that has left altogether looks just the same: it is asked.
         """
-        if self._phase != "rest" or not self._unanswered or self._writer.is_tls:
+        if self._phase != "rest" or not self._unanswered or self._writer.is_tls or is_hung_up(self.transport):
             return False
-        if self._half_closed_at is None:
-            self._half_closed_at = self._bounds.now
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            self.loop.call_later(ASK_AFTER_S, self._ask)
         if self._refusal is None and self.cycle is not None:
             self.cycle.keep_alive = False
         return True
@@ -272,7 +273,7 @@ class BoundedProtocol(HttpToolsProtocol):
         Args:
             now: Ticks since the start.
         """
-        if self._unread.is_too_slow(self.transport) or self._has_left(now):
+        if self._unread.is_too_slow(self.transport) or self._has_left():
             _cut_off(self.transport)
             return
         if self._direct is not None:
@@ -300,25 +301,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._credit < 0:
             self.transport.close()
 
-    def _has_left(self, now: int) -> bool:
+    def _has_left(self) -> bool:
         """Whether a client that sends nothing more is known to be gone altogether."""
-        if self._half_closed_at is None:
-            return False
-        if is_hung_up(self.transport):
-            return True
-        if (now - self._half_closed_at) * TICK_S >= ASK_AFTER_S:
-            self._ask()
-        return False
+        return self._is_half_closed and is_hung_up(self.transport)
 
     def _ask(self) -> None:
-        """Writes to a client that may have left, once: what any client of HTTP/1.1 passes over (RFC 9110 §15.2)."""
-        if self._is_asked or not self._unanswered or self.parser.get_http_version() != "1.1":
+        """Writes to a client that may have left: what any client of HTTP/1.1 passes over (RFC 9110 §15.2)."""
+        if self.transport.is_closing() or not self._unanswered or self.parser.get_http_version() != "1.1":
             return
         # Not in the middle of an answer; of a request that others wait behind it is not known whether its answer has begun.
         may_ask = self._direct is not None or not self.pipeline
         if may_ask and not (isinstance(self.cycle, RequestResponseCycle) and self.cycle.response_started):
-            self._is_asked = True
             self._writer.write_whole(_CONTINUE)
+            self.loop.call_later(ANSWER_WITHIN_S, self._end_if_left)
+
+    def _end_if_left(self) -> None:
+        """Has the client said that it is gone? Later on, `tick` would notice."""
+        if not self.transport.is_closing() and self._has_left():
+            _cut_off(self.transport)
 
     def _begin(self, phase: Phase) -> None:
         self._phase = phase

@@ -10,9 +10,8 @@ import pytest
 import uvloop
 from support.protocol import head, read_all, read_until, serve
 
-from flowyard.platform.http.protocol import ASK_AFTER_S, TICK_S
+from flowyard.platform.http import protocol as protocol_module
 
-ASK_TICKS = int(ASK_AFTER_S / TICK_S)
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -106,8 +105,19 @@ async def send_and_end(served, *pieces):
     return reader, writer
 
 
+async def turns():
+    """Lets the loop go round a few times."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def asked_at_once(monkeypatch):
+    monkeypatch.setattr(protocol_module, "ASK_AFTER_S", 0.0)
+
+
 def half_closed(served):
-    return any(protocol._half_closed_at is not None for protocol in served.bounds._open)
+    return any(protocol._is_half_closed for protocol in served.bounds._open)
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
@@ -133,6 +143,7 @@ def test_through_asgi(on_server):
     on_server(test)
 
 
+@pytest.mark.usefixtures("asked_at_once")
 def test_a_stream(on_server):
     async def test(served):
         reader, writer = await served.connect()
@@ -140,7 +151,7 @@ def test_a_stream(on_server):
         await read_until(reader, b"piece0\r\n")
         writer.write_eof()
         await served.settle(lambda: half_closed(served))
-        served.ticks(4 * ASK_TICKS)
+        await turns()
         for number in (1, 2):
             served.app.go.set()
             assert CONTINUE not in await read_until(reader, b"piece%d\r\n" % number)
@@ -210,10 +221,9 @@ def test_nonsense_behind_a_request_is_still_refused(on_server):
 def test_a_client_that_waits_long_is_asked_once_whether_it_is_there(on_server, path):
     async def test(served):
         reader, _ = await send_and_end(served, post(path))
-        await served.settle(lambda: half_closed(served))
-        served.ticks(ASK_TICKS - 1)
-        served.ticks(5 * ASK_TICKS)
         await read_until(reader, CONTINUE)
+        await turns()
+        served.ticks(10)
         served.app.go.set()
         for call in served.app.running:
             call.answer()
@@ -222,11 +232,13 @@ def test_a_client_that_waits_long_is_asked_once_whether_it_is_there(on_server, p
     on_server(test)
 
 
+@pytest.mark.usefixtures("asked_at_once")
 def test_a_client_of_http_1_0_is_not_asked(on_server):
     async def test(served):
         reader, _ = await send_and_end(served, post(b"/direct", version=b"1.0"))
         await served.settle(lambda: half_closed(served))
-        served.ticks(5 * ASK_TICKS)
+        await turns()
+        served.ticks(10)
         served.app.running[0].answer()
         assert statuses(await read_all(reader)) == [200]
 
@@ -245,11 +257,7 @@ def test_a_client_that_has_left_takes_its_request_back(on_server, path, resets):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         writer.close()
 
-        def is_noticed():
-            served.ticks(1)
-            return served.app.left.is_set() or any(call.cancelled for call in served.app.running)
-
-        await served.settle(is_noticed)
+        await served.settle(lambda: served.app.left.is_set() or any(call.cancelled for call in served.app.running))
         await served.settle(lambda: not served.bounds._open)
 
     on_server(test)
