@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from flowyard.platform.held import Held
 from flowyard.platform.http.torchserve.errors import InvalidKeyError
 from flowyard.platform.rpc.calls import Call, Desk, Service, request_limit_s
 from flowyard.platform.rpc.messages import INFERENCE, PredictionResponse, TorchServeHealthResponse
@@ -25,6 +26,7 @@ class Api:
 
     def __init__(self, token: str | None = None) -> None:
         self.statuses: list[int] = []
+        self.held = Held(1 << 20)
         self.tokens = SimpleNamespace(check=self._check) if token else None
         self._token = token
 
