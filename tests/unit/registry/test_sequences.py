@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowyard.platform.registry.endpoints import Endpoints, Entry
+from flowyard.platform.registry.endpoints import Endpoints
+from flowyard.platform.registry.entries import Entry
 from flowyard.platform.registry.records import Record
 from flowyard.platform.registry.sequences import SequenceTurns
 from flowyard.schemas.errors import NotReadyError
