@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowyard.engines.base import Outcome
-from flowyard.engines.inputs import Array
-from flowyard.engines.rows import RowBatcher
+from flowyard.engines.stacks import Stack, TensorModel, run_stack
 from flowyard.schemas import frames, values
 from flowyard.schemas.values import Buffer, Encoded
-
-
-@runtime_checkable
-class TensorModel(Protocol):
-    """A model of nothing but tensors.
-
-    Attributes:
-        rows: Computes its batches.
-    """
-
-    rows: RowBatcher
 
 
 class Computed(NamedTuple):
@@ -44,14 +32,6 @@ class Computed(NamedTuple):
     cpu_s: float
 
 
-class _Stack(NamedTuple):
-    """The rows of all calls, one below the other; how many each brings, and whether the model's first dimension was added."""
-
-    array: Array
-    rows: int
-    added: bool
-
-
 class AlikeCalls:
     """Computes such batches.
 
@@ -60,7 +40,7 @@ class AlikeCalls:
     """
 
     def __init__(self, model: TensorModel) -> None:
-        self._rows = model.rows
+        self._model = model
 
     def compute(self, calls: Sequence[frames.WireCall], body: Buffer) -> Computed | None:
         """Computes a batch.
@@ -75,17 +55,18 @@ class AlikeCalls:
         started, cpu_started = time.perf_counter(), time.thread_time()
         try:
             stack = self._stack(calls, body)
-            output = None if stack is None else self._rows.run_rows(stack.array)
+            output = None if stack is None else run_stack(self._model, stack)
         except Exception:  # noqa: BLE001 - the usual way finds out whose it is
             return None
-        if stack is None or output is None:
+        if output is None:
             return None
-        outcomes = _outcomes(output, len(calls), stack)
+        trees = output.small_trees()
+        outcomes = output.parts() if trees is None else [frames.WireResult(tree) for tree in trees]
         return Computed(outcomes, time.perf_counter() - started, time.thread_time() - cpu_started)
 
-    def _stack(self, calls: Sequence[frames.WireCall], body: Buffer) -> _Stack | None:
+    def _stack(self, calls: Sequence[frames.WireCall], body: Buffer) -> Stack | None:
         args = [call.args[0] for call in calls if len(call.args) == 1 and not call.callee]
-        if self._rows.lone_input is None or len(args) != len(calls):
+        if self._model.rows.lone_input is None or len(args) != len(calls):
             return None
         first = args[0]
         if not first.sizes:
@@ -95,7 +76,7 @@ class AlikeCalls:
         alike = all(arg.tree == first.tree and arg.sizes == first.sizes and not arg.places for arg in args)
         return self._laid_out(first, len(args), body) if alike else None
 
-    def _small(self, args: Sequence[frames.WireValue]) -> _Stack | None:
+    def _small(self, args: Sequence[frames.WireValue]) -> Stack | None:
         """Arrays whose contents are in their trees."""
         found = values.small_array(Encoded(args[0].tree))
         if found is None or not found.contents:
@@ -104,31 +85,24 @@ class AlikeCalls:
         if not all(len(arg.tree) == size and arg.tree.startswith(head) for arg in args):
             return None
         contents = b"".join([arg.tree[len(head) :] for arg in args])
-        return self._rows_in(contents, np.dtype(found.dtype), found.shape, len(args))
+        return _stacked(contents, np.dtype(found.dtype), found.shape)
 
-    def _laid_out(self, first: frames.WireValue, count: int, body: Buffer) -> _Stack | None:
+    def _laid_out(self, first: frames.WireValue, count: int, body: Buffer) -> Stack | None:
         """The body itself, where the arrays lie in it one after the other."""
         found = values.lone_array(first.tree) if len(first.tree) <= values.ARRAY_TREE_BYTES else None
         if found is None or (found[2],) != first.sizes or found[2] % values.ALIGNMENT_BYTES or len(body) != count * found[2]:
             return None
-        return self._rows_in(body, found[0], found[1], count)
+        return _stacked(body, found[0], found[1])
 
-    def _rows_in(self, contents: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> _Stack | None:
-        """The rows of arrays that lie one after the other, where they are what the model takes."""
-        wanted = self._rows.lone_input
-        if wanted is None or dtype != wanted.dtype or len(shape) != wanted.axes or shape[1:] != wanted.sizes or not shape[0]:
-            return None
-        return _Stack(np.frombuffer(contents, dtype).reshape(count * shape[0], *shape[1:]), shape[0], False)
-
-    def _parsed(self, args: Sequence[frames.WireValue], body: Buffer) -> _Stack | None:
+    def _parsed(self, args: Sequence[frames.WireValue], body: Buffer) -> Stack | None:
         """The numbers in JSON texts."""
-        wanted = self._rows.lone_input
+        wanted = self._model.rows.lone_input
         if wanted is None or wanted.json is None or not all(arg.tree == values.JSON_TREE and not arg.places for arg in args):
             return None
         reader = frames.BodyReader(body)
         texts = [reader.take(arg.tree, arg.sizes).buffers[0] for arg in args]
         first = wanted.json.read(texts[0])
-        if first is None or first[0].shape[1:] != wanted.sizes:
+        if first is None:
             return None
         array, added = first
         arrays = [array]
@@ -137,15 +111,11 @@ class AlikeCalls:
             if read is None or read[1] != added or read[0].shape != array.shape:
                 return None
             arrays.append(read[0])
-        return _Stack(np.concatenate(arrays), len(array), added)
+        return Stack(np.concatenate(arrays), len(array), added)
 
 
-def _outcomes(output: Array, count: int, stack: _Stack) -> Sequence[Outcome | frames.WireResult]:
-    """Each call's part of the output, in the form that goes into a frame where it is small."""
-    rows = stack.rows
-    shape = output.shape[1:] if stack.added and rows == 1 else (rows, *output.shape[1:])
-    size = output.nbytes // count
-    if size > values.SMALL_ARRAY_BYTES or output.dtype.kind not in values.PLAIN_KINDS or not output.dtype.isnative:
-        return [output[start : start + rows].reshape(shape) for start in range(0, count * rows, rows)]
-    head, contents = values.small_array_head(output.dtype.str, shape), output.tobytes()
-    return [frames.WireResult(head + contents[start : start + size]) for start in range(0, count * size, size or 1)]
+def _stacked(contents: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Stack | None:
+    """Arrays that lie one after the other."""
+    if not shape or 0 in shape:
+        return None
+    return Stack(np.frombuffer(contents, dtype).reshape(-1, *shape[1:]), shape[0])

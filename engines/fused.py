@@ -15,10 +15,11 @@ import numpy as np
 from flowyard.engines.base import Call, LoadedModel, Outcome, Stream
 from flowyard.engines.failures import log
 from flowyard.engines.outcomes import encoded, outcomes_of
+from flowyard.engines.stacks import Stack, TensorModel, run_stack, stack_of
 from flowyard.schemas import values
 from flowyard.schemas.ensemble import combine
 from flowyard.schemas.errors import FlowyardError, InvalidInputError
-from flowyard.schemas.frames import NodeTime, WireRefused
+from flowyard.schemas.frames import NodeTime, WireRefused, WireResult, WireSeveral
 from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
 from flowyard.schemas.tensors import Signature
 from flowyard.schemas.values import Buffer, Encoded, Value
@@ -26,6 +27,8 @@ from flowyard.schemas.values import Buffer, Encoded, Value
 LoadModel: TypeAlias = Callable[[FusedModel], LoadedModel]
 _Result: TypeAlias = Encoded | np.ndarray[Any, Any] | Stream
 _NOTHING = Encoded(b"")
+#: Results of a batch that are put into the frame without counting what each takes of it.
+_SMALL_BYTES = 1 << 20
 
 
 class Several:
@@ -47,6 +50,37 @@ class Several:
         return sum([len(result.tree) for result in self.results])
 
 
+class _Column:
+    """What a node has given, for each call: as results, as one array, or as both once both have been asked for."""
+
+    __slots__ = ("_asked", "_results", "_stack")
+
+    def __init__(self, results: list[_Result] | None = None, stack: Stack | None = None) -> None:
+        self._results = results
+        self._stack = stack
+        self._asked = stack is not None
+
+    @property
+    def results(self) -> list[_Result]:
+        """The result of each call."""
+        if self._results is None:
+            assert self._stack is not None
+            self._results = list(self._stack.parts())
+        return self._results
+
+    @property
+    def stack(self) -> Stack | None:
+        """All of them, where they are arrays of one shape."""
+        if not self._asked:
+            self._asked = True
+            self._stack = stack_of(self._results or ())
+        return self._stack
+
+    def small_trees(self) -> list[bytes] | None:
+        """The binary form of each result, where they have come as one array and are small."""
+        return None if self._stack is None else self._stack.small_trees()
+
+
 class FusedNodes:
     """What a worker is for, the functions of a workflow or one model, which is called as ever; and the fused nodes.
 
@@ -65,6 +99,8 @@ class FusedNodes:
         self._fusion = fusion
         self._load = load
         self._models: dict[str, LoadedModel] | None = None
+        #: By what nodes call them: those that run on many calls at once.
+        self._tensor_models: dict[str, TensorModel] = {}
         self._refused = False
         self._used = Counter(source for node in fusion.nodes for source in node.args)
 
@@ -98,6 +134,8 @@ class FusedNodes:
         if self._models is None and not self._refused:
             try:
                 self._models = {name: self._load(model) for name, model in self._fusion.models.items()}
+                called = {node.callee: self._models.get(node.callee, self._own) for node in self._fusion.nodes}
+                self._tensor_models = {name: model for name, model in called.items() if isinstance(model, TensorModel)}
             except Exception as error:  # noqa: BLE001 - the nodes are called one by one then, whatever it was
                 log(error)
                 self._refused = True
@@ -106,48 +144,82 @@ class FusedNodes:
     def _run(self, calls: list[Call], models: dict[str, LoadedModel]) -> list[Outcome]:
         """Computes node after node, each for all calls that have not failed."""
         failed: dict[int, FlowyardError] = {}
-        columns: list[list[_Result]] = []
+        columns: list[_Column] = []
         times = []
         last = len(self._fusion.nodes) - 1
         for number, node in enumerate(self._fusion.nodes):
             began, cpu_began = time.monotonic(), time.thread_time()
-            live = [at for at in range(len(calls)) if at not in failed] if failed else range(len(calls))
-            callee = node.callee if node.kind == "function" else ""
-            args = [self._arguments(source, node, calls, columns, live) for source in node.args]
-            batch = [Call(callee, [column[place] for column in args], calls[at].context) for place, at in enumerate(live)]
-            outcomes = self._outcomes(node, batch, models) if batch else ()
-            column: list[_Result] = [_NOTHING] * len(calls)
-            for at, outcome in zip(live, outcomes, strict=True):
-                result = _result(outcome, keep_stream=number == last)
-                if isinstance(result, FlowyardError):
-                    result.fused_node = number
-                    failed[at] = result
-                else:
-                    column[at] = result
-            columns.append(column)
+            stack = None if failed else self._stack(node, columns)
+            if stack is not None:
+                columns.append(_Column(stack=stack))
+            else:
+                columns.append(self._one_by_one(number, calls, columns, models, failed, keep_streams=number == last))
             times.append(NodeTime(began, time.monotonic(), time.thread_time() - cpu_began))
         self.times = tuple(times)
         given = [columns[number] for number, node in enumerate(self._fusion.nodes) if node.given]
-        return [failed.get(at) or _given([column[at] for column in given]) for at in range(len(calls))]
+        if not failed:
+            return _all_given(given)
+        return [failed.get(at) or _given([column.results[at] for column in given]) for at in range(len(calls))]
+
+    def _stack(self, node: FusedNode, columns: list[_Column]) -> Stack | None:
+        """Computes a node for all calls at once, where they bring arrays of one shape; `None` where that is not so."""
+        if node.kind == "function" or min(node.args, default=-1) < 0:
+            return None
+        stacks = [stack for stack in (columns[source].stack for source in node.args) if stack is not None]
+        if len(stacks) != len(node.args):
+            return None
+        if node.kind == "ensemble":
+            return _mean(node, stacks) if node.callee == "mean" else None
+        model = self._tensor_models.get(node.callee)
+        if model is None or len(stacks) != 1:
+            return None
+        try:
+            output = run_stack(model, stacks[0])
+        except Exception:  # noqa: BLE001 - the usual way finds out whose it is
+            return None
+        # Strings have a binary form that is not their memory.
+        return output if output is not None and output.array.dtype.kind in values.PLAIN_KINDS else None
+
+    def _one_by_one(
+        self,
+        number: int,
+        calls: list[Call],
+        columns: list[_Column],
+        models: dict[str, LoadedModel],
+        failed: dict[int, FlowyardError],
+        *,
+        keep_streams: bool,
+    ) -> _Column:
+        """Computes a node for each call that has not failed; those that do now are added to `failed`."""
+        node = self._fusion.nodes[number]
+        live = [at for at in range(len(calls)) if at not in failed] if failed else range(len(calls))
+        callee = node.callee if node.kind == "function" else ""
+        args = [self._arguments(source, node, calls, columns, live) for source in node.args]
+        batch = [Call(callee, [column[place] for column in args], calls[at].context) for place, at in enumerate(live)]
+        outcomes = self._outcomes(node, batch, models) if batch else ()
+        results: list[_Result] = [_NOTHING] * len(calls)
+        for at, outcome in zip(live, outcomes, strict=True):
+            result = _result(outcome, keep_stream=keep_streams)
+            if isinstance(result, FlowyardError):
+                result.fused_node = number
+                failed[at] = result
+            else:
+                results[at] = result
+        return _Column(results)
 
     def _outcomes(self, node: FusedNode, batch: list[Call], models: dict[str, LoadedModel]) -> Sequence[Outcome]:
         if node.kind == "ensemble":
             weights = None if node.weights is None else list(node.weights)
-            joined = _joined(batch) if node.callee == "mean" else None
-            if joined is not None:
-                # Number by number, as it is without.
-                mean, rows = combine("mean", weights, joined), len(joined[0]) // len(batch)
-                return [mean[start : start + rows] for start in range(0, len(mean), rows)]
             return [_combined(node.callee, weights, call.args) for call in batch]
         return outcomes_of(models.get(node.callee, self._own) if node.kind == "model" else self._own, batch)
 
     def _arguments(
-        self, source: int, node: FusedNode, calls: list[Call], columns: list[list[_Result]], live: Sequence[int]
+        self, source: int, node: FusedNode, calls: list[Call], columns: list[_Column], live: Sequence[int]
     ) -> list[Value]:
         """One argument of a node, for each call."""
         if source >= 0:
-            column = columns[source]
-            return [_own(column[at]) if node.kind == "function" else _shared(column[at]) for at in live]
+            results = columns[source].results
+            return [_own(results[at]) if node.kind == "function" else _shared(results[at]) for at in live]
         given = [calls[at].args[-1 - source] for at in live]
         # What came with a call is a copy already, for one node.
         return (
@@ -178,17 +250,19 @@ def _result(outcome: Outcome, *, keep_stream: bool) -> _Result | FlowyardError:
     return encoded(outcome)
 
 
-def _joined(batch: list[Call]) -> list[Value] | None:
-    """The arguments of all calls one after the other, where all of them are tensors of floats, of one dtype and shape."""
-    first = batch[0].args[0]
-    if len(batch) == 1 or type(first) is not np.ndarray or first.dtype.kind != "f" or not first.shape or not first.shape[0]:
+def _mean(node: FusedNode, stacks: list[Stack]) -> Stack | None:
+    """The mean, number by number, as it is of single arrays; `None` for others than floats of one dtype and shape."""
+    first = stacks[0]
+    if first.array.dtype.kind != "f":
         return None
-    dtype, shape = first.dtype, first.shape
-    for call in batch:
-        for arg in call.args:
-            if type(arg) is not np.ndarray or arg.dtype != dtype or arg.shape != shape:
-                return None
-    return [np.concatenate(column) for column in zip(*(call.args for call in batch), strict=True)]
+    for stack in stacks:
+        if stack.array.dtype != first.array.dtype or stack.array.shape != first.array.shape or stack.shape != first.shape:
+            return None
+    try:
+        mean = combine("mean", None if node.weights is None else list(node.weights), [stack.array for stack in stacks])
+    except InvalidInputError:
+        return None
+    return Stack(mean, first.rows, first.added) if isinstance(mean, np.ndarray) and mean.shape == first.array.shape else None
 
 
 def _combined(method: str, weights: list[float] | None, args: list[Value]) -> Outcome:
@@ -198,6 +272,15 @@ def _combined(method: str, weights: list[float] | None, args: list[Value]) -> Ou
         return error
     except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         return InvalidInputError(str(error) or type(error).__name__)
+
+
+def _all_given(columns: list[_Column]) -> list[Outcome]:
+    """What each call gives, where none has failed: in the form that goes into a frame, where that is had for all at once."""
+    trees = [column.small_trees() for column in columns]
+    if all(trees) and sum(len(one[0]) * len(one) for one in trees if one) <= _SMALL_BYTES:
+        results = [[WireResult(tree) for tree in one] for one in trees if one]
+        return [WireSeveral(several) for several in zip(*results, strict=True)]
+    return [_given(results) for results in zip(*(column.results for column in columns), strict=True)]
 
 
 def _given(results: Sequence[_Result]) -> Outcome:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, TypeAlias
 
 from flowyard.engines import confinement, discovery, printed, ranks
-from flowyard.engines.alike import AlikeCalls, TensorModel
+from flowyard.engines.alike import AlikeCalls
 from flowyard.engines.awaited import AwaitedBatches
 from flowyard.engines.base import AsynchronousModel, Call, LoadedModel, MeasuredModel, ModelSource, Outcome, Stream, TellsSteps
 from flowyard.engines.connection import Connection
@@ -34,6 +34,7 @@ from flowyard.engines.fused import FusedNodes, Several
 from flowyard.engines.json_numbers import JsonText
 from flowyard.engines.memory import WorkerMemory
 from flowyard.engines.outcomes import encoded, outcomes_of
+from flowyard.engines.stacks import TensorModel
 from flowyard.engines.streams import Pump
 from flowyard.engines.torchserve import loader as torchserve
 from flowyard.schemas import frames, values
@@ -58,6 +59,9 @@ _TENSORS_ONLY = frozenset({"OnnxRuntime", "PyTorch"})
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 _WireOutcome: TypeAlias = frames.WireResult | frames.WireError | frames.WireEnd | frames.WireSeveral | frames.WireRefused
+
+#: What goes into a frame as it is.
+_MADE = (frames.WireResult, frames.WireSeveral, frames.WireEnd, frames.WireRefused)
 
 
 def main() -> NoReturn:
@@ -391,7 +395,7 @@ def _results(outcomes: Sequence[Outcome], memory: WorkerMemory | None) -> tuple[
     wire: list[_WireOutcome] = []
     buffers: list[Buffer] = []
     for outcome in outcomes:
-        if isinstance(outcome, frames.WireResult | frames.WireEnd | frames.WireRefused):
+        if isinstance(outcome, _MADE):
             wire.append(outcome)
             continue
         made = outcome if isinstance(outcome, Several) else encoded(outcome)

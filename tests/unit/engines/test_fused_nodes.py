@@ -10,11 +10,13 @@ import pytest
 
 from flowyard.engines.base import Call, Outcome, Stream
 from flowyard.engines.fused import FusedNodes, Several
+from flowyard.engines.rows import RowBatcher
 from flowyard.schemas.errors import FlowyardError, InternalError, InvalidInputError, InvalidModelError, NodeError
-from flowyard.schemas.frames import Context, WireRefused
+from flowyard.schemas.frames import Context, WireRefused, WireSeveral
 from flowyard.schemas.fusion import FUSED, LOAD_FUSED, FusedModel, FusedNode, Fusion
 from flowyard.schemas.models import ModelSpec
-from flowyard.schemas.values import decode
+from flowyard.schemas.tensors import Signature, TensorSpec
+from flowyard.schemas.values import Encoded, decode
 
 MODEL = FusedModel("OnnxRuntime", "/", "m.onnx", ModelSpec(), 1)
 
@@ -70,6 +72,9 @@ def fused(functions: Functions, *nodes: FusedNode, model: Any = None) -> FusedNo
 
 
 def values(outcome: Outcome) -> list[Any]:
+    """What a call gives back, in either form."""
+    if isinstance(outcome, WireSeveral):
+        return [decode(Encoded(result.tree)) for result in outcome.results]
     assert isinstance(outcome, Several), outcome
     return [decode(result) for result in outcome.results]
 
@@ -246,3 +251,75 @@ def test_an_ensemble_is_made_of_what_models_and_functions_give() -> None:
     assert (bad.message, bad.fused_node) == ("ensemble of nothing", 1)
     (broken,) = votes.predict([call([{"a": "x"}, {"a": None}])])
     assert isinstance(broken, InvalidInputError)
+
+
+class TensorRows:
+    """A model of tensors: doubles rows of three numbers, and notes how many it got at a time."""
+
+    def __init__(self, *, fails: bool = False, strings: bool = False) -> None:
+        spec = TensorSpec(name="x", dtype="float32", shape=(-1, 3))
+        self.signature = Signature(inputs=(spec,), outputs=(spec,))
+        self.runs: list[int] = []
+
+        def run(arrays):
+            self.runs.append(len(arrays[0]))
+            if fails and len(arrays[0]) > 1:
+                raise ValueError("only one at a time")
+            return {"y": arrays[0].astype(str).astype(object) if strings else arrays[0] * 2}
+
+        self.rows = RowBatcher(run, lambda error: NodeError(str(error)), self.signature, row_wise=True)
+
+    def predict(self, batch: Sequence[Call]) -> list[Outcome]:
+        return self.rows.predict(batch)
+
+    def unload(self) -> None:
+        self.runs = []
+
+
+def rows_of_calls(nodes, functions, given, **models):
+    fusion = Fusion(nodes, dict.fromkeys(models, MODEL))
+    loading = iter(models.values())
+    fused = FusedNodes(Functions(**functions), fusion, lambda _: next(loading))
+    outcomes = fused.predict([Call(FUSED, [value]) for value in given])
+    return [str(one) if isinstance(one, FlowyardError) else [result.tolist() for result in values(one)] for one in outcomes]
+
+
+def row(value):
+    if value == "ragged":
+        return np.ones((2, 3), np.float32)
+    if value == "list":
+        return [[1.0, 1.0, 1.0]]
+    if value == "bad":
+        raise InvalidInputError("a bad one")
+    return np.full((1, 3), value, np.float32)
+
+
+TWO_MODELS = (
+    FusedNode("row", "function", (-1,), False),
+    FusedNode("a", "model", (0,), False),
+    FusedNode("b", "model", (0,), True),
+    FusedNode("mean", "ensemble", (1, 2), True, (1.0, 3.0)),
+)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1], [1, 2, 3], [1, "ragged", 3], ["ragged", "ragged"], [1, "list"], ["list", "list"], [1, "bad", 3], ["bad"], [0.1] * 9],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_arrays_of_one_shape_go_from_node_to_node_as_one_with_the_results_that_each_has_alone(values, fails):
+    together = rows_of_calls(TWO_MODELS, {"row": row}, values, a=TensorRows(fails=fails), b=TensorRows())
+    alone = [rows_of_calls(TWO_MODELS, {"row": row}, [value], a=TensorRows(fails=fails), b=TensorRows())[0] for value in values]
+    assert together == alone
+
+
+def test_each_model_runs_once_for_a_batch_of_arrays_of_one_shape():
+    a, b = TensorRows(), TensorRows()
+    results = rows_of_calls(TWO_MODELS, {"row": row}, [1, 2, 3], a=a, b=b)
+    assert (a.runs, b.runs) == ([3], [3])
+    assert results == [[[[2.0 * value] * 3]] * 2 for value in (1, 2, 3)]
+
+
+def test_strings_go_from_node_to_node_one_by_one():
+    nodes = (FusedNode("row", "function", (-1,), False), FusedNode("a", "model", (0,), True))
+    assert rows_of_calls(nodes, {"row": row}, [1, 2], a=TensorRows(strings=True)) == [[[["1.0"] * 3]], [[["2.0"] * 3]]]
