@@ -48,7 +48,7 @@ bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-resul
 
 bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 30 minutes
 	$(BIN)/python -m benchmarks.install
-	$(BIN)/python -m benchmarks.run --peers --write-docs --connections 1 8 32
+	$(BIN)/python -m benchmarks.run --peers --write-docs --rounds 2 --duration 2.5
 
 demo: $(STAMP) ## Serve the digits example, send it real images, show the answers, stop
 	$(BIN)/python examples/digits/demo.py --serve
