@@ -211,7 +211,8 @@ class DirectPrediction:
         return error_answer(InternalError("internal error; the log has the details"), self._way.codes)
 
     def _end(self, answer: Answer) -> None:
-        assert self._answered is not None
+        answered = self._answered
+        assert answered is not None
         self._over = True
         status, _, body, _ = answer
         self._exchange.status = status
@@ -219,13 +220,15 @@ class DirectPrediction:
         if self._way.rates:
             self._way.rates.answered(status)
         try:
-            self._answered(status, _fields(answer, self._request_id), body)
+            answered(status, _fields(answer, self._request_id), body)
         except Exception:
             # Whoever brings the outcome has those of others to bring, too.
             log.exception("answer not sent", request_id=self._request_id, path=self._head.path)
         self._told()
 
     def _told(self) -> None:
+        # They know of this, too: in a circle they would all stay, with the body, until the garbage collector comes by.
+        self._execution = self._answered = None
         self._way.held.give_back(self._head.body_bytes)
         self._way.traffic.answered(self._exchange, "POST", self._head.path, self._client, self._request_id)
 
