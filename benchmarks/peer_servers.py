@@ -88,7 +88,9 @@ class TorchServe(Server):
 
     def _process(self, argv: list[str], workload: Workload, place: Place) -> Process:
         path = f"{place.venv / 'bin'}:/usr/local/bin:/usr/bin:/bin"
-        more = {"PATH": path, "LOG_LOCATION": str(place.folder / "logs"), "METRICS_LOCATION": str(place.folder / "logs")}
+        logs = str(place.folder / "logs")
+        # It keeps the number of its process there, and takes that of another one for its own.
+        more = {"PATH": path, "LOG_LOCATION": logs, "METRICS_LOCATION": logs, "TMPDIR": str(place.folder)}
         return Process(argv, place.folder, {**environment(workload, place), **more})
 
     def _archive(self, store: Path, file: str, name: str, handler: str) -> None:
