@@ -26,7 +26,8 @@ from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
 from flowyard.platform.http.handshake import Handshake
 from flowyard.platform.http.mms.api import Mms
-from flowyard.platform.http.protocol import BoundedProtocol, Connections
+from flowyard.platform.http.connections import Connections
+from flowyard.platform.http.protocol import BoundedProtocol
 from flowyard.platform.http.torchserve.api import EMPTY, TorchServe
 from flowyard.platform.listeners import BACKLOG, Listener
 from flowyard.platform.registry.registry import Registry

@@ -8,7 +8,7 @@ long way, through ASGI, where a request of any kind is answered the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -59,6 +59,83 @@ class DirectWay(Protocol):
         Returns:
             The call; `None` when the request has to go the long way.
         """
+
+
+class Connection(Protocol):
+    """What a request comes from."""
+
+    def answer(self, answer: bytes, *, keep_alive: bool) -> None:
+        """Writes the whole answer of the request on the direct way.
+
+        Args:
+            answer: Its bytes.
+            keep_alive: Whether the connection goes on.
+        """
+
+
+class Repeated(NamedTuple):
+    """A request that came whole and alone, in one piece: most clients go on to send such ones with the same head.
+
+    Attributes:
+        beginning: The head's bytes.
+        size: Bytes of all.
+        head: What the direct way has found in it.
+        keep_alive: Whether the connection goes on after the answer.
+    """
+
+    beginning: bytes
+    size: int
+    head: Any
+    keep_alive: bool
+
+
+class DirectCycle:
+    """One request on the direct way, where uvicorn has the cycle of its ASGI messages.
+
+    Args:
+        protocol: Its connection.
+        call: The request.
+        keep_alive: Whether the connection goes on after the answer.
+
+    Attributes:
+        response_complete: Whether the answer has been written, or nobody waits for it.
+    """
+
+    __slots__ = ("_body", "_call", "_protocol", "keep_alive", "response_complete")
+
+    def __init__(self, protocol: Connection, call: DirectCall, *, keep_alive: bool) -> None:
+        self._protocol: Connection | None = protocol
+        self._call = call
+        self._body: list[bytes] = []
+        self.keep_alive = keep_alive
+        self.response_complete = False
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the body has come."""
+        self._body.append(piece)
+
+    def body(self) -> bytes:
+        """What has come of the body; it is not kept."""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        return body
+
+    def run(self, body: bytes) -> bool:
+        """Runs the request, which has come whole; false where it has to go the long way after all."""
+        return self._call.run(body, self._answered)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        if not self.response_complete:
+            self.response_complete = True
+            self._protocol = None
+            self._call.cancel()
+
+    def _answered(self, status: int, fields: bytes, body: bytes) -> None:
+        protocol, self._protocol = self._protocol, None
+        assert protocol is not None
+        self.response_complete = True
+        protocol.answer(encode_answer(status, fields, body, keep_alive=self.keep_alive), keep_alive=self.keep_alive)
 
 
 def encode_answer(status: int, fields: bytes, body: bytes, *, keep_alive: bool) -> bytes:

@@ -8,7 +8,8 @@ import types
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
-from flowyard.platform.http.protocol import BoundedProtocol, Connections
+from flowyard.platform.http.connections import Connections
+from flowyard.platform.http.protocol import BoundedProtocol
 
 T = TypeVar("T")
 

@@ -7,29 +7,25 @@ their answers. What httptools (llhttp, strict) refuses by itself: both lengths, 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flowyard.platform.http.connection import OneWriteTransport, is_hung_up
-from flowyard.platform.http.direct import DirectCall, DirectWay, encode_answer
+from flowyard.platform.http.connections import BODY_BYTES_PER_S, TICK_S, Connections, Unread, cut_off
+from flowyard.platform.http.direct import DirectCycle, DirectWay, Repeated
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 
 #: A request line and headers that are longer are refused.
 MAX_HEAD_BYTES = 64 << 10
 #: Time that a head may take from its first byte, or from the connection's start.
 HEAD_S = 10.0
-#: Least speed of a body, once its first seconds are over, and of an answer that waits for its client.
-BODY_BYTES_PER_S = 1024
+#: Time that a body may take before its speed counts.
 BODY_GRACE_S = 10.0
 #: Most requests that a client may send ahead of the answers.
 MAX_PIPELINED = 1024
 #: Longest head that is remembered for the next request of its connection.
 MAX_REPEATED_BYTES = 2048
-#: How often the connections are looked at. Times are counted in these, so that no request has to ask for the time.
-TICK_S = 0.5
 _CREDIT_BYTES = BODY_BYTES_PER_S * (BODY_GRACE_S + 1)
 _REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
 
@@ -42,125 +38,6 @@ ANSWER_WITHIN_S = 0.05
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A head or a body is being read; nothing is; the last answer has been sent.
 Phase = Literal["head", "body", "rest", "over"]
-
-
-#: Where the kernel says how many bytes the other side of a TCP connection has acknowledged, in its `struct tcp_info`.
-_ACKNOWLEDGED = struct.Struct("<120xQ")
-#: `SO_LINGER` with a time of 0.
-_NO_LINGER = struct.pack("ii", 1, 0)
-
-
-class Watched(Protocol):
-    """A connection that is looked at again and again."""
-
-    def tick(self, now: int) -> None:
-        """Time has passed: `now` is in ticks since the start."""
-
-
-class Connections:
-    """The connections of one address; looks after those whose clients are slow.
-
-    Args:
-        limit: Most at a time.
-        slow_reader_limit_s: Time that a client may take less than `BODY_BYTES_PER_S` of an answer that waits for it.
-
-    Attributes:
-        now: Ticks since the start.
-    """
-
-    def __init__(self, limit: int, slow_reader_limit_s: float = 60.0) -> None:
-        self.limit = limit
-        self.slow_reader_limit_s = slow_reader_limit_s
-        self.now = 0
-        self._open: set[Watched] = set()
-
-    def add(self, protocol: Watched) -> bool:
-        """Takes in a connection; false where there are too many."""
-        if len(self._open) >= self.limit:
-            return False
-        self._open.add(protocol)
-        return True
-
-    def discard(self, protocol: Watched) -> None:
-        """Forgets a connection that has ended."""
-        self._open.discard(protocol)
-
-    async def watch(self) -> None:
-        """Closes connections whose clients take too long, until it is cancelled."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            self.tick()
-
-    def tick(self) -> None:
-        """Looks at all connections; called every `TICK_S` seconds."""
-        self.now += 1
-        for protocol in tuple(self._open):
-            protocol.tick(self.now)
-
-
-class Repeated(NamedTuple):
-    """A request that came whole and alone, in one piece: most clients go on to send such ones with the same head.
-
-    Attributes:
-        beginning: The head's bytes.
-        size: Bytes of all.
-        head: What the direct way has found in it.
-        keep_alive: Whether the connection goes on after the answer.
-    """
-
-    beginning: bytes
-    size: int
-    head: Any
-    keep_alive: bool
-
-
-class DirectCycle:
-    """One request on the direct way, where uvicorn has the cycle of its ASGI messages.
-
-    Args:
-        protocol: Its connection.
-        call: The request.
-        keep_alive: Whether the connection goes on after the answer.
-
-    Attributes:
-        response_complete: Whether the answer has been written, or nobody waits for it.
-    """
-
-    __slots__ = ("_body", "_call", "_protocol", "keep_alive", "response_complete")
-
-    def __init__(self, protocol: BoundedProtocol, call: DirectCall, *, keep_alive: bool) -> None:
-        self._protocol: BoundedProtocol | None = protocol
-        self._call = call
-        self._body: list[bytes] = []
-        self.keep_alive = keep_alive
-        self.response_complete = False
-
-    def take(self, piece: bytes) -> None:
-        """A piece of the body has come."""
-        self._body.append(piece)
-
-    def body(self) -> bytes:
-        """What has come of the body; it is not kept."""
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        return body
-
-    def run(self, body: bytes) -> bool:
-        """Runs the request, which has come whole; false where it has to go the long way after all."""
-        return self._call.run(body, self._answered)
-
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
-        if not self.response_complete:
-            self.response_complete = True
-            self._protocol = None
-            self._call.cancel()
-
-    def _answered(self, status: int, fields: bytes, body: bytes) -> None:
-        protocol, self._protocol = self._protocol, None
-        assert protocol is not None
-        self.response_complete = True
-        protocol.answer(encode_answer(status, fields, body, keep_alive=self.keep_alive), keep_alive=self.keep_alive)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -274,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
             now: Ticks since the start.
         """
         if self._unread.is_too_slow(self.transport) or self._has_left():
-            _cut_off(self.transport)
+            cut_off(self.transport)
             return
         if self._direct is not None:
             # Requests behind it have stopped the reading: whether the client is still there must be seen nevertheless.
@@ -318,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _end_if_left(self) -> None:
         """Has the client said that it is gone? Later on, `tick` would notice."""
         if not self.transport.is_closing() and self._has_left():
-            _cut_off(self.transport)
+            cut_off(self.transport)
 
     def _begin(self, phase: Phase) -> None:
         self._phase = phase
@@ -534,55 +411,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(answer)
         self.transport.write_eof()
         self.flow.resume_reading()
-
-
-class Unread:
-    """What of the answers on a connection waits for its client: does it take them fast enough?
-
-    Args:
-        limit_s: Time that it may take less than `BODY_BYTES_PER_S`.
-    """
-
-    __slots__ = ("_credit", "_most", "_taken", "_waiting")
-
-    def __init__(self, limit_s: float) -> None:
-        self._most = self._credit = BODY_BYTES_PER_S * limit_s
-        self._taken = self._waiting = 0
-
-    def is_too_slow(self, transport: asyncio.Transport) -> bool:
-        """Looks at the connection; to be called every `TICK_S` seconds."""
-        waiting = transport.get_write_buffer_size()
-        if not waiting:
-            # What the kernel still holds is not much, and the client's affair.
-            self._waiting, self._credit = 0, self._most
-            return False
-        taken, before = _acknowledged_bytes(transport), self._taken
-        # A kernel that does not count tells of progress by taking more.
-        progress = taken - before if taken else max(0, self._waiting - waiting)
-        if self._waiting:
-            self._credit = min(self._credit + progress - BODY_BYTES_PER_S * TICK_S, self._most)
-        self._taken, self._waiting = taken, waiting
-        return self._credit < 0
-
-
-def _cut_off(transport: asyncio.Transport) -> None:
-    """Ends a connection with a reset: the kernel would keep what was not taken, and go on offering it."""
-    opened = transport.get_extra_info("socket")
-    if opened is not None:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    transport.abort()
-
-
-def _acknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Bytes that the other side has acknowledged since the start; 0 where that is not known, as for socket files."""
-    opened = transport.get_extra_info("socket")
-    if opened is None or opened.family == socket.AF_UNIX:
-        return 0
-    try:
-        found: int = _ACKNOWLEDGED.unpack(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size))[0]
-    except (OSError, struct.error):
-        return 0
-    return found
 
 
 _TOO_LONG = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"

@@ -8,7 +8,8 @@ import contextlib
 import uvicorn
 from uvicorn.server import ServerState
 
-from flowyard.platform.http.protocol import BoundedProtocol, Connections
+from flowyard.platform.http.connections import Connections
+from flowyard.platform.http.protocol import BoundedProtocol
 
 
 class Served:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.protocol import head, read_all, read_until, serve
 
-from flowyard.platform.http.protocol import BODY_GRACE_S, TICK_S
+from flowyard.platform.http.connections import TICK_S
+from flowyard.platform.http.protocol import BODY_GRACE_S
 
 
 class Call:

@@ -10,14 +10,9 @@ import socket
 import pytest
 from support.protocol import head, read_all, read_until, serve
 
-from flowyard.platform.http import protocol as protocol_module
-from flowyard.platform.http.protocol import (
-    BODY_GRACE_S,
-    HEAD_S,
-    MAX_HEAD_BYTES,
-    MAX_PIPELINED,
-    TICK_S,
-)
+from flowyard.platform.http import connections
+from flowyard.platform.http.connections import TICK_S
+from flowyard.platform.http.protocol import BODY_GRACE_S, HEAD_S, MAX_HEAD_BYTES, MAX_PIPELINED
 
 GOOD = b"GET /good HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD_TICKS, BODY_TICKS = int(HEAD_S / TICK_S), int(BODY_GRACE_S / TICK_S)
@@ -416,7 +411,7 @@ async def waits(served):
 @pytest.mark.parametrize("is_counted", [True, False])
 def test_an_answer_that_is_not_read(is_counted, monkeypatch):
     if not is_counted:
-        monkeypatch.setattr(protocol_module, "_acknowledged_bytes", lambda transport: 0)
+        monkeypatch.setattr(connections, "_acknowledged_bytes", lambda transport: 0)
 
     async def test(served):
         with lazy_reader(served) as opened:
