@@ -22,11 +22,11 @@ from flowyard.platform.access.keyring import Keyring, TokenFile
 from flowyard.platform.app import FrontDoor, build_app, build_dialects
 from flowyard.platform.archives.names import LoadItem
 from flowyard.platform.doors import Door, doors, open_to_others
+from flowyard.platform.http.connections import Connections
 from flowyard.platform.http.cors import CrossOrigin
 from flowyard.platform.http.gate import Gate
 from flowyard.platform.http.handshake import Handshake
 from flowyard.platform.http.mms.api import Mms
-from flowyard.platform.http.connections import Connections
 from flowyard.platform.http.protocol import BoundedProtocol
 from flowyard.platform.http.torchserve.api import EMPTY, TorchServe
 from flowyard.platform.listeners import BACKLOG, Listener
