@@ -110,7 +110,9 @@ class SingleCall:
             on_chunk=self._on_chunk,
         )
         task.alone = asked.alone
-        self._job = self._pool.submit(task)
+        job = self._pool.submit(task)
+        if not job.answered:
+            self._job = job
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes the call back."""
@@ -215,7 +217,9 @@ class FusedCall:
             priority=asked.priority,
             on_chunk=self._on_chunk,
         )
-        self._job = self._pool.submit(task)
+        job = self._pool.submit(task)
+        if not job.answered:
+            self._job = job
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes the call back."""

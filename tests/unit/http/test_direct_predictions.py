@@ -28,7 +28,7 @@ class Pool:
         self.answer = None
 
     def submit(self, task):
-        job = SimpleNamespace(item=task, dispatched=0.0, submitted=0.0)
+        job = SimpleNamespace(item=task, dispatched=0.0, submitted=0.0, answered=self.answer is not None)
         if self.answer is not None:
             task.on_done(self.answer)
         else:
