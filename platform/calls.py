@@ -116,8 +116,9 @@ class SingleCall:
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes the call back."""
-        if self._job is not None:
-            self._pool.cancel(self._job)
+        job, self._job = self._job, None
+        if job is not None:
+            self._pool.cancel(job)
 
     @property
     def timeline(self) -> tuple[StepTime, ...]:
@@ -223,8 +224,9 @@ class FusedCall:
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: takes the call back."""
-        if self._job is not None:
-            self._pool.cancel(self._job)
+        job, self._job = self._job, None
+        if job is not None:
+            self._pool.cancel(job)
         if self._run is not None:
             self._run.cancel()
         self._stop()
