@@ -35,7 +35,10 @@ GOODBYE_S = 2.0
 #: says so, which may take a while.
 ASK_AFTER_S = 0.5
 ANSWER_WITHIN_S = 0.05
+#: What any client of HTTP/1.1 passes over (RFC 9110 §15.2); and a part of the next chunk's size, which may have
+#: more digits than it needs (RFC 9112 §7.1).
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LEADING_ZERO = b"0"
 #: A head or a body is being read; nothing is; the last answer has been sent.
 Phase = Literal["head", "body", "rest", "over"]
 
@@ -183,14 +186,24 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._is_half_closed and is_hung_up(self.transport)
 
     def _ask(self) -> None:
-        """Writes to a client that may have left: what any client of HTTP/1.1 passes over (RFC 9110 §15.2)."""
-        if self.transport.is_closing() or not self._unanswered or self.parser.get_http_version() != "1.1":
+        """Writes to a client that may have left: something that any client passes over."""
+        if self.transport.is_closing() or not self._unanswered:
             return
-        # Not in the middle of an answer; of a request that others wait behind it is not known whether its answer has begun.
-        may_ask = self._direct is not None or not self.pipeline
-        if may_ask and not (isinstance(self.cycle, RequestResponseCycle) and self.cycle.response_started):
-            self._writer.write_whole(_CONTINUE)
+        probe = self._probe()
+        if probe:
+            self._writer.write_whole(probe)
             self.loop.call_later(ANSWER_WITHIN_S, self._end_if_left)
+
+    def _probe(self) -> bytes:
+        """What may be written now without being part of an answer; empty where there is no such thing."""
+        cycle = self.cycle
+        # Of a request that others wait behind it is not known whether its answer has begun.
+        if self.parser.get_http_version() != "1.1" or (self._direct is None and self.pipeline):
+            return b""
+        if not isinstance(cycle, RequestResponseCycle) or not cycle.response_started:
+            return _CONTINUE
+        is_between_chunks = cycle.chunked_encoding and not cycle.response_complete and cycle.scope["method"] != "HEAD"
+        return _LEADING_ZERO if is_between_chunks else b""
 
     def _end_if_left(self) -> None:
         """Has the client said that it is gone? Later on, `tick` would notice."""

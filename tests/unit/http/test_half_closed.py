@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import re
 import socket
 
@@ -152,9 +153,11 @@ def test_a_stream(on_server):
         writer.write_eof()
         await served.settle(lambda: half_closed(served))
         await turns()
+        # It is asked by a digit more than the size of the next chunk needs.
+        assert await reader.readexactly(1) == b"0"
         for number in (1, 2):
             served.app.go.set()
-            assert CONTINUE not in await read_until(reader, b"piece%d\r\n" % number)
+            assert await read_until(reader, b"piece%d\r\n" % number) == b"6\r\npiece%d\r\n" % number
         served.app.go.set()
         assert await read_all(reader) == b"3\r\nend\r\n0\r\n\r\n"
         await served.settle(lambda: not served.bounds._open)
@@ -277,5 +280,40 @@ def test_a_client_of_a_stream_that_has_left_is_noticed_while_pieces_go_out(on_se
             return served.app.left.is_set()
 
         await served.settle(is_noticed)
+
+    on_server(test)
+
+
+def test_a_client_of_a_stream_that_has_left_is_noticed_while_there_is_nothing_to_send(on_server):
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(post(b"/stream"))
+        await read_until(reader, b"piece0\r\n")
+        writer.close()
+        await served.settle(served.app.left.is_set)
+        await served.settle(lambda: not served.bounds._open)
+
+    on_server(test)
+
+
+@pytest.mark.usefixtures("asked_at_once")
+def test_a_client_that_only_reads_understands_what_it_is_asked(on_server):
+    """Through a client of this language's own library, which closes its sending side in the middle of a stream."""
+
+    async def test(served):
+        def whole():
+            with socket.create_connection(("127.0.0.1", served.port)) as opened:
+                opened.sendall(post(b"/stream"))
+                opened.shutdown(socket.SHUT_WR)
+                response = http.client.HTTPResponse(opened)
+                response.begin()
+                return response.read()
+
+        reading = asyncio.create_task(asyncio.to_thread(whole))
+        await served.settle(lambda: half_closed(served))
+        while not reading.done():
+            served.app.go.set()
+            await asyncio.sleep(0)
+        assert await reading == b"piece0piece1piece2end"
 
     on_server(test)
