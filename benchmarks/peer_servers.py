@@ -74,6 +74,8 @@ class TorchServe(Server):
             "inference_address": f"http://127.0.0.1:{place.target.port}",
             "management_address": f"http://127.0.0.1:{management_port}",
             "metrics_address": f"http://127.0.0.1:{free_port()}",
+            "grpc_inference_port": str(free_port()),
+            "grpc_management_port": str(free_port()),
             "model_store": str(store),
             "disable_token_authorization": "true",
             "disable_system_metrics": "true",
