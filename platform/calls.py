@@ -94,22 +94,9 @@ class SingleCall:
 
     def start(self) -> None:
         """Queues the call."""
-        asked = self._asked
         self._started = time.monotonic()
-        deadline = asked.deadline
-        timeout_s = self._deployment.plan.timeout_s
-        if timeout_s is not None:
-            deadline = min(self._started + timeout_s, deadline or math.inf)
-        task = Task(
-            (asked.payload,),
-            self._done,
-            request_id=asked.request_id,
-            headers=asked.headers,
-            deadline=deadline,
-            priority=asked.priority,
-            on_chunk=self._on_chunk,
-        )
-        task.alone = asked.alone
+        task = _task(self._deployment, self._asked, self._started, self._done, self._on_chunk)
+        task.alone = self._asked.alone
         job = self._pool.submit(task)
         if not job.answered:
             self._job = job
@@ -198,26 +185,13 @@ class FusedCall:
 
     def start(self) -> None:
         """Queues the call."""
-        asked = self._asked
         self._over = False
         self._deployment.run_began()
         self._started = time.monotonic()
-        deadline = asked.deadline
-        timeout_s = self._deployment.plan.timeout_s
-        if timeout_s is not None:
-            deadline = min(self._started + timeout_s, deadline or math.inf)
-        if deadline is not None:
-            self._deadline = deadline
-        task = Task(
-            (asked.payload,),
-            self._done,
-            callee=FUSED,
-            request_id=asked.request_id,
-            headers=asked.headers,
-            deadline=deadline,
-            priority=asked.priority,
-            on_chunk=self._on_chunk,
-        )
+        task = _task(self._deployment, self._asked, self._started, self._done, self._on_chunk)
+        task.callee = FUSED
+        if task.deadline is not None:
+            self._deadline = task.deadline
         job = self._pool.submit(task)
         if not job.answered:
             self._job = job
@@ -296,3 +270,19 @@ class FusedCall:
         if not self._over:
             self._over = True
             self._deployment.run_ended()
+
+
+def _task(deployment: Deployment, asked: Asked, now: float, on_done: OnAnswer, on_chunk: OnChunk | None) -> Task:
+    """The call that such a run makes: with the request's body, by its deadline or the plan's."""
+    deadline, timeout_s = asked.deadline, deployment.plan.timeout_s
+    if timeout_s is not None:
+        deadline = min(now + timeout_s, math.inf if deadline is None else deadline)
+    return Task(
+        (asked.payload,),
+        on_done,
+        request_id=asked.request_id,
+        headers=asked.headers,
+        deadline=deadline,
+        priority=asked.priority,
+        on_chunk=on_chunk,
+    )
