@@ -137,9 +137,11 @@ class Model:
         for step in steps:
             (self.folder / name / str(step)).touch()
 
-    def let_until(self, name, happens):
-        """Lets a request go on step by step until something has happened; tells the number of the step that is under way then."""
-        step = 0
+    def let_until(self, name, happens, step=0):
+        """Lets a request go on step by step until something has happened; tells the number of the step that is under way then.
+
+        It has to be in each step from here on: it alone is what holds the worker.
+        """
         while not happens():
             gone_on = functools.partial(self.has_gone_on, len(self.steps), happens)
             self.let(name, step)
@@ -241,8 +243,10 @@ def test_a_continuous_request_whose_client_goes_away_leaves(register, background
         model.server.client_of(model.server.urls[0]) as http,
         http.stream("POST", f"/predictions/{model.name}", json=gone) as answer,
     ):
-        assert next(answer.iter_raw()) == b"gone1 "
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"gone1 "
         kept = background(model.ask, name="kept", count=100_000, gate=model.gate("kept"))
+        model.let_until("gone", lambda: ["gone", "kept"] in model.steps, 1)
     model.let("gone", *range(1, 1000))
     step = model.let_until("kept", lambda: model.steps[-1] == ["kept"])
     model.let("kept", "last", step)
