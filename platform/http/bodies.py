@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,15 +13,21 @@ import msgspec
 import multipart
 
 from flowyard.platform.held import Held
+from flowyard.platform.http.large_bodies import LargeBody
 from flowyard.platform.memo import remembered
+from flowyard.platform.recycling import Recycler
 from flowyard.schemas.codecs.registry import BY_TYPE, Codec, recognise
 from flowyard.schemas.errors import InvalidRequestError, TooLargeError
 from flowyard.schemas.payload import Payload
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
+#: A large body is in memory of its own, which is used again when nothing refers to it any more.
+Body: TypeAlias = bytes | memoryview
 
 #: More than any server hands over of a body at once.
 MAX_CHUNK_BYTES = 1 << 20
+#: Of a large body, what is counted as held before it has come.
+STEP_BYTES = 1 << 20
 #: Most bytes of a body's parameters, which are names and numbers.
 MAX_PARAMETERS_BYTES = 1 << 20
 #: Most fields and files of a form.
@@ -29,13 +35,14 @@ MAX_PARTS = 1000
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 JSON_STARTS = (b"{", b"[")
+_RECYCLER = Recycler()
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was complete; nobody is there to be answered."""
 
 
-async def read_body(receive: Receive, limit_bytes: int, held: Held) -> bytes:
+async def read_body(receive: Receive, limit_bytes: int, held: Held) -> Body:
     """Reads a whole body into memory.
 
     Args:
@@ -57,23 +64,63 @@ async def read_body(receive: Receive, limit_bytes: int, held: Held) -> bytes:
         _check_size(len(body), limit_bytes, held)
         held.take(len(body))
         return body
-    chunks: list[bytes] = []
-    length = 0
+    reading = _Reading(limit_bytes, held)
     try:
+        return await reading.read(message, receive)
+    except BaseException:
+        held.give_back(reading.length)
+        raise
+
+
+class _Reading:
+    """A body that is being read.
+
+    Attributes:
+        length: What has come of it so far, and counts as held.
+    """
+
+    def __init__(self, limit_bytes: int, held: Held) -> None:
+        self.length = 0
+        self._limit_bytes = limit_bytes
+        self._held = held
+
+    async def read(self, message: Mapping[str, Any], receive: Receive) -> Body:
+        """Reads it, from its first message on."""
+        chunks: list[bytes] = []
         while True:
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             chunk = message.get("body", b"")
-            _check_size(length + len(chunk), limit_bytes, held)
-            held.take(len(chunk))
-            length += len(chunk)
+            _check_size(self.length + len(chunk), self._limit_bytes, self._held)
+            self._take(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
+            if "rest" in message:
+                return await self._read_rest(chunks, message["rest"])
             message = await receive()
-    except BaseException:
-        held.give_back(length)
-        raise
+
+    async def _read_rest(self, chunks: Sequence[bytes], rest: LargeBody) -> memoryview:
+        """Reads what is left of a body whose length is known into memory that holds all of it."""
+        total = self.length + rest.remaining
+        _check_size(total, self._limit_bytes, self._held)
+        body = _RECYCLER.memory(total)
+        end = 0
+        for chunk in chunks:
+            body[end : end + len(chunk)] = chunk
+            end += len(chunk)
+        while end < total:
+            # What has not come is not held: many clients could say much, and send nothing.
+            step = min(STEP_BYTES, total - end)
+            self._take(step)
+            if not await rest.fill(body[end : end + step]):
+                raise ClientGoneError
+            end += step
+        return body.toreadonly()
+
+    def _take(self, size: int) -> None:
+        self._held.take(size)
+        self.length += size
 
 
 async def read_parameters(receive: Receive, held: Held) -> bytes:
@@ -84,7 +131,7 @@ async def read_parameters(receive: Receive, held: Held) -> bytes:
     """
     body = await read_body(receive, MAX_PARAMETERS_BYTES, held)
     held.give_back(len(body))
-    return body
+    return bytes(body)
 
 
 def _check_size(length: int, limit_bytes: int, held: Held) -> None:
@@ -101,7 +148,7 @@ def content_type(header: str) -> tuple[str, dict[str, str]]:
     return media_type.lower(), options
 
 
-def payload_of(header: str, body: bytes) -> Payload:
+def payload_of(header: str, body: Body) -> Payload:
     """What a prediction's body is as a value.
 
     Args:
@@ -119,7 +166,7 @@ def payload_of(header: str, body: bytes) -> Payload:
 
 
 @remembered(256)
-def reader_of(header: str) -> Callable[[bytes], Payload]:
+def reader_of(header: str) -> Callable[[Body], Payload]:
     """What makes a value of the bodies with a Content-Type, as `payload_of` does."""
     if not header:
         return _untyped
@@ -133,28 +180,30 @@ def reader_of(header: str) -> Callable[[bytes], Payload]:
     return partial(_tensors, BY_TYPE.get(media_type))
 
 
-def _json(body: bytes) -> Payload:
+def _json(body: Body) -> Payload:
     if not body:
         raise InvalidRequestError("The body is empty; a Content-Type of application/json promises JSON.")
-    return Payload.from_json(body)
+    return Payload.from_json(bytes(body))
 
 
-def _form(media_type: str, options: Mapping[str, str], body: bytes) -> Payload:
+def _form(media_type: str, options: Mapping[str, str], form: Body) -> Payload:
+    body = bytes(form)
     if is_form(media_type, options, body):
         return Payload.of(dict(read_form(media_type, options, body, text=True)))
     return Payload.from_json(body) if media_type == URLENCODED and body[:1] in JSON_STARTS else Payload.of(body)
 
 
-def _untyped(body: bytes) -> Payload:
+def _untyped(body: Body) -> Payload:
     """Tensors where the first bytes leave no doubt, else bytes."""
-    return _tensors(recognise(body), body)
+    data = bytes(body)
+    return _tensors(recognise(data), data)
 
 
-def _tensors(codec: Codec | None, body: bytes) -> Payload:
+def _tensors(codec: Codec | None, body: Body) -> Payload:
     if codec is None:
-        return Payload.of(body)
+        return Payload.of(bytes(body))
     laid_out = codec.lay_out(body) if codec.lay_out is not None else None
-    return Payload.of(codec.decode(body)) if laid_out is None else Payload.from_encoded(*laid_out)
+    return Payload.of(codec.decode(bytes(body))) if laid_out is None else Payload.from_encoded(*laid_out)
 
 
 def is_form(media_type: str, options: Mapping[str, str], body: bytes) -> bool:

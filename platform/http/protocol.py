@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flowyard.platform.http.connection import OneWriteTransport, is_hung_up
 from flowyard.platform.http.connections import BODY_BYTES_PER_S, TICK_S, Connections, Unread, cut_off
 from flowyard.platform.http.direct import DirectCycle, DirectWay, Repeated
+from flowyard.platform.http.large_bodies import LARGE_BYTES, LargeBody
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 
 #: A request line and headers that are longer are refused.
@@ -67,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head: Any = None
         #: The request before, where the next one may be read by comparing it.
         self._last: Repeated | None = None
+        #: The body that is being read, where it is large and its length is known.
+        self._large: LargeBody | None = None
         #: What was received last, and what of it a request began in.
         self._chunk = self._first_chunk = b""
         self._phase: Phase = "head"
@@ -119,6 +123,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if last is not None and len(data) == last.size and data.startswith(last.beginning) and self._repeat(last, data):
             return
         self._last = None
+        if self._large is not None and self._large.is_past_parser:
+            data = self._beyond(self._large, data)
+            if not data:
+                return
         self._chunk = data
         self._chunk_bytes = len(data)
         super().data_received(data)
@@ -249,7 +257,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._fault = (503, f"more than {MAX_PIPELINED} requests ahead of their answers")
             raise ValueError("pipelined")
         self._expect_body()
+        lengths = [value for name, value in self.headers if name == b"content-length"]
         self._go_long_way()
+        cycle = self.cycle
+        if lengths and int(lengths[0]) > LARGE_BYTES and isinstance(cycle, RequestResponseCycle):
+            self._large = LargeBody(self, cycle, int(lengths[0]))
 
     def _expect_body(self) -> None:
         self._begin("body")
@@ -320,12 +332,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._framing_bytes = -self._chunk_bytes
         if type(self.cycle) is DirectCycle:
             self.cycle.take(body)
+            return
+        if self._large is not None:
+            self._large.add(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request is complete."""
         self._begin("rest")
+        self._large = None
         cycle = self.cycle
         if type(cycle) is not DirectCycle:
             super().on_message_complete()
@@ -337,6 +353,35 @@ class BoundedProtocol(HttpToolsProtocol):
             self._go_long_way()
             super().on_body(body)
             super().on_message_complete()
+
+    # ---- a body that the parser does not see all of ----
+
+    def body_came(self, size: int) -> None:
+        """So many bytes of a large body have come."""
+        self._late_bytes += size
+        self._framing_bytes = 0
+
+    def body_ended(self) -> None:
+        """A large body is complete."""
+        self._begin("rest")
+        assert isinstance(self.cycle, RequestResponseCycle)
+        self.cycle.more_body = False
+
+    def _beyond(self, large: LargeBody, data: bytes) -> bytes:
+        """What of the bytes that have come is beyond a body that the parser has lost track of; another one goes on with it."""
+        piece, data = data[: large.left], data[large.left :]
+        if piece:
+            self.body_came(len(piece))
+            large.add(piece)
+            if not large.left:
+                self.body_ended()
+        if data:
+            self._large = None
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return data
+
+    # ---- answering ----
 
     def answer(self, answer: bytes, *, keep_alive: bool) -> None:
         """Answers the request on the direct way.

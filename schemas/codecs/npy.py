@@ -84,7 +84,7 @@ def decode(body: Body) -> Array:
     return view(body, header.element, header.shape, offset, len(body) - offset, fortran=header.fortran)
 
 
-def lay_out(body: bytes) -> tuple[Encoded, tuple[int, ...]] | None:
+def lay_out(body: Body) -> tuple[Encoded, tuple[int, ...]] | None:
     """Reads an npy file as far as is needed to hand its array on.
 
     Args:

@@ -23,7 +23,7 @@ class Codec(NamedTuple):
 
     decode: Callable[[bytes], Value]
     encode: Callable[[Value], bytes]
-    lay_out: Callable[[bytes], tuple[Encoded, tuple[int, ...]] | None] | None = None
+    lay_out: Callable[[bytes | memoryview], tuple[Encoded, tuple[int, ...]] | None] | None = None
     encode_small: Callable[[SmallArray], bytes | None] | None = None
 
 

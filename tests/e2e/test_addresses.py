@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import socket
 import ssl
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.archives import linear_onnx
+from support.archives import linear_onnx, zipped
 from support.certificates import issue, trusting
 from support.server import ServerProcess, running
 
@@ -147,6 +148,19 @@ def test_https(tmp_path, certificate, trusts, model, by):
             old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
         with pytest.raises(httpx2.ConnectError), httpx2.Client(verify=old) as client:
             client.get(server.urls[0] + "/ping")
+
+
+def test_large_bodies_over_https(tmp_path, certificate, trusts):
+    env = {"FLOWYARD_KEYSTORE": str(certificate.keystore), "FLOWYARD_INFERENCE_ADDRESS": "https://127.0.0.1:0"}
+    workflow = "name: size\nfunctions: {f: 'steps:size'}\nworkflow:\n  out: [f, in]\n"
+    steps = "import hashlib\n\ndef size(value):\n    return [len(value), hashlib.sha256(value).hexdigest()]\n"
+    with running(tmp_path, env=env, host=None, trusts=trusts) as server:
+        archive = zipped({"workflow.yaml": workflow, "steps.py": steps})
+        assert server.client.post("/workflows", content=archive).status_code == 200
+        for size in (70_000, 600_128, 3_000_000, 1000):
+            body = bytes(range(251)) * (size // 251)
+            answer = server.client.post("/predictions/size", content=body, headers={"content-type": "application/octet-stream"})
+            assert answer.json() == [len(body), hashlib.sha256(body).hexdigest()]
 
 
 def test_https_and_http_together(tmp_path, certificate, trusts, path):

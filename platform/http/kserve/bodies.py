@@ -47,7 +47,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def read_request(headers: Mapping[str, str], body: bytes) -> tuple[InferRequest, list[Tensor]]:
+def read_request(headers: Mapping[str, str], body: bytes | memoryview) -> tuple[InferRequest, list[Tensor]]:
     """Reads a request.
 
     Args:
@@ -77,13 +77,13 @@ def read_request(headers: Mapping[str, str], body: bytes) -> tuple[InferRequest,
     return request, _tensors(request.inputs, binary)
 
 
-def _split(headers: Mapping[str, str], body: bytes) -> tuple[bytes, memoryview]:
+def _split(headers: Mapping[str, str], body: bytes | memoryview) -> tuple[bytes, memoryview]:
     given = headers.get(HEADER_LENGTH)
     if given is None:
-        return body, memoryview(b"")
+        return bytes(body), memoryview(b"")
     if not (given.isascii() and given.isdigit()) or int(given) > len(body):
         raise InvalidRequestError(f"Header Inference-Header-Content-Length: {given[:20]!r} is no length within the body.")
-    return body[: int(given)], memoryview(body)[int(given) :]
+    return bytes(body[: int(given)]), memoryview(body)[int(given) :]
 
 
 def _tensors(inputs: Sequence[InputTensor], binary: memoryview) -> list[Tensor]:

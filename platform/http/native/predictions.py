@@ -149,14 +149,14 @@ class Predictions:
         body = await read_body(receive, self._limit_bytes, self._held)
         exchange.bytes_in = len(body)
         if name is None:
-            name, version = target_of_request(query, headers, body, self._registry.default_name)
+            name, version = target_of_request(query, headers, bytes(body), self._registry.default_name)
         if deployment is None or deployment.closing:
             # One that was unregistered while the body came in may have left another version behind.
-            deployment = await self._on_demand.load((name, version), headers, query, body)
+            deployment = await self._on_demand.load((name, version), headers, query, bytes(body))
             exchange.routed(deployment)
         shadows = endpoints.shadows.get(name, ()) if version is None else ()
         if deployment.takes_requests or shadows:
-            payload: Payload = RequestPayload(headers, query, body, request_id)
+            payload: Payload = RequestPayload(headers, query, bytes(body), request_id)
         else:
             payload = payload_of(headers.get("content-type", ""), body)
         asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
@@ -257,9 +257,10 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[Any], tuple[Cancellable, Receive]] = {}
+        #: Those that wait since the last round, those that waited then, and those that have a task.
+        self._fresh: dict[asyncio.Future[Any], tuple[Cancellable, Receive]] = {}
+        self._seen: dict[asyncio.Future[Any], tuple[Cancellable, Receive]] = {}
         self._watchers: dict[asyncio.Future[Any], asyncio.Task[None]] = {}
-        self._seen: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, outcome: asyncio.Future[Any], execution: Cancellable, receive: Receive) -> Any:
@@ -268,7 +269,7 @@ class Watch:
         Raises:
             ClientGoneError: The client went away first.
         """
-        self._waiting[outcome] = (execution, receive)
+        self._fresh[outcome] = (execution, receive)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
         try:
@@ -277,17 +278,14 @@ class Watch:
             execution.cancel()
             raise
         finally:
-            del self._waiting[outcome]
-            watcher = self._watchers.pop(outcome, None)
-            if watcher is not None:
-                watcher.cancel()
+            if self._fresh.pop(outcome, None) is None and self._seen.pop(outcome, None) is None:
+                self._watchers.pop(outcome).cancel()
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        for outcome in self._seen & self._waiting.keys() - self._watchers.keys():
-            execution, receive = self._waiting[outcome]
+        for outcome, (execution, receive) in self._seen.items():
             self._watchers[outcome] = loop.create_task(listen_for_end(outcome, execution, receive))
-        self._seen = set(self._waiting)
+        self._seen, self._fresh = self._fresh, {}
         self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._seen else None
 
 

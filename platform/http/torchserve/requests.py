@@ -79,4 +79,4 @@ async def with_body(request: HttpRequest, receive: Receive, limit_bytes: int, he
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limit_bytes:
         raise TooLargeError(f"the body is larger than {limit_bytes} bytes (setting max_request_size)")
-    return msgspec.structs.replace(request, body=await read_body(receive, limit_bytes, held))
+    return msgspec.structs.replace(request, body=bytes(await read_body(receive, limit_bytes, held)))
