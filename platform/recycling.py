@@ -14,7 +14,7 @@ from flowyard.schemas.values import ALIGNMENT_BYTES, aligned_memory
 #: Sizes between which memory is kept for the next one.
 SMALLEST_BYTES, LARGEST_BYTES = 64 << 10, 4 << 20
 #: Most of it that is kept while nobody uses it.
-MOST_KEPT_BYTES = 16 << 20
+MOST_KEPT_BYTES = 8 << 20
 
 
 class Recycler:

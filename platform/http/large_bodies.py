@@ -75,6 +75,10 @@ class LargeBody(asyncio.BufferedProtocol):
         """How much of it the application has not been given yet."""
         return self.left + self._pieces_bytes
 
+    def let_go(self) -> None:
+        """The application has been given all of it: the request need not know of it any more, or they would keep each other."""
+        vars(self._cycle).pop("receive", None)
+
     def add(self, piece: bytes) -> None:
         """A piece has come that was not received by `fill`."""
         self.left -= len(piece)
@@ -93,6 +97,8 @@ class LargeBody(asyncio.BufferedProtocol):
             message["body"] = self._take_pieces()
             if message["more_body"]:
                 message["rest"] = self
+            else:
+                self.let_go()
         return message
 
     async def fill(self, into: memoryview) -> bool:

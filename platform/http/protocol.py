@@ -364,7 +364,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def body_ended(self) -> None:
         """A large body is complete."""
         self._begin("rest")
+        assert self._large is not None
         assert isinstance(self.cycle, RequestResponseCycle)
+        self._large.let_go()
         self.cycle.more_body = False
 
     def _beyond(self, large: LargeBody, data: bytes) -> bytes:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 
 import pytest
 import uvloop
 from support.protocol import head, read_all, read_until, serve
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from flowyard.platform.held import Held
 from flowyard.platform.http.bodies import STEP_BYTES, ClientGoneError, read_body
 from flowyard.platform.http.connections import TICK_S
-from flowyard.platform.http.large_bodies import LARGE_BYTES
+from flowyard.platform.http.large_bodies import LARGE_BYTES, LargeBody
 from flowyard.platform.http.protocol import BODY_GRACE_S
 from flowyard.schemas.errors import MemoryFullError, TooLargeError
 
@@ -251,6 +253,26 @@ def test_a_client_that_stops_sending_is_cut_off(on_server):
         await served.settle(lambda: app.ended)
         assert isinstance(app.ended[0], ClientGoneError)
         assert await read_all(reader) == b""
+
+    on_server(app, test)
+
+
+def test_what_is_over_is_let_go_of_without_the_garbage_collector(on_server):
+    app = App()
+
+    async def test(served):
+        reader, writer = await served.connect()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                writer.write(request(body_of(300_000)))
+                assert await read_until(reader, b"right") == answer_of(300_000)
+            left = [type(one).__name__ for one in gc.get_objects() if isinstance(one, (LargeBody, RequestResponseCycle))]
+        finally:
+            gc.enable()
+        # The connection's own last ones.
+        assert sorted(left) == ["LargeBody", "RequestResponseCycle"]
 
     on_server(app, test)
 
