@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -73,6 +73,7 @@ def compare(workload: Workload, servers: Sequence[Server], plan: Plan, models: P
         What was found.
     """
     connections = list(plan.connections or workload.connections)
+    plan = replace(plan, duration_s=plan.duration_s * workload.longer)
     servers = [server for server in servers if server.only in ("", workload.name)]
     entries = {server.name: Entry(server=server.name, version=_version(server)) for server in servers}
     running: list[Running] = []

@@ -56,6 +56,10 @@ class Entry(msgspec.Struct, kw_only=True):
         """Median latency in milliseconds, round by round."""
         return [result.latency.p50_ms for result in self.rounds[connections]]
 
+    def p99_ms(self, connections: int) -> list[float]:
+        """The same of the slowest hundredth."""
+        return [result.latency.p99_ms for result in self.rounds[connections]]
+
     def failures(self) -> int:
         """Answers other than 200 and requests without an answer, over all rounds."""
         return sum(result.failures for results in self.rounds.values() for result in results)

@@ -31,7 +31,7 @@ def _comparison(comparison: Comparison) -> list[str]:
     head = [
         "server",
         *(f"/s at {count}" for count in comparison.connections),
-        *(f"p50 ms at {count}" for count in comparison.connections),
+        *(f"p50, p99 ms at {count}" for count in comparison.connections),
     ]
     head += ["p99 ms at half load", "MB", "first prediction s", "not 200"]
     lines += ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
@@ -48,7 +48,7 @@ def _row(entry: Entry, connections: list[int], width: int) -> str:
     if entry.status != "measured":
         return f"| {name} | {entry.status} |" + " |" * (width - 2)
     rates = [f"{median(entry.throughput(count)):,.1f}" for count in connections]
-    times = [f"{median(entry.p50_ms(count)):.2f}" for count in connections]
+    times = [f"{median(entry.p50_ms(count)):.2f}, {median(entry.p99_ms(count)):.2f}" for count in connections]
     half = f"{entry.half_load.latency.p99_ms:.2f}" if entry.half_load else ""
     cells = [name, *rates, *times, half, f"{entry.memory_mb:.0f}", f"{entry.first_prediction_s:.2f}", str(entry.failures())]
     return "| " + " | ".join(cells) + " |"

@@ -29,6 +29,8 @@ class Workload:
         rows: The input: one row.
         kind: Content type of the body.
         raw: Model file of the raw engine loop, empty for none.
+        longer: How many times as long as others it is measured: of answers that come in few and large batches a short time holds
+            one more or one less.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Workload:
     kind: str
     rows: Any = field(repr=False)
     raw: str = ""
+    longer: float = 1.0
 
     @property
     def path(self) -> str:
@@ -71,8 +74,8 @@ def workloads() -> dict[str, Workload]:
             "mlp-json", "MLP 784-128-64-10 in ONNX, JSON", "mlp=mlp.onnx", 32, small, JSON, np.array(digit_json), "mlp.onnx"
         ),
         Workload("mlp-npy", "MLP 784-128-64-10 in ONNX, npy", "mlp=mlp.onnx", 32, small, NPY, digit, "mlp.onnx"),
-        Workload("resnet-onnx", "ResNet-18 in ONNX, npy", "resnet=resnet.onnx", 8, few, NPY, image, "resnet.onnx"),
-        Workload("resnet-torch", "ResNet-18 in TorchScript, npy", "resnet=resnet.pt", 8, few, NPY, image, "resnet.pt"),
+        Workload("resnet-onnx", "ResNet-18 in ONNX, npy", "resnet=resnet.onnx", 8, few, NPY, image, "resnet.onnx", 4.0),
+        Workload("resnet-torch", "ResNet-18 in TorchScript, npy", "resnet=resnet.pt", 8, few, NPY, image, "resnet.pt", 4.0),
         Workload("dag", "preprocess, two MLPs in parallel, merge; 784 bytes", "dag=dag.zip", 32, small, BYTES, pixels),
         Workload("large", "600 KB through two nodes, npy", "large=large.zip", 8, few, NPY, large),
     ]
