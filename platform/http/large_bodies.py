@@ -2,7 +2,8 @@
 
 On its usual way through the parser and ASGI's messages each byte of a body is copied six times. What reads such a body
 (`bodies.py`) finds a `LargeBody` with the first message of it, and has it fill memory: until that is full the transport gives it
-what comes, in place of the connection's protocol.
+what comes, in place of the connection's protocol. Whoever has sent one large body sends more: the next head is read in small
+pieces, so that little of the body behind it comes along.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 #: Smaller bodies come with their head, or nearly so.
 LARGE_BYTES = 64 << 10
+#: What is read at once of the head of a request that follows a large body.
+HEAD_PIECE_BYTES = 4 << 10
+#: Of all connections: what is read is copied out at once.
+_HEAD_PIECE = memoryview(bytearray(HEAD_PIECE_BYTES))
 
 
 class Owner(Protocol):
@@ -30,6 +35,9 @@ class Owner(Protocol):
     def body_ended(self) -> None:
         """The body is complete."""
 
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
 
@@ -43,7 +51,46 @@ class Owner(Protocol):
         """There is room again for what is to be sent."""
 
 
-class LargeBody(asyncio.BufferedProtocol):
+class _Deputy(asyncio.BufferedProtocol):
+    """What the transport gives its bytes to in place of the connection's protocol, which hears of everything else."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more."""
+        return self._owner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._owner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Too much waits to be sent."""
+        self._owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room again for what is to be sent."""
+        self._owner.resume_writing()
+
+
+class SmallPieces(_Deputy):
+    """Reads little at once.
+
+    Args:
+        owner: The connection, which goes on reading as usual when it has a head.
+    """
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes are to be put."""
+        return _HEAD_PIECE
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have come."""
+        self._owner.data_received(bytes(_HEAD_PIECE[:nbytes]))
+
+
+class LargeBody(_Deputy):
     """A body on its way in.
 
     Args:
@@ -57,9 +104,9 @@ class LargeBody(asyncio.BufferedProtocol):
     """
 
     def __init__(self, owner: Owner, cycle: RequestResponseCycle, size: int) -> None:
+        super().__init__(owner)
         self.left = size
         self.is_past_parser = False
-        self._owner = owner
         self._cycle = cycle
         #: What has come through the parser and has not been given to the application.
         self._pieces: list[bytes] = []
@@ -69,6 +116,9 @@ class LargeBody(asyncio.BufferedProtocol):
         self._full: asyncio.Future[bool] | None = None
         self._receive = cycle.receive
         cycle.receive = self.receive  # type: ignore[method-assign]
+        # Whoever asks for the body is told of it at once, before any of it has come; nothing comes until then.
+        cycle.message_event.set()
+        owner.flow.pause_reading()
 
     @property
     def remaining(self) -> int:
@@ -162,22 +212,10 @@ class LargeBody(asyncio.BufferedProtocol):
             if not self.left:
                 self._owner.body_ended()
 
-    def eof_received(self) -> bool:
-        """The client sends nothing more."""
-        return self._owner.eof_received()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._end(is_full=False)
-        self._owner.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Too much waits to be sent."""
-        self._owner.pause_writing()
-
-    def resume_writing(self) -> None:
-        """There is room again for what is to be sent."""
-        self._owner.resume_writing()
+        super().connection_lost(exc)
 
     def _end(self, *, is_full: bool) -> None:
         full = self._full

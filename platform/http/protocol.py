@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from flowyard.platform.http.connection import OneWriteTransport, is_hung_up
 from flowyard.platform.http.connections import BODY_BYTES_PER_S, TICK_S, Connections, Unread, cut_off
 from flowyard.platform.http.direct import DirectCycle, DirectWay, Repeated
-from flowyard.platform.http.large_bodies import LARGE_BYTES, LargeBody
+from flowyard.platform.http.large_bodies import LARGE_BYTES, LargeBody, SmallPieces
 from flowyard.platform.http.native.errors import ErrorBody, to_json
 
 #: A request line and headers that are longer are refused.
@@ -71,6 +71,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._last: Repeated | None = None
         #: The body that is being read, where it is large and its length is known.
         self._large: LargeBody | None = None
+        #: What reads the head behind a large body.
+        self._small_pieces: SmallPieces | None = None
         #: What was received last, and what of it a request began in.
         self._chunk = self._first_chunk = b""
         self._phase: Phase = "head"
@@ -241,6 +243,9 @@ class BoundedProtocol(HttpToolsProtocol):
         Raises:
             ValueError: It is refused; the parser stops.
         """
+        if self._small_pieces is not None:
+            self._small_pieces = None
+            self.transport.set_protocol(self)
         at_most = self._first_bytes + self._head_bytes + self._chunk_bytes
         if at_most > MAX_HEAD_BYTES and self._length_of_head() > MAX_HEAD_BYTES:
             self._fault = (431, _TOO_LONG)
@@ -368,6 +373,8 @@ class BoundedProtocol(HttpToolsProtocol):
         assert isinstance(self.cycle, RequestResponseCycle)
         self._large.let_go()
         self.cycle.more_body = False
+        self._small_pieces = SmallPieces(self)
+        self.transport.set_protocol(self._small_pieces)
 
     def _beyond(self, large: LargeBody, data: bytes) -> bytes:
         """What of the bytes that have come is beyond a body that the parser has lost track of; another one goes on with it."""

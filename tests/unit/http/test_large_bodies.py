@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from flowyard.platform.held import Held
 from flowyard.platform.http.bodies import STEP_BYTES, ClientGoneError, read_body
 from flowyard.platform.http.connections import TICK_S
-from flowyard.platform.http.large_bodies import LARGE_BYTES, LargeBody
+from flowyard.platform.http.large_bodies import HEAD_PIECE_BYTES, LARGE_BYTES, LargeBody
 from flowyard.platform.http.protocol import BODY_GRACE_S
 from flowyard.schemas.errors import MemoryFullError, TooLargeError
 
@@ -41,6 +41,8 @@ class App:
         self.held = Held(LIMIT)
         self.limit = limit
         self.ended = []
+        #: What each body begins with that has come through the parser.
+        self.through_parser = []
         self.begun = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
@@ -62,6 +64,7 @@ class App:
     async def whole(self, receive):
         async def first_told():
             message = await receive()
+            self.through_parser.append(len(message["body"]))
             self.begun.set()
             await self.go.wait()
             return message
@@ -253,6 +256,23 @@ def test_a_client_that_stops_sending_is_cut_off(on_server):
         await served.settle(lambda: app.ended)
         assert isinstance(app.ended[0], ClientGoneError)
         assert await read_all(reader) == b""
+
+    on_server(app, test)
+
+
+def test_little_of_the_next_body_comes_along_with_its_head(on_server):
+    app = App()
+
+    async def test(served):
+        reader, writer = await served.connect()
+        for _ in range(3):
+            writer.write(request(body_of(300_000)))
+            assert await read_until(reader, b"right") == answer_of(300_000)
+        # Small ones are read as before.
+        writer.write(request(b"") + request(body_of(50_000), path=b"/messages"))
+        assert await read_until(reader, b"right") == answer_of(0)
+        assert await read_until(reader, b"right") == answer_of(50_000)
+        assert max(app.through_parser[1:3]) <= HEAD_PIECE_BYTES
 
     on_server(app, test)
 
