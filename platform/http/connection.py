@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Any
 
 #: Time that the client of a TLS connection gets to read what was written and to answer that the connection ends.
@@ -19,18 +20,24 @@ class OneWriteTransport:
         transport: The connection's own.
         loop: The event loop.
         carrier: What it writes to in turn, where it speaks TLS and that is known: it does not count what waits there.
+        lingers: Asked before the connection is closed, whether it must not be closed yet; who says so closes it later.
 
     Attributes:
         is_tls: Whether it speaks TLS.
     """
 
-    __slots__ = ("_carrier", "_head", "_loop", "_transport", "_write", "is_closing", "is_tls")
+    __slots__ = ("_carrier", "_head", "_lingers", "_loop", "_transport", "_write", "is_closing", "is_tls")
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, carrier: asyncio.Transport | None = None
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        carrier: asyncio.Transport | None = None,
+        lingers: Callable[[], bool] | None = None,
     ) -> None:
         self._transport = transport
         self._carrier = carrier
+        self._lingers = lingers
         self._write = transport.write
         self.is_closing = transport.is_closing
         self._loop = loop
@@ -69,6 +76,8 @@ class OneWriteTransport:
     def close(self) -> None:
         """Closes the connection after what was written."""
         self._flush()
+        if self._lingers is not None and self._lingers():
+            return
         self._transport.close()
         if self.is_tls:
             self._loop.call_later(GOODBYE_S, self._leave)

@@ -33,6 +33,8 @@ _REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large", 503: b
 
 #: Time for the client to read why its request is refused before the connection is closed for good.
 GOODBYE_S = 2.0
+#: The same for a client that still sends the body of a request that is answered: most read nothing before they have sent all.
+LINGER_S = 30.0
 #: Time after which a client that sends nothing more, and may have left, is written to: a machine that knows of no such connection
 #: says so, which may take a while.
 ASK_AFTER_S = 0.5
@@ -96,12 +98,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_half_closed = False
         #: What the connection ends with, once the requests before are answered.
         self._refusal: bytes | None = None
+        #: Whether its last request is answered, but has not come whole.
+        self._is_lingering = False
 
     # ---- the connection ----
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        self._writer = OneWriteTransport(transport, self.loop, self.carrier)
+        self._writer = OneWriteTransport(transport, self.loop, self.carrier, self._lingers)
         super().connection_made(cast(asyncio.Transport, self._writer))
         if not self._bounds.add(self):
             self._refusal = _answer(503, f"there are {self._bounds.limit} connections already (setting max_connections)")
@@ -120,6 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Something has come."""
         if self._refusal is not None:
+            self._late_bytes += len(data)
             return
         last = self._last
         if last is not None and len(data) == last.size and data.startswith(last.beginning) and self._repeat(last, data):
@@ -174,7 +179,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
             return
         if self._phase == "over":
-            if (now - self._since) * TICK_S > GOODBYE_S:
+            still_sends, self._late_bytes = self._is_lingering and self._late_bytes > 0, 0
+            if (now - self._since) * TICK_S > (LINGER_S if still_sends else GOODBYE_S):
                 self.transport.close()
             return
         if self._phase == "head":
@@ -424,6 +430,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def _length_of_head(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers)
 
+    def _lingers(self) -> bool:
+        """Whether the connection must not be closed yet: with something unread it would be reset, and the answer lost."""
+        cycle = self.cycle
+        if (
+            self._phase != "body"
+            or not isinstance(cycle, RequestResponseCycle)
+            or not cycle.response_complete
+            or cycle.keep_alive
+        ):
+            return False
+        if self._refusal is None:
+            self._is_lingering, self._refusal = True, b""
+        return self._is_lingering
+
     # ---- refusing ----
 
     def send_400_response(self, msg: str) -> None:
@@ -469,14 +489,16 @@ class BoundedProtocol(HttpToolsProtocol):
             answer: The last answer, empty where it has been sent.
             is_cut: Whether that one is not whole; the client is not to take it for whole.
         """
-        if is_cut or not self.transport.can_write_eof():
+        can_say_so = self.transport.can_write_eof()
+        if is_cut or not (can_say_so or self._is_lingering):
             self.transport.write(answer)
             self.transport.close()
             return
         self._begin("over")
         self._unset_keepalive_if_required()
         self.transport.write(answer)
-        self.transport.write_eof()
+        if can_say_so:
+            self.transport.write_eof()
         self.flow.resume_reading()
 
 

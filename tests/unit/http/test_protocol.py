@@ -8,11 +8,12 @@ import re
 import socket
 
 import pytest
+import uvloop
 from support.protocol import head, read_all, read_until, serve
 
 from flowyard.platform.http import connections
 from flowyard.platform.http.connections import TICK_S
-from flowyard.platform.http.protocol import BODY_GRACE_S, HEAD_S, MAX_HEAD_BYTES, MAX_PIPELINED
+from flowyard.platform.http.protocol import BODY_GRACE_S, GOODBYE_S, HEAD_S, LINGER_S, MAX_HEAD_BYTES, MAX_PIPELINED
 
 GOOD = b"GET /good HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD_TICKS, BODY_TICKS = int(HEAD_S / TICK_S), int(BODY_GRACE_S / TICK_S)
@@ -476,3 +477,46 @@ def test_too_many_connections():
         await read_until(reader, b"/good")
 
     on_server(test, limit=2)
+
+
+def _exchange(port, sent):
+    """All that is answered to a client that reads nothing before it has sent everything."""
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(sent)
+        answer = b""
+        while piece := client.recv(1 << 16):
+            answer += piece
+        return answer
+
+
+@pytest.mark.parametrize("start", [b"POST /unread HTTP/1.1", b"POST /unread HTTP/1.0"])
+@pytest.mark.parametrize("size", [1000, 200_000, 3_000_000])
+@pytest.mark.parametrize("new_loop", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_is_answered_before_the_body_is_read_gets_the_answer(size, start, new_loop):
+    """A connection that is closed with something unread is reset, and takes the answer along that is under way."""
+
+    async def test(served):
+        lines = (b"connection: close",) if start.endswith(b"1") else ()
+        sent = head(b"content-length: %d" % size, *lines, start=start) + b"x" * size
+        answers = await asyncio.gather(*(asyncio.to_thread(_exchange, served.port, sent) for _ in range(4)))
+        assert all(answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"\r\n\r\n/unread") for answer in answers)
+        await served.settle(lambda: not served.tasks.connections)
+
+    serve(App(), test, new_loop=new_loop)
+
+
+def test_who_goes_on_sending_after_the_last_answer_is_cut_off():
+    async def test(served):
+        reader, writer = await served.connect()
+        writer.write(head(b"content-length: 1000000", b"connection: close", start=b"POST /unread HTTP/1.1") + b"x" * 300_000)
+        assert (await read_all(reader)).endswith(b"/unread")
+        served.ticks(int(GOODBYE_S / TICK_S))
+        assert not writer.is_closing()
+        for _ in range(int(LINGER_S / TICK_S) - int(GOODBYE_S / TICK_S)):
+            writer.write(b"x")
+            await asyncio.sleep(0.001)
+            served.ticks(1)
+        served.ticks(2)
+        await served.settle(lambda: not served.tasks.connections)
+
+    on_server(test)
