@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from support import commands
 from support.archives import linear_onnx, zipped
 from support.loopback import SILENCE, answer, loopback
 from support.server import running, wait_until
@@ -75,9 +76,7 @@ def sources(http, tmp_path_factory):
 @pytest.fixture
 def flowyard(url, tmp_path):
     def run(*arguments, stdin=b"", env=None):
-        command = [*COMMAND, *map(str, arguments)]
-        environment = os.environ | {"FLOWYARD_URL": url} | (env or {})
-        done = subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, env=environment, check=False)
+        done = commands.run(*arguments, stdin=stdin, env={"FLOWYARD_URL": url} | (env or {}), cwd=tmp_path)
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return done
 
@@ -255,7 +254,6 @@ def test_problems_come_as_a_compiler_tells_them(flowyard, tmp_path):
         (["models", "list", "--url", "https://localhost", "--ca-file", "nothing"], 2, "--ca-file nothing"),
         (["models", "frobnicate"], 2, "frobnicate"),
         (["models", "list", "--url", "http://127.0.0.1:1"], 3, "no connection to http://127.0.0.1:1"),
-        (["models", "list", "--url", "unix:/nothing"], 3, "no connection to unix:/nothing"),
         (["predict", "m", "--data", "1", "--url", "http://name.invalid"], 3, "no connection to http://name.invalid"),
     ],
 )
@@ -263,6 +261,14 @@ def test_mistakes_get_a_message_and_a_status(flowyard, arguments, status, words)
     done = flowyard(*arguments)
     assert (done.returncode, done.stdout) == (status, b""), done.stderr
     assert words.lower() in " ".join(done.stderr.decode().split()).lower()
+
+
+def test_a_mistake_that_is_typed(tmp_path):
+    # In a process of its own also because the HTTP client leaves a Unix socket open that it cannot connect.
+    process = started("models", "list", url="unix:/nothing", cwd=tmp_path)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (3, b"")
+    assert errors.startswith(b"flowyard: no connection to unix:/nothing")
 
 
 def test_a_refusal_as_json(flowyard):

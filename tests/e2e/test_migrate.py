@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 from support.archives import linear_onnx
+from support.commands import run_text
 from support.server import running
 from support.torchserve import mms_archive, pack_model, pack_workflow, write
 
@@ -62,11 +61,6 @@ SNAPSHOT = {
 }
 
 
-def flowyard(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flowyard.platform.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
 @pytest.fixture
 def torchserve(tmp_path) -> Path:
     """A TorchServe that has been shut down: three archives and a workflow, made by its own archivers."""
@@ -91,7 +85,7 @@ def torchserve(tmp_path) -> Path:
 
 def test_an_installation_of_torchserve_answers_as_before(torchserve, tmp_path):
     out = tmp_path / "out"
-    done = flowyard("migrate", torchserve, "--out", out)
+    done = run_text("migrate", torchserve, "--out", out)
     assert (done.returncode, done.stderr) == (1, ""), done.stderr
     snapshot = torchserve / "logs" / "config" / "20260101000000000-shutdown.cfg"
     for line in (
@@ -104,7 +98,7 @@ def test_an_installation_of_torchserve_answers_as_before(torchserve, tmp_path):
     ):
         assert line in done.stdout.splitlines()
     with served(out, tmp_path) as (url, dialect, native):
-        applied = flowyard("apply", out, "--url", url)
+        applied = run_text("apply", out, "--url", url)
         assert applied.returncode == 0, applied.stdout + applied.stderr
         expected = {"greet": "good day you", "greet/1.0": "hello you", "greet/2.0": "good day you", "loud": "YOU"}
         for path, answer in expected.items():
@@ -120,7 +114,7 @@ def test_an_installation_of_torchserve_answers_as_before(torchserve, tmp_path):
             assert client.post("/predictions/loud", json="you").text == '"YOU"'
         (loud,) = dialect.get("/models/loud").json()
         assert (loud["batchSize"], loud["maxBatchDelay"], loud["responseTimeout"]) == (3, 10, 33)
-        again = flowyard("apply", out, "--url", url, "--dry-run")
+        again = run_text("apply", out, "--url", url, "--dry-run")
         assert (again.returncode, again.stdout) == (0, "nothing to change\n")
 
 
@@ -143,12 +137,12 @@ def test_an_installation_of_mms_answers_as_before(tmp_path):
     (folder / "model-store" / "loud.mar").write_bytes(mms_archive("loud", LOUD))
     lines = [*ADDRESSES[:2], "load_models=loud=loud.mar", "default_response_timeout=2", "preload_model=true"]
     (folder / "config.properties").write_text("\n".join(lines))
-    done = flowyard("migrate", folder, "--out", out, "--json")
+    done = run_text("migrate", folder, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["product"], report["names"], report["changes_answers"]) == ("mms", {"loud": ["1.0"]}, False)
     with served(out, tmp_path) as (url, dialect, native):
-        assert flowyard("apply", out, "--url", url).returncode == 0
+        assert run_text("apply", out, "--url", url).returncode == 0
         assert dialect.post("/predictions/loud", content=b"you").text == "YOU"
         assert native.post("/predictions/loud", content=b"you").text == "YOU"
         assert dialect.get("/models/loud").json()["modelName"] == "loud"
@@ -170,7 +164,7 @@ def test_an_installation_of_djl_serving_answers_as_before(tmp_path):
         "cluster_address=http://10.0.0.1:1",
     ]
     (folder / "conf" / "config.properties").write_text("\n".join([*lines, "load_models=twice,[double:v1]=double", "io_ratio=70"]))
-    done = flowyard("migrate", folder, "--out", out)
+    done = run_text("migrate", folder, "--out", out)
     assert done.returncode == 1, done.stderr
     config = folder / "conf" / "config.properties"
     assert done.stdout.splitlines()[:3] == [
@@ -180,7 +174,7 @@ def test_an_installation_of_djl_serving_answers_as_before(tmp_path):
     ]
     assert f"! {config}:4: cluster_address: changes answers: this server is not part of a cluster" in done.stdout.splitlines()
     with served(out, tmp_path) as (url, _, native):
-        applied = flowyard("apply", out, "--url", url)
+        applied = run_text("apply", out, "--url", url)
         assert applied.returncode == 0, applied.stdout + applied.stderr
         assert native.post("/predictions/twice", content=b"ab").text == "abab"
         assert native.post("/predictions/double/v1", json=[[3.0]]).json() == {"predictions": [[6.0]]}
@@ -189,7 +183,7 @@ def test_an_installation_of_djl_serving_answers_as_before(tmp_path):
 
 def test_a_dry_run_reports_and_writes_nothing_and_a_folder_is_not_overwritten(torchserve, tmp_path):
     out = tmp_path / "out"
-    dry = flowyard("migrate", torchserve, "--out", out, "--dry-run", "--json")
+    dry = run_text("migrate", torchserve, "--out", out, "--dry-run", "--json")
     assert (dry.returncode, out.exists()) == (1, False)
     report = json.loads(dry.stdout)
     assert (report["out"], report["files"], report["snapshot"]) == (None, [], str(next(torchserve.glob("logs/config/*.cfg"))))
@@ -200,10 +194,10 @@ def test_a_dry_run_reports_and_writes_nothing_and_a_folder_is_not_overwritten(to
     assert changing == [("config.properties", 6, "plugins_path"), ("20260101000000000-shutdown.cfg", 6, "plugins_path")]
     out.mkdir()
     (out / "mine").write_text("")
-    refused = flowyard("migrate", torchserve, "--out", out)
+    refused = run_text("migrate", torchserve, "--out", out)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == f"flowyard: {out} is not empty; --force overwrites what is in it\n"
-    assert flowyard("migrate", torchserve, "--out", out, "--force", "--ncs").returncode == 1
+    assert run_text("migrate", torchserve, "--out", out, "--force", "--ncs").returncode == 1
     assert sorted(file.name for file in out.iterdir()) == ["greet.yaml", "mine", "polite.yaml", "settings.properties"]
 
 
@@ -218,7 +212,7 @@ def test_a_dry_run_reports_and_writes_nothing_and_a_folder_is_not_overwritten(to
 )
 def test_a_wrong_call_is_told_without_a_trace(tmp_path, monkeypatch, arguments, status, words):
     monkeypatch.chdir(tmp_path)
-    done = flowyard("migrate", *arguments)
+    done = run_text("migrate", *arguments)
     assert done.returncode == status
     assert words in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
