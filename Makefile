@@ -29,10 +29,10 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# A file's tests stay in one process: they share the server that the file starts. The processes are four, even where there are
-# fewer cores, as tests wait a lot. The order is that of `testpaths`, not that of how many tests a file has: a few may take long.
-test: $(STAMP) ## Run the whole test suite, in four processes
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process: they share the server that the file starts. The files come in the order of `testpaths`, not
+# in that of how many tests they have: a few may take long.
+test: $(STAMP) ## Run the whole test suite, in one process more than there are cores, at most four
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 schemas: $(STAMP) ## Write the JSON Schemas in schemas/ anew, after a change of settings, API or workflow language
 	$(BIN)/python -m flowyard.platform.cli.schemas schemas
