@@ -52,7 +52,7 @@ def test_tokens_come_and_go_while_the_server_runs(tmp_path):
         listed = tokens(tmp_path, "list").stdout
         assert [line.split()[2] for line in listed.splitlines()[1:]] == ["inference", "management,metrics"]
         for token in (inference, both, rotated):
-            secret = token.rpartition("_")[2]
+            secret = token.split("_", 2)[2]
             assert secret not in listed
             assert all(secret not in path.read_text(errors="replace") for path in server.state_dir.iterdir() if path.is_file())
             assert secret not in server.log.read_text()
