@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from support.archives import zipped
+from support.commands import run_text
 from support.server import ServerProcess, running
 
 FLOW = "name: flow\nworkflow:\n  out: [id, in]\n"
 
 
 def tokens(folder, *arguments, status=0):
-    command = [sys.executable, "-m", "flowyard.platform.cli.main", "tokens", *arguments, "--state-dir", str(folder / "state")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_text("tokens", *arguments, "--state-dir", folder / "state")
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done
