@@ -24,6 +24,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of properties first: some take half a minute, and the other processes would wait for them at the end."""
+    items.sort(key=lambda item: not item.path.stem.endswith("_properties"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compiles the packages before the first test, and keeps what pytest compiles for the next run.
 
