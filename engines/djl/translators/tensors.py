@@ -113,9 +113,9 @@ def _csv_array(body: bytes) -> Array:
     uneven = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), 0)
     if uneven:
         raise InvalidInputError(f"Row {uneven} has {len(rows[uneven - 1])} columns, expected {len(rows[0])}")
-    return np.array(
-        [[_cell(cell, row, column) for column, cell in enumerate(cells)] for row, cells in enumerate(rows)], np.float32
-    )
+    numbers = [[_cell(cell, row, column) for column, cell in enumerate(cells)] for row, cells in enumerate(rows)]
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float32)
 
 
 def _cell(cell: str, row: int, column: int) -> float:

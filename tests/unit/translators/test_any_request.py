@@ -60,6 +60,7 @@ def translators(tmp_path_factory):
 @example(request(b"\xff", "application/json"))
 @example(request(b'{"inputs": "\\ud800"}', "application/json"))
 @example(request(b"[" * 5000, "application/json"))
+@example(request(b"1e39", "text/csv"))
 @example(Message())
 def test_any_request(translators, message):
     for translator in translators:
