@@ -74,8 +74,8 @@ def workloads() -> dict[str, Workload]:
             "mlp-json", "MLP 784-128-64-10 in ONNX, JSON", "mlp=mlp.onnx", 32, small, JSON, np.array(digit_json), "mlp.onnx"
         ),
         Workload("mlp-npy", "MLP 784-128-64-10 in ONNX, npy", "mlp=mlp.onnx", 32, small, NPY, digit, "mlp.onnx"),
-        Workload("resnet-onnx", "ResNet-18 in ONNX, npy", "resnet=resnet.onnx", 8, few, NPY, image, "resnet.onnx", 4.0),
-        Workload("resnet-torch", "ResNet-18 in TorchScript, npy", "resnet=resnet.pt", 8, few, NPY, image, "resnet.pt", 4.0),
+        Workload("resnet-onnx", "ResNet-18 in ONNX, npy", "resnet=resnet.onnx", 8, few, NPY, image, "resnet.onnx", 3.0),
+        Workload("resnet-torch", "ResNet-18 in TorchScript, npy", "resnet=resnet.pt", 8, few, NPY, image, "resnet.pt", 3.0),
         Workload("dag", "preprocess, two MLPs in parallel, merge; 784 bytes", "dag=dag.zip", 32, small, BYTES, pixels),
         Workload("large", "600 KB through two nodes, npy", "large=large.zip", 8, few, NPY, large),
     ]
