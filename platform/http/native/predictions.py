@@ -159,6 +159,8 @@ class Predictions:
             payload: Payload = RequestPayload(headers, query, bytes(body), request_id)
         else:
             payload = payload_of(headers.get("content-type", ""), body)
+        # What the payload has copied is not to be there twice while it waits.
+        del body
         asked = Asked(payload, headers, dict(query), request_id, deadline, priority)
         reply = Reply(self._piece_limit_s)
         if arrived is None:
