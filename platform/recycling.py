@@ -28,8 +28,8 @@ class Recycler:
         self.kept_bytes = 0
         self._most_kept_bytes = most_kept_bytes
         self._kept: dict[int, list[npt.NDArray[np.uint8]]] = defaultdict(list)
-        # The last reference may go in any thread.
-        self._lock = threading.Lock()
+        # The last reference may go in any thread, also while this one holds the lock: the garbage collector comes when it likes.
+        self._lock = threading.RLock()
 
     def memory(self, size: int) -> memoryview:
         """Memory of `size` bytes, with anything in it, at a multiple of `ALIGNMENT_BYTES`."""

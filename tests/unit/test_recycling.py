@@ -42,6 +42,15 @@ def test_memory_comes_back_when_nothing_refers_to_it():
     assert address(recycler.memory(700_000)) == place
 
 
+def test_memory_may_come_back_while_memory_is_taken():
+    recycler = Recycler()
+    memory = [recycler.memory(600_000)]
+    # As the garbage collector does, which comes in the middle of anything.
+    with recycler._lock:
+        memory.clear()
+    assert recycler.kept_bytes == 1 << 20
+
+
 def test_no_more_is_kept_than_was_said():
     recycler = Recycler(3 << 20)
     lent = [recycler.memory(1_000_000) for _ in range(5)]
