@@ -126,7 +126,7 @@ class TorchServeWorkflow(TorchServe):
 
     def _workflow(self, workload: Workload) -> dict[str, str]:
         nodes = {"min-workers": 1, "max-workers": 1, "batch-size": workload.batch_size, "max-batch-delay": BATCH_DELAY_MS}
-        models = nodes | {"retry-attempts": 1, "timeout-ms": 120_000, "a": {"url": "a.mar"}, "b": {"url": "b.mar"}}
+        models = nodes | {"retry-attempts": 1, "timeout-ms": 10_000, "a": {"url": "a.mar"}, "b": {"url": "b.mar"}}
         graph = {"prepare": ["a", "b"], "a": ["merge"], "b": ["merge"]}
         manifest = {
             "createdOn": "01/01/2026",

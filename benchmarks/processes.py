@@ -16,6 +16,8 @@ from flowyard.schemas.errors import FlowyardError
 
 POLL_S = 0.01
 START_LIMIT_S = 120.0
+#: TorchServe's workflows now and then never answer the first request after they were registered; the next one is answered.
+ANSWER_LIMIT_S = 10.0
 STOP_LIMIT_S = 20.0
 
 
@@ -72,19 +74,22 @@ class Process:
             Seconds from the start of the process to the first answer with status 200.
 
         Raises:
-            StartError: There was none in time; with the last answer, or the end of the log.
+            StartError: There was none in time, with the last answer; or the process has ended, with the end of its log.
         """
         last = ""
         while (passed_s := time.perf_counter() - self.started) < START_LIMIT_S and self._process.poll() is None:
-            with contextlib.suppress(FlowyardError):
-                response = target.exchange(request, START_LIMIT_S)
+            try:
+                response = target.exchange(request, ANSWER_LIMIT_S)
+            except FlowyardError as error:
+                last = str(error)
+            else:
                 if response.status == 200:
                     return time.perf_counter() - self.started
                 last = f"status {response.status}: {response.body[:300].decode('utf-8', 'replace')}"
                 if 400 <= response.status < 500 and response.status != 404 and passed_s > 10:
                     break
             time.sleep(POLL_S)
-        raise StartError(last or self._last_words())
+        raise StartError(last if self._process.poll() is None else self._last_words())
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
