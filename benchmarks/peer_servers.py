@@ -204,6 +204,7 @@ class Triton(Server):
     """The Triton server that the nvidia-pytriton wheel carries, run directly, with its Python backend."""
 
     name = "triton"
+    batching = ""
     requirements = ("nvidia-pytriton==0.7.0", "numpy", "onnxruntime==1.31.1")
     package = "nvidia-pytriton"
 
@@ -231,7 +232,7 @@ class Triton(Server):
         dims_in = ", ".join(map(str, workload.rows.shape[1:]))
         dims_out = {"large": 1, "resnet-onnx": 1000}.get(workload.name, 10)
         kind = _TYPES["uint8" if workload.kind == BYTES else "float32"]
-        config = _triton_config("bench", workload.batch_size, {"x": (kind, dims_in)}, str(dims_out))
+        config = _triton_config("bench", workload.batch_size, {"x": (kind, dims_in)}, str(dims_out), self.batching)
         _write_triton_model(folder / "bench", config, "triton_model.py")
 
     def request(self, workload: Workload, target: Target) -> bytes:
@@ -256,6 +257,18 @@ class Triton(Server):
 def _libpython(place: Place) -> Path:
     """Folder of the shared library of the environment's interpreter."""
     return Path(place.python).resolve().parents[1] / "lib"
+
+
+class TritonTimer(Triton):
+    """Triton as it waits for its batches, for as long as those that cannot batch without waiting."""
+
+    name = "triton-timer"
+    batching = f"max_queue_delay_microseconds: {BATCH_DELAY_MS * 1000}"
+    only = "mlp-npy"
+
+    @property
+    def venv(self) -> Path:
+        return Triton().venv
 
 
 class TritonEnsemble(Triton):
@@ -295,13 +308,13 @@ def _write_triton_model(folder: Path, config: str, code: str) -> None:
         shutil.copy(PEERS / code, folder / "1" / "model.py")
 
 
-def _triton_config(name: str, batch_size: int, inputs: Mapping[str, tuple[str, str]], dims_out: str) -> str:
+def _triton_config(name: str, batch_size: int, inputs: Mapping[str, tuple[str, str]], dims_out: str, batching: str = "") -> str:
     """A model of the Python backend: its inputs by name, each with type and sizes, and its output `y`."""
     given = ", ".join(f'{{ name: "{key}", data_type: TYPE_{kind}, dims: [{dims}] }}' for key, (kind, dims) in inputs.items())
     return (
         f'name: "{name}"\nbackend: "python"\nmax_batch_size: {batch_size}\ninput [{given}]\n'
         f'output [{{ name: "y", data_type: TYPE_FP32, dims: [{dims_out}] }}]\n'
-        "instance_group [{ count: 1, kind: KIND_CPU }]\ndynamic_batching { }\n"
+        f"instance_group [{{ count: 1, kind: KIND_CPU }}]\ndynamic_batching {{ {batching} }}\n"
     )
 
 
@@ -329,19 +342,32 @@ class RayServe(Server):
     name = "ray"
     requirements = ("ray[serve]==2.60.0", "numpy", "onnxruntime==1.31.1")
     package = "ray"
-    pauses = False
+    arguments: tuple[str, ...] = ()
 
     def lacks(self, workload: Workload) -> str:
         return "no PyTorch in its environment" if workload.name == "resnet-torch" else ""
 
     def start(self, workload: Workload, place: Place) -> Process:
         env = {**environment(workload, place), "BENCH_TEMP": str(place.folder / "ray"), "RAY_USAGE_STATS_ENABLED": "0"}
-        return Process([place.python, str(PEERS / "ray_server.py")], place.folder, env)
+        return Process([place.python, str(PEERS / "ray_server.py"), *self.arguments], place.folder, env)
 
     def request(self, workload: Workload, target: Target) -> bytes:
         return target.request("POST", "/", workload.body(), workload.kind)
 
 
+class RayGraph(RayServe):
+    """Ray Serve's own composition: each step a deployment with a replica of its own, and one that calls them."""
+
+    name = "ray-graph"
+    arguments = ("graph",)
+    only = "dag"
+
+    @property
+    def venv(self) -> Path:
+        return RayServe().venv
+
+
 def peers() -> list[Server]:
     """All of them, the heavy ones last."""
-    return [Triton(), TritonEnsemble(), MLServer(), LitServe(), TorchServe(), TorchServeWorkflow(), RayServe()]
+    triton, torchserve = [Triton(), TritonTimer(), TritonEnsemble()], [TorchServe(), TorchServeWorkflow()]
+    return [*triton, MLServer(), LitServe(), *torchserve, RayServe(), RayGraph()]

@@ -47,7 +47,6 @@ class Server:
         package: The distribution whose version is told; empty for none.
         requirements: What `make bench-peers` installs into its environment.
         is_peer: Whether it computes what flowyard computes, so that its answers must agree.
-        pauses: Whether it can be stopped while others are measured.
         only: The one workload that it is for; empty where it serves all of them.
     """
 
@@ -55,7 +54,6 @@ class Server:
     package = ""
     requirements: tuple[str, ...] = ()
     is_peer = True
-    pauses = True
     only = ""
 
     @property

@@ -1,26 +1,31 @@
-"""Ray Serve: one replica, its own batching, on the loopback interface."""
+"""Ray Serve: one replica, its own batching, on the loopback interface. `ray_server.py [graph]`: one of each step of a graph."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from pipelines import BATCH_DELAY_MS, batch_size, environment_pipeline, rows_of
+from pipelines import BATCH_DELAY_MS, DAG_STEPS, batch_size, dag_step, environment_pipeline, rows_of
 from ray import serve
 from starlette.requests import Request
 
+deployment = serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
+batch = serve.batch(max_batch_size=batch_size(), batch_wait_timeout_s=BATCH_DELAY_MS / 1000)
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1})
+
+@deployment
 class Bench:
     """Runs the workload of the environment."""
 
     def __init__(self) -> None:
         self._predict = environment_pipeline()
 
-    @serve.batch(max_batch_size=batch_size(), batch_wait_timeout_s=BATCH_DELAY_MS / 1000)
+    @batch
     async def predict(self, inputs: list[Any]) -> list[Any]:
         """Answers a batch."""
         return list(self._predict(np.concatenate(inputs)))
@@ -28,6 +33,51 @@ class Bench:
     async def __call__(self, request: Request) -> Any:
         """Answers one request."""
         return (await self.predict(rows_of(await request.body()))).tolist()
+
+
+@deployment
+class Step:
+    """A step of the workload `dag` that takes the rows of one other."""
+
+    def __init__(self, name: str) -> None:
+        self._step = dag_step(name, Path(os.environ["BENCH_MODELS"]))
+
+    @batch
+    async def __call__(self, inputs: list[Any]) -> list[Any]:
+        """Computes a batch, each of one row."""
+        return list(self._step(np.concatenate(inputs))[:, None])
+
+
+@deployment
+class Merge:
+    """The last step, which takes the rows of two."""
+
+    def __init__(self, name: str) -> None:
+        self._step = dag_step(name, Path(os.environ["BENCH_MODELS"]))
+
+    @batch
+    async def __call__(self, left: list[Any], right: list[Any]) -> list[Any]:
+        """Computes a batch."""
+        return list(self._step(np.concatenate(left), np.concatenate(right)))
+
+
+@deployment
+class Graph:
+    """Hands what one step answers to the next, without waiting for it."""
+
+    def __init__(self, prepare: Any, left: Any, right: Any, merge: Any) -> None:
+        self._prepare, self._left, self._right, self._merge = prepare, left, right, merge
+
+    async def __call__(self, request: Request) -> Any:
+        """Answers one request."""
+        prepared = self._prepare.remote(rows_of(await request.body()))
+        return (await self._merge.remote(self._left.remote(prepared), self._right.remote(prepared))).tolist()
+
+
+def graph() -> Any:
+    """The workload `dag` as Ray Serve composes it: each step a deployment of its own."""
+    kinds = {"merge": Merge}
+    return Graph.bind(*(kinds.get(name, Step).options(name=name).bind(name) for name in DAG_STEPS))
 
 
 if __name__ == "__main__":
@@ -49,6 +99,6 @@ if __name__ == "__main__":
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_PORT"])}, logging_config={"enable_access_log": False}
     )
-    serve.run(Bench.bind(), route_prefix="/")
+    serve.run(graph() if "graph" in sys.argv else Bench.bind(), route_prefix="/")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
