@@ -47,7 +47,7 @@ problems: $(STAMP) ## Write docs/workflow-problems.md anew, after a change of wh
 bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-results/ and docs/performance.md
 	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32 --duration 1.5
 
-bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 30 minutes
+bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 40 minutes
 	$(BIN)/python -m benchmarks.install
 	$(BIN)/python -m benchmarks.run --peers --write-docs --rounds 2 --duration 2.5
 
