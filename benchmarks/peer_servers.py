@@ -201,7 +201,11 @@ class LitServe(Server):
 
 
 class Triton(Server):
-    """The Triton server that the nvidia-pytriton wheel carries, run directly, with its Python backend."""
+    """The Triton server that the nvidia-pytriton wheel carries, run directly, with its Python backend.
+
+    Attributes:
+        batching: What its dynamic batcher is told.
+    """
 
     name = "triton"
     batching = ""
@@ -337,7 +341,11 @@ def _ensemble_config(batch_size: int, steps: Sequence[tuple[str, Mapping[str, st
 
 
 class RayServe(Server):
-    """Ray Serve with one replica."""
+    """Ray Serve with one replica.
+
+    Attributes:
+        arguments: Those of its server program.
+    """
 
     name = "ray"
     requirements = ("ray[serve]==2.60.0", "numpy", "onnxruntime==1.31.1")
