@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -120,7 +119,7 @@ def _start(server: Server, workload: Workload, models: Path, scratch: Path, entr
     process, target = _begin(server, workload, models, scratch)
     request = server.request(workload, target)
     try:
-        entry.first_prediction_s = round(process.first_answer_s(target, request), 3)
+        entry.first_prediction_s = round(process.first_answer_s(target, request, server.answer_limit_s), 3)
         if server.is_peer:
             _check_answer(server, workload, models, target, request)
         run(Load(target=target, request=request, connections=8, duration_s=FIRST_WARMUP_S, warmup_s=0))
@@ -137,9 +136,12 @@ def _start(server: Server, workload: Workload, models: Path, scratch: Path, entr
 def _warm_files(server: Server, workload: Workload, models: Path, scratch: Path) -> None:
     """Starts a server once without looking at the time, so that the start that counts finds its files in memory."""
     process, target = _begin(server, workload, models, scratch)
-    with contextlib.suppress(StartError):
-        process.first_answer_s(target, server.request(workload, target))
-    process.stop()
+    try:
+        process.first_answer_s(target, server.request(workload, target), server.answer_limit_s)
+    except StartError:
+        """The start that counts tells."""
+    finally:
+        process.stop()
 
 
 def _begin(server: Server, workload: Workload, models: Path, scratch: Path) -> tuple[Process, Target]:

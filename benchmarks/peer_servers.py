@@ -104,14 +104,12 @@ class TorchServe(Server):
 
 
 class TorchServeWorkflow(TorchServe):
-    """TorchServe's own workflow: each node a model with a worker of its own."""
+    """TorchServe's own workflow: each node a model with a worker of its own. It loses requests now and then."""
 
     name = "torchserve-war"
     only = "dag"
-
-    @property
-    def venv(self) -> Path:
-        return TorchServe().venv
+    shares = "torchserve"
+    answer_limit_s = 10.0
 
     def start(self, workload: Workload, place: Place) -> Process:
         store = place.folder / "store"
@@ -269,10 +267,7 @@ class TritonTimer(Triton):
     name = "triton-timer"
     batching = f"max_queue_delay_microseconds: {BATCH_DELAY_MS * 1000}"
     only = "mlp-npy"
-
-    @property
-    def venv(self) -> Path:
-        return Triton().venv
+    shares = "triton"
 
 
 class TritonEnsemble(Triton):
@@ -280,10 +275,7 @@ class TritonEnsemble(Triton):
 
     name = "triton-ensemble"
     only = "dag"
-
-    @property
-    def venv(self) -> Path:
-        return Triton().venv
+    shares = "triton"
 
     def _write_models(self, workload: Workload, folder: Path) -> None:
         size = workload.batch_size
@@ -369,10 +361,7 @@ class RayGraph(RayServe):
     name = "ray-graph"
     arguments = ("graph",)
     only = "dag"
-
-    @property
-    def venv(self) -> Path:
-        return RayServe().venv
+    shares = "ray"
 
 
 def peers() -> list[Server]:

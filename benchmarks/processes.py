@@ -16,8 +16,6 @@ from flowyard.schemas.errors import FlowyardError
 
 POLL_S = 0.01
 START_LIMIT_S = 120.0
-#: TorchServe's workflows now and then never answer the first request after they were registered; the next one is answered.
-ANSWER_LIMIT_S = 10.0
 STOP_LIMIT_S = 20.0
 
 
@@ -67,8 +65,13 @@ class Process:
                 preexec_fn=_pin if pinned else None,  # noqa: PLW1509 - this process has one thread when it starts servers
             )
 
-    def first_answer_s(self, target: Target, request: bytes) -> float:
+    def first_answer_s(self, target: Target, request: bytes, answer_limit_s: float = START_LIMIT_S) -> float:
         """Waits for the first prediction.
+
+        Args:
+            target: Where the server listens, sooner or later.
+            request: What is asked until it is answered.
+            answer_limit_s: Time after which a request that is not answered is sent again.
 
         Returns:
             Seconds from the start of the process to the first answer with status 200.
@@ -79,7 +82,7 @@ class Process:
         last = ""
         while (passed_s := time.perf_counter() - self.started) < START_LIMIT_S and self._process.poll() is None:
             try:
-                response = target.exchange(request, ANSWER_LIMIT_S)
+                response = target.exchange(request, answer_limit_s)
             except FlowyardError as error:
                 last = str(error)
             else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.pipelines import rows_of
-from benchmarks.processes import Process
+from benchmarks.processes import START_LIMIT_S, Process
 from benchmarks.workloads import Workload
 from flowyard.platform.bench.target import Target
 
@@ -48,6 +48,8 @@ class Server:
         requirements: What `make bench-peers` installs into its environment.
         is_peer: Whether it computes what flowyard computes, so that its answers must agree.
         only: The one workload that it is for; empty where it serves all of them.
+        shares: The server whose virtual environment it runs in; empty where it has its own.
+        answer_limit_s: Time after which its first request is sent again: short only where requests are known to get lost.
     """
 
     name = ""
@@ -55,11 +57,13 @@ class Server:
     requirements: tuple[str, ...] = ()
     is_peer = True
     only = ""
+    shares = ""
+    answer_limit_s = START_LIMIT_S
 
     @property
     def venv(self) -> Path:
         """Its virtual environment."""
-        return ROOT / ".bench-venvs" / self.name
+        return ROOT / ".bench-venvs" / (self.shares or self.name)
 
     def missing(self) -> str:
         """Why it cannot run here; empty when it can."""

@@ -35,12 +35,16 @@ class Bench:
         return (await self.predict(rows_of(await request.body()))).tolist()
 
 
-@deployment
-class Step:
-    """A step of the workload `dag` that takes the rows of one other."""
+class _OfDag:
+    """A step of the workload `dag`."""
 
     def __init__(self, name: str) -> None:
         self._step = dag_step(name, Path(os.environ["BENCH_MODELS"]))
+
+
+@deployment
+class Step(_OfDag):
+    """One that takes the rows of one other."""
 
     @batch
     async def __call__(self, inputs: list[Any]) -> list[Any]:
@@ -49,11 +53,8 @@ class Step:
 
 
 @deployment
-class Merge:
-    """The last step, which takes the rows of two."""
-
-    def __init__(self, name: str) -> None:
-        self._step = dag_step(name, Path(os.environ["BENCH_MODELS"]))
+class Merge(_OfDag):
+    """The last one, which takes the rows of two."""
 
     @batch
     async def __call__(self, left: list[Any], right: list[Any]) -> list[Any]:
@@ -76,8 +77,8 @@ class Graph:
 
 def graph() -> Any:
     """The workload `dag` as Ray Serve composes it: each step a deployment of its own."""
-    kinds = {"merge": Merge}
-    return Graph.bind(*(kinds.get(name, Step).options(name=name).bind(name) for name in DAG_STEPS))
+    steps = [(Merge if name == "merge" else Step).options(name=name).bind(name) for name in DAG_STEPS]
+    return Graph.bind(*steps)
 
 
 if __name__ == "__main__":
