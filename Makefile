@@ -44,7 +44,7 @@ protos: $(STAMP) ## Compile platform/rpc/protos anew, after a change of the gRPC
 problems: $(STAMP) ## Write docs/workflow-problems.md anew, after a change of what a check says
 	PYTHONPATH=tests $(BIN)/python -m contract.workflows.page
 
-bench: $(STAMP) ## Measure against the floors, about 5 minutes, into bench-results/ and docs/performance.md
+bench: $(STAMP) ## Measure against the floors, about 9 minutes, into bench-results/ and docs/performance.md
 	$(BIN)/python -m benchmarks.run --write-docs --connections 1 8 32 --duration 1.5
 
 bench-peers: $(STAMP) ## Install other servers into .bench-venvs/ and measure them too, about 40 minutes
